@@ -1,0 +1,161 @@
+"""Everything this package raises.
+
+::
+
+    requests.exceptions.RequestException
+     +-- SilentRefreshError
+          +-- SessionExpired      (also requests.exceptions.HTTPError)
+          +-- RefreshFailed
+          +-- RefreshUnavailable
+          +-- RefreshTimeout      (also requests.exceptions.Timeout)
+          +-- InsecureTransport
+          +-- StoreError
+               +-- WrongKey
+               +-- StoreCorrupted
+               +-- StoreUnavailable
+
+An ``except requests.RequestException`` around old code therefore goes on
+working. What a program branches on is an attribute; the message is for a
+person and says what to do next. No error holds a token, the token endpoint's
+response, or a cause that does. A wrong argument is a plain ``ValueError`` or
+``TypeError`` at construction, as everywhere in Python.
+
+Every waiting thread raises an exception object of its own, because raising one
+object in many threads mixes their tracebacks; ``__cause__`` is shared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from requests.exceptions import HTTPError, RequestException, Timeout
+
+_DESCRIPTION_LIMIT = 200
+
+
+def _clean(text: object) -> str | None:
+    """Make a server's free text safe for one line of a terminal or a log: printable, bounded."""
+    if not isinstance(text, str) or not text:
+        return None
+    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _DESCRIPTION_LIMIT])
+    return " ".join(printable.split())[:_DESCRIPTION_LIMIT] or None
+
+
+class SilentRefreshError(RequestException):
+    """Base of every error of this package.
+
+    ``error`` and ``error_description``
+        The token endpoint's words (RFC 6749 section 5.2), cleaned of control
+        characters and cut to 200 characters; ``None`` where it gave none.
+    ``status_code``
+        The HTTP status of the token endpoint's answer; ``None`` without one.
+    ``retry_after``
+        Seconds the server asked to be left alone for; ``None`` where it did not.
+    ``response``
+        The resource server's 401, where there was one. Never the token
+        endpoint's response: that one holds secrets and a connection.
+    ``request``
+        The caller's request that failed, without the token, so that a program
+        can resume where it was; ``None`` where no request was under way.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: str | None = None,
+        error_description: str | None = None,
+        status_code: int | None = None,
+        retry_after: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(message, **kwargs)
+        self.error = _clean(error)
+        self.error_description = _clean(error_description)
+        self.status_code = status_code
+        self.retry_after = retry_after
+
+
+class SessionExpired(SilentRefreshError, HTTPError):
+    """The session cannot be refreshed: somebody has to sign in again.
+
+    Raised when the server refused the refresh token (``error`` is then
+    ``"invalid_grant"`` or the server's equivalent), when the store holds no
+    session, and for every request from then on until ``manager.sign_in``, here
+    or in another process sharing the store. Only the server's verdict or a
+    sign-out leads here, never network trouble.
+    """
+
+
+class RefreshFailed(SilentRefreshError):
+    """The token endpoint answered something that no retry will mend.
+
+    A wrong set-up: ``invalid_client``, ``unauthorized_client``, a 404, a
+    redirect, or a ``refresh`` callable that raised. The session is kept; mend
+    the configuration.
+    """
+
+
+class RefreshUnavailable(SilentRefreshError):
+    """The token endpoint could not be reached or answered that it is busy.
+
+    Transient: the session is kept, and requests after ``retry_after`` seconds
+    (the server's wish or this package's own backoff) try again.
+    """
+
+
+class RefreshTimeout(SilentRefreshError, Timeout):
+    """A refresh took longer than ``wait_timeout`` (10 s unless told otherwise).
+
+    The exchange goes on in the background and a late result is saved and used,
+    so the next request may well succeed.
+    """
+
+
+class InsecureTransport(SilentRefreshError):
+    """A token would have left over a connection that others can read.
+
+    Tokens travel over https, or over loopback where no proxy applies to the
+    request (RFC 6750 section 5.3).
+    """
+
+
+class StoreError(SilentRefreshError):
+    """The token store cannot do what was asked. Nothing was overwritten."""
+
+
+class WrongKey(StoreError):
+    """The stored tokens were encrypted with another key.
+
+    ``stored_key_id`` and ``key_ids`` are short identifiers (not the keys) of
+    the key the state was written with and of those that were tried.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stored_key_id: str | None = None,
+        key_ids: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(message, **kwargs)
+        self.stored_key_id = stored_key_id
+        self.key_ids = key_ids
+
+
+class StoreCorrupted(StoreError):
+    """What is stored is not a whole, authentic state of this session."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be used now.
+
+    It is locked by somebody else for longer than a waiter waits (``holder``
+    says by whom, ``None`` where unknown), its disk is full or read-only, or its
+    engine is down.
+    """
+
+    def __init__(self, message: str, *, holder: str | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.holder = holder

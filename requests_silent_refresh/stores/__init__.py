@@ -1,0 +1,6 @@
+"""Token stores: one contract, a file for each kind."""
+
+from .contract import Hold, State, StateMoved, TokenStore
+from .memory import MemoryStore
+
+__all__ = ["Hold", "MemoryStore", "State", "StateMoved", "TokenStore"]

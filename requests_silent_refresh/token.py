@@ -1,0 +1,239 @@
+"""``Token``: what a token endpoint grants (RFC 6749 section 5.1), frozen."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import Any
+
+from .redaction import Secret
+
+# b64token of RFC 6750 section 2.1 is narrower, but servers issue what they like:
+# anything that can stand in a header without breaking out of it is taken.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+# An expiry further away than this is as good as none and only breaks arithmetic.
+MAX_LIFETIME = 10 * 365 * 86400.0
+
+_KNOWN = frozenset(
+    {"access_token", "refresh_token", "token_type", "expires_in", "expires_at", "scope"}
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
+class Token:
+    """An access token, what renews it, and until when it holds.
+
+    Immutable and thread-safe; tokens are compared by identity. The constructor
+    takes ``str`` and keeps :class:`~requests_silent_refresh.redaction.Secret`.
+
+    ``expires_at``, ``issued_at``
+        Unix time in seconds by this machine's clock, or ``None`` where unknown.
+        A token without a known expiry is used until it is rejected.
+    ``refresh_token``
+        ``None`` for grants that need none (client credentials).
+    ``scope``
+        The scopes granted, as a tuple; the constructor takes RFC 6749's
+        space-separated string as well.
+    ``extra``
+        Whatever else the answer held (an ``id_token``, a tenant). It is stored
+        with the token and masked in the repr, since it may hold secrets.
+
+    Raises ``ValueError`` where a token is empty or could not stand in a header,
+    or a time is not a finite number.
+    """
+
+    access_token: Secret
+    refresh_token: Secret | None
+    expires_at: float | None
+    issued_at: float | None
+    token_type: str
+    scope: tuple[str, ...]
+    extra: Mapping[str, Any]
+
+    def __init__(
+        self,
+        access_token: str | Secret,
+        refresh_token: str | Secret | None = None,
+        expires_at: float | None = None,
+        issued_at: float | None = None,
+        token_type: str = "Bearer",  # noqa: S107 (the type's name, no secret)
+        scope: str | Iterable[str] = (),
+        extra: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        put = object.__setattr__
+        put(self, "access_token", _secret("access_token", access_token))
+        put(
+            self,
+            "refresh_token",
+            None if refresh_token is None else _secret("refresh_token", refresh_token),
+        )
+        put(self, "expires_at", _unix_time("expires_at", expires_at))
+        put(self, "issued_at", _unix_time("issued_at", issued_at))
+        put(self, "token_type", token_type)
+        put(self, "scope", tuple(scope.split() if isinstance(scope, str) else scope))
+        put(self, "extra", MappingProxyType(dict(extra)))
+
+    def __repr__(self) -> str:
+        refresh = "None" if self.refresh_token is None else "***"
+        return (
+            f"Token(access_token=***, refresh_token={refresh}, expires_at={self.expires_at}, "
+            f"scope={self.scope!r}, fingerprint={self.access_token.fingerprint})"
+        )
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(
+            "a Token is not pickled: keep it in a store and pickle the manager, which reopens it"
+        )
+
+    @classmethod
+    def from_response(
+        cls,
+        payload: Mapping[str, Any],
+        received_at: float | None = None,
+        previous: Token | None = None,
+    ) -> Token:
+        """Make a token of a token endpoint's answer (RFC 6749 section 5.1).
+
+        ``received_at`` is the Unix time at which the answer came; the lifetime
+        is counted from there, so the server's clock does not matter. ``None``
+        means that the payload was kept by somebody (a token dictionary of
+        requests-oauthlib or Authlib): its ``expires_at`` then goes before its
+        ``expires_in``, which was counted from a moment nobody knows.
+
+        ``previous`` is the token that was exchanged: an answer without
+        ``refresh_token`` or ``scope`` leaves them as they were (section 6).
+
+        Raises ``ValueError`` where there is no usable access token.
+        """
+        if "access_token" not in payload:
+            raise ValueError("the answer has no access_token")
+        now = time.time() if received_at is None else received_at
+        absolute = _number(payload.get("expires_at")) if received_at is None else None
+        lifetime = None if absolute is not None else _lifetime(payload, now)
+        expires_at = absolute if lifetime is None else now + lifetime
+        refresh_token: str | Secret | None = payload.get("refresh_token") or None
+        if refresh_token is None and previous is not None:
+            refresh_token = previous.refresh_token
+        scope = payload.get("scope")
+        if not scope:
+            scope = previous.scope if previous is not None else ()
+        return cls(
+            payload["access_token"],
+            refresh_token,
+            expires_at=expires_at,
+            issued_at=now if received_at is not None or lifetime is not None else None,
+            token_type=str(payload.get("token_type") or "Bearer"),
+            scope=scope,
+            extra={k: v for k, v in payload.items() if k not in _KNOWN},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the token in plain text, for a store to encrypt. Holds secrets."""
+        return {
+            "access_token": self.access_token.reveal(),
+            "refresh_token": None if self.refresh_token is None else self.refresh_token.reveal(),
+            "expires_at": self.expires_at,
+            "issued_at": self.issued_at,
+            "token_type": self.token_type,
+            "scope": list(self.scope),
+            "extra": dict(self.extra),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Token:
+        """Undo :meth:`to_dict`. Raises ``ValueError`` or ``TypeError`` where that is impossible."""
+        return cls(**fields)
+
+
+def _secret(name: str, value: str | Secret) -> Secret:
+    if isinstance(value, Secret):
+        value = value.reveal()
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is a str, not {type(value).__name__}")
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(
+            f"{name} must be printable ASCII without spaces or line breaks, and not empty: "
+            "was it read from a file with its newline? Try value.strip()"
+        )
+    return Secret(value)
+
+
+def _unix_time(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    number = _number(value) if not isinstance(value, str) else None
+    if number is None:
+        raise ValueError(f"{name} is a Unix time in seconds (a finite number) or None")
+    return number
+
+
+def _number(value: object) -> float | None:
+    """Read a number as servers send it: 3600, 3600.0, "3600"; anything else is None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) < float("1e15") else None
+
+
+def _lifetime(payload: Mapping[str, Any], now: float) -> float | None:
+    """Seconds the token lives from receipt on; None where the answer does not say."""
+    raw = payload.get("expires_in")
+    seconds = _number(raw)
+    if seconds is None and isinstance(raw, str):
+        moment = parse_time(raw)  # some JSON APIs put a date here
+        seconds = None if moment is None else moment - now
+    if seconds is None:
+        seconds = _jwt_lifetime(payload["access_token"])
+    if seconds is None:
+        return None
+    # A negative lifetime is a token that is already over: ask for another at its next use.
+    return min(max(seconds, 0.0), MAX_LIFETIME)
+
+
+def _jwt_lifetime(access_token: object) -> float | None:
+    """Read ``exp - iat`` of a JWT, unverified: it is a hint, the 401 is the authority."""
+    if not isinstance(access_token, str) or access_token.count(".") != 2:
+        return None
+    body = access_token.split(".")[1]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        exp, iat = _number(claims["exp"]), _number(claims["iat"])
+    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None if exp is None or iat is None else exp - iat
+
+
+def parse_time(value: object) -> float | None:
+    """Read a moment as APIs write it: Unix seconds, Unix milliseconds, or ISO 8601.
+
+    Returns Unix time in seconds, or ``None`` for what is not a time. ISO 8601
+    without an offset is taken as UTC.
+    """
+    number = _number(value)
+    if number is not None:
+        # No expiry of ours lies beyond the year 5138 in seconds; in milliseconds all do.
+        return number / 1000 if number > 1e11 else number
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    # fromisoformat before 3.11 knows neither "Z" nor fractions of other than 3 or 6 digits.
+    text = re.sub(r"[zZ]$", "+00:00", text)
+    text = re.sub(r"\.(\d+)", lambda m: "." + m[1][:6].ljust(6, "0"), text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp()

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from ..errors import StoreUnavailable
+from ..forking import reset_in_child
 from .contract import Hold, State, StateMoved, TokenStore
 
 
@@ -23,6 +24,10 @@ class MemoryStore(TokenStore):
 
     def __init__(self) -> None:
         self._state: State | None = None
+        self.after_fork_in_child()
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self._exclusive = threading.Lock()
 

@@ -1,0 +1,31 @@
+"""What a forked child must forget: locks whose holders are threads of its parent."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Protocol
+
+
+class Forked(Protocol):
+    """Something that holds locks or threads and can start anew in a child."""
+
+    def after_fork_in_child(self) -> None:
+        """Replace every lock and drop every thread; called before the child runs anything."""
+
+
+_objects: weakref.WeakSet[Forked] = weakref.WeakSet()
+
+
+def reset_in_child(thing: Forked) -> None:
+    """Have ``thing.after_fork_in_child()`` called in each forked child while it lives."""
+    _objects.add(thing)
+
+
+def _reset_all() -> None:
+    for thing in list(_objects):
+        thing.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_reset_all)

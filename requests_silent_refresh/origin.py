@@ -171,13 +171,13 @@ def _seen_by_requests(url: str, default_port: int) -> set[tuple[str, int]]:
     """Return the (host, port) pairs that the two parsers see; empty where one objects."""
     try:
         pool, prepared = urlsplit(url), parse_url(url)
-        name = pool.hostname or ""
-        return {
-            (f"[{name}]" if ":" in name else name, pool.port or default_port),
-            (prepared.host or "", prepared.port or default_port),
-        }
+        name, port = pool.hostname or "", pool.port
     except ValueError:  # urllib3's LocationParseError is one
         return set()
+    return {
+        (f"[{name}]" if ":" in name else name, port or default_port),
+        (prepared.host or "", prepared.port or default_port),
+    }
 
 
 def _prepared(text: str) -> str | None:

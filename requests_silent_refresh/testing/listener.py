@@ -1,0 +1,264 @@
+"""The HTTP/1.1 side: a thread per connection, kept alive, that any fault may be played on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import selectors
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from .answers import KEPT_BODY, Answer, Request, header_pairs
+
+BACKLOG = 4096  # cut by the kernel to its somaxconn
+_JOIN = 2.0  # seconds that stop() waits for all its threads together
+
+
+class Listener:
+    """Accepts connections and gives each a daemon thread.
+
+    State: the listening socket, the set of open connections and that of their
+    threads, all under ``_lock``. :meth:`stop` wakes the accepting thread through
+    a socket pair, shuts every connection down (which ends any read or write in
+    its thread) and sets ``stopping``, on which every delay waits; a handler of a
+    test's own that hangs is left behind.
+
+    A forked child closes its copies at once, else a connection or the port
+    would outlive its server there.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Answer],
+        port: int,
+        tls: ssl.SSLContext | None,
+        clock: Callable[[], float],
+        stopping: threading.Event,
+    ) -> None:
+        self.answer = answer
+        self.clock = clock
+        self.stopping = stopping
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._threads: set[threading.Thread] = set()
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+        self._wake, self._woken = socket.socketpair()
+        self._accepting = threading.Thread(
+            target=self._accept, name="authorization-server", daemon=True
+        )
+        self._accepting.start()
+
+    def stop(self) -> None:
+        """Close everything; returns within about two seconds whatever the handlers do."""
+        self.stopping.set()
+        self._wake.send(b".")
+        self._accepting.join()
+        for part in (self._socket, self._wake, self._woken):
+            part.close()
+        with self._lock:
+            threads = list(self._threads)
+            for connection in self._connections:
+                # Not the SSLSocket's own shutdown: that pulls the TLS object
+                # from under the thread that is using it.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        deadline = time.monotonic() + _JOIN
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def after_fork_in_child(self) -> None:
+        """Close the child's copies of the sockets, whatever the parent's threads do with theirs."""
+        for part in (self._socket, self._wake, self._woken, *self._connections):
+            with contextlib.suppress(OSError):
+                os.close(part.detach())
+        self._connections.clear()
+        self._threads.clear()
+
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self.stopping.is_set():
+                selector.select()
+                try:
+                    while not self.stopping.is_set():
+                        self._take(self._socket.accept()[0])
+                except BlockingIOError:
+                    pass
+                except OSError:  # out of descriptors, or the client has gone again
+                    self.stopping.wait(0.01)
+
+    def _take(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        thread = threading.Thread(
+            target=self._serve, args=(connection,), name="authorization-server", daemon=True
+        )
+        with self._lock:
+            self._connections.add(connection)
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: the client sees a closed connection
+            with self._lock:
+                self._threads.discard(thread)
+            self._forget(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            # A peer that goes away in the middle is this server's daily bread.
+            with contextlib.suppress(OSError, ValueError):
+                connection = self._secured(connection)
+                if isinstance(connection, ssl.SSLSocket):
+                    connection.do_handshake()
+                Conversation(connection, None, self)  # type: ignore[arg-type]
+        finally:
+            self._forget(connection)
+
+    def _secured(self, connection: socket.socket) -> socket.socket:
+        """Put TLS around ``connection`` where the server speaks it; no handshake yet."""
+        if self._tls is None:
+            return connection
+        secure = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._connections.discard(connection)
+            self._connections.add(secure)
+        if self.stopping.is_set():  # stop() may have looked between wrapping and adding
+            socket.socket.shutdown(secure, socket.SHUT_RDWR)
+        return secure
+
+    def _forget(self, connection: socket.socket) -> None:
+        """Close ``connection`` and strike it and this thread off the lists."""
+        with self._lock:
+            self._connections.discard(connection)
+            self._threads.discard(threading.current_thread())
+        # A forked child may hold a copy; only a shutdown tells the peer all the same.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        connection.close()
+
+
+class Conversation(BaseHTTPRequestHandler):
+    """One connection: requests in, answers out, until either side ends it."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Listener  # type: ignore[assignment]
+
+    def handle_one_request(self) -> None:
+        """Read one request whole, have it answered, and send the answer."""
+        self.raw_requestline = self.rfile.readline(65537)
+        if not self.raw_requestline or len(self.raw_requestline) > 65536:
+            self.close_connection = True
+            return
+        if not self.parse_request():
+            return
+        try:
+            body, length, sha256 = self._read_body()
+        except (EOFError, ValueError):  # cut off, or no HTTP
+            self.close_connection = True
+            return
+        self._send(
+            self.server.answer(Request(self.command, self.path, self.headers, body, length, sha256))
+        )
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
+        """Say nothing on stderr; the server keeps a log of its own."""
+
+    def _read_body(self) -> tuple[bytes, int, str]:
+        """Return the first MiB of the body, its length and its SHA-256."""
+        kept, length, hashed = bytearray(), 0, hashlib.sha256()
+        for piece in self._pieces():
+            kept += piece[: max(0, KEPT_BODY - len(kept))]
+            length += len(piece)
+            hashed.update(piece)
+        return bytes(kept), length, hashed.hexdigest()
+
+    def _pieces(self) -> Iterator[bytes]:
+        if "chunked" not in (self.headers.get("Transfer-Encoding") or "").lower():
+            yield from self._exactly(int(self.headers.get("Content-Length") or 0))
+            return
+        while size := int(self._line().partition(b";")[0], 16):
+            yield from self._exactly(size)
+            self._line()
+        while self._line().strip():  # trailers
+            pass
+
+    def _line(self) -> bytes:
+        line = self.rfile.readline(65537)
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line
+
+    def _exactly(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            piece = self.rfile.read(min(length, 65536))
+            if not piece:
+                raise EOFError
+            length -= len(piece)
+            yield piece
+
+    def _send(self, answer: Answer) -> None:
+        if answer.delay:
+            self.server.stopping.wait(answer.delay)
+        if answer.drop or answer.raw is not None or self.server.stopping.is_set():
+            self.close_connection = True
+            self.wfile.write(answer.raw or b"")
+            return
+        headers = header_pairs(answer.headers)
+        names = {name.lower() for name, _ in headers}
+        has_body = self.command != "HEAD" and answer.status not in (204, 304)
+        body: Iterable[bytes] = [answer.body] if isinstance(answer.body, bytes) else answer.body
+        if isinstance(answer.body, bytes):
+            if "content-length" not in names and answer.status != 204:
+                headers.append(("Content-Length", str(len(answer.body))))
+        elif "content-length" not in names:
+            headers.append(("Transfer-Encoding", "chunked"))
+            body = _chunks(answer.body)
+        if answer.close:
+            headers.append(("Connection", "close"))
+            self.close_connection = True
+        head = self._head(answer.status, headers)
+        pieces = body if has_body else []
+        if answer.trickle is None and answer.trickle_head is None and isinstance(pieces, list):
+            self.wfile.write(b"".join([head, *pieces]))  # one segment for what fits one
+            return
+        self._write(head, answer.trickle_head)
+        for piece in pieces:
+            self._write(piece, answer.trickle)
+
+    def _head(self, status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+        lines = [
+            f"HTTP/1.1 {status} {http.client.responses.get(status, '-')}",
+            f"Date: {self.date_time_string(self.server.clock())}",
+            *(f"{name}: {value}" for name, value in headers),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+    def _write(self, data: bytes, rate: float | None) -> None:
+        """Write ``data``, at ``rate`` bytes per second; raise where the server stops."""
+        if rate is None:
+            self.wfile.write(data)
+            return
+        step = max(1, round(rate / 20))
+        for start in range(0, len(data), step):
+            self.wfile.write(data[start : start + step])
+            if self.server.stopping.wait(step / rate):
+                raise OSError("the server stops")
+
+
+def _chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        if piece:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"

@@ -64,6 +64,29 @@ class StateMoved(Exception):  # noqa: N818 (an answer, not an error: the caller 
         self.state = state
 
 
+def must_write(new: State, after: State | None, stored: State | None) -> bool:
+    """Compare, for :meth:`TokenStore.replace`; the caller holds the write lock.
+
+    Returns whether ``new`` still has to be written; ``False`` where it is what
+    is stored, because an earlier try got that far before it failed. Raises
+    :class:`StateMoved` where the stored state is not ``after``, and where it is
+    a later one of ``new``'s own lineage: a generation never falls.
+    """
+    if stored is not None and new.is_same(stored):
+        if _content(new) == _content(stored):
+            return False
+        raise StateMoved(stored)
+    if after is not None and not after.is_same(stored):
+        raise StateMoved(stored)
+    if stored is not None and new.lineage == stored.lineage and new.generation < stored.generation:
+        raise StateMoved(stored)
+    return True
+
+
+def _content(state: State) -> dict[str, object] | None:
+    return None if state.token is None else state.token.to_dict()
+
+
 class Hold(ABC):
     """The exclusive lock while somebody has it; a context manager that gives it up.
 
@@ -74,7 +97,7 @@ class Hold(ABC):
     """Unix time at which a refresh of the stored state began and was never
     finished (its process died); ``None`` where nothing points to that."""
 
-    def begin(self, state: State) -> None:
+    def begin(self, state: State) -> None:  # noqa: B027 (a store may have nothing to do here)
         """Say that ``state``'s refresh token is about to be sent; the last call before it is.
 
         Reserves room for the result, so that a full disk shows before the token
@@ -82,7 +105,7 @@ class Hold(ABC):
         ``StoreUnavailable`` where there is no room or the lock was lost.
         """
 
-    def extend(self) -> None:
+    def extend(self) -> None:  # noqa: B027 (a kernel lock needs none)
         """Keep the lock while a granted token could not be saved yet (P4)."""
 
     @abstractmethod
@@ -156,5 +179,5 @@ class TokenStore(ABC):
         self.replace(new, after)
         return new
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a store may hold nothing open)
         """Release what the store holds open. It can be used again afterwards."""

@@ -75,6 +75,18 @@ class SilentRefreshError(RequestException):
         self.status_code = status_code
         self.retry_after = retry_after
 
+    def again(self) -> SilentRefreshError:
+        """Return an exception of one's own to raise, with this one's words and cause.
+
+        One failed refresh fails many threads, and raising one object in many
+        threads mixes their tracebacks.
+        """
+        twin = type(self).__new__(type(self), *self.args)
+        twin.__dict__.update(self.__dict__)
+        twin.args = self.args
+        twin.__cause__ = self.__cause__
+        return twin
+
 
 class SessionExpired(SilentRefreshError, HTTPError):
     """The session cannot be refreshed: somebody has to sign in again.

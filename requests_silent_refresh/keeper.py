@@ -1,0 +1,201 @@
+"""What the store holds and what everybody uses, kept the same: saving, adopting, publishing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from .errors import SessionExpired, SilentRefreshError, StoreError
+from .forking import reset_in_child
+from .freshness import NOT_LOADED, Current, current_of
+from .refresh_queue import RefreshQueue
+from .stores.contract import Hold, State, StateMoved, TokenStore
+from .token import Token
+
+logger = logging.getLogger("requests_silent_refresh")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unsaved:
+    """A granted token that the store would not take, and the lock kept for it (P4)."""
+
+    state: State
+    after: State | None
+    """The state that is stored: one exchange behind, or more."""
+    hold: Hold
+
+
+class Keeper:
+    """Keeps the published state and the stored one in step. Owns the unsaved token.
+
+    Durable before visible (P4): :meth:`keep` saves first and publishes then. If
+    the save fails the token is published all the same, since the old one is
+    spent, and this object holds on to the exclusive lock, so that nobody else
+    spends the old one again, until :meth:`save_unsaved` succeeds.
+
+    ``keep``, ``save_unsaved`` and ``drop_unsaved`` are called by the worker of
+    the batch in flight only; the queue gives the lead to one at a time, so
+    ``unsaved`` needs no lock. The rest may be called by anybody.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        queue: RefreshQueue,
+        refresh_ahead: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._refresh_ahead = refresh_ahead
+        self._clock = clock
+        self.unsaved: Unsaved | None = None
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Leave the unsaved token and its lock to the parent."""
+        self.unsaved = None
+
+    def adopt_stored(self) -> Current:
+        """Publish what the store holds, if it is newer, and return what is current then.
+
+        Loads again until nobody published in between: in whatever order two
+        sign-ins are saved and published, the stored one stays. Raises what
+        ``store.load`` raises.
+        """
+        while True:
+            seen = self._queue.current
+            state = self._store.load()
+            if seen is not NOT_LOADED and not is_newer(state, seen.state):
+                return seen
+            new = self._current(state)
+            if self._queue.publish(new, seen):
+                return new
+
+    def reconcile(self) -> Current:
+        """Adopt what the store holds, or save ours back where the store fell behind it.
+
+        A store falls behind when its engine failed over and lost our last save:
+        the stored refresh token is then a spent one, and adopting it would lose
+        the session.
+        """
+        while True:
+            known = self._queue.current.state
+            stored = self._store.load()
+            if stored is None or known is None or not is_newer(known, stored, same_lineage=True):
+                return self.adopt_stored()
+            try:
+                self._store.replace(known, after=stored)
+            except StateMoved:
+                continue
+            logger.warning("the store had lost generation %d: saved it back", known.generation)
+
+    def keep(
+        self, granted: Token, exchanged: State | None, hold: Hold
+    ) -> Token | SilentRefreshError | StoreError:
+        """Save the token that ``exchanged`` was exchanged for, publish it and return it.
+
+        Returns another token where a sign-in won over the exchange, and an
+        error where a sign-out did.
+        """
+        seen = self._queue.current
+        new = State.first(granted) if exchanged is None else exchanged.followed_by(granted)
+        stored = self._stored(exchanged)
+        try:
+            self._replace(new, stored, exchanged)
+        except StateMoved:
+            self.drop_unsaved()
+            self.adopt_stored()
+            return self.current_or_expired()
+        except (StoreError, OSError) as trouble:
+            self.unsaved = Unsaved(new, stored, hold)
+            logger.error(
+                "the refreshed token could not be saved (%s): it is used from memory, other "
+                "processes wait, and saving is tried again",
+                trouble,
+            )
+        else:
+            self.drop_unsaved()
+        if self._queue.publish(self._current(new), seen):
+            return granted
+        return self.current_or_expired()
+
+    def _replace(self, new: State, stored: State | None, exchanged: State | None) -> None:
+        try:
+            self._store.replace(new, stored)
+        except StateMoved as moved:
+            if moved.state is None or not is_newer(exchanged, moved.state, same_lineage=True):
+                raise
+            # The engine failed over during the exchange; what it went back to is spent.
+            self._store.replace(new, moved.state)
+
+    def wipe(self, refused: State) -> Current:
+        """Replace the refused state by a tombstone, unless a newer one is there; publish either."""
+        tombstone = refused.followed_by(None)
+        try:
+            self._store.replace(tombstone, self._stored(refused))
+        except StateMoved:
+            pass
+        except (StoreError, OSError) as trouble:
+            logger.error("the refused token could not be wiped from the store: %s", trouble)
+        self.drop_unsaved()
+        try:
+            current = self.adopt_stored()
+        except StoreError:
+            current = self._queue.current
+        if current.state is refused:  # the store could not be changed: end it here all the same
+            self._queue.publish(self._current(tombstone), current)
+        return self._queue.current
+
+    def current_or_expired(self) -> Token | SilentRefreshError:
+        """Return the published token, or the error for a session that was ended meanwhile."""
+        return self._queue.current.token or SessionExpired(
+            "signed out while a refresh was under way: call manager.sign_in(token)"
+        )
+
+    def save_unsaved(self) -> Unsaved | None:
+        """Try once more to save the unsaved token; return it if it still is that."""
+        unsaved = self.unsaved
+        if unsaved is None:
+            return None
+        try:
+            unsaved.hold.extend()
+            self._store.replace(unsaved.state, unsaved.after)
+        except StateMoved:
+            self.drop_unsaved()
+            self.adopt_stored()
+        except (StoreError, OSError) as trouble:
+            logger.error("the refreshed token still cannot be saved: %s", trouble)
+            return unsaved
+        else:
+            logger.warning("the refreshed token is saved at last")
+            self.drop_unsaved()
+        return None
+
+    def drop_unsaved(self) -> None:
+        """Forget the unsaved token and give up its lock."""
+        unsaved, self.unsaved = self.unsaved, None
+        if unsaved is not None:
+            unsaved.hold.release()
+
+    def release(self, hold: Hold) -> None:
+        """Give up ``hold`` unless an unsaved token needs it."""
+        if self.unsaved is None or self.unsaved.hold is not hold:
+            hold.release()
+
+    def _stored(self, state: State | None) -> State | None:
+        """Return what the store holds while ``state`` is current."""
+        return state if self.unsaved is None else self.unsaved.after
+
+    def _current(self, state: State | None) -> Current:
+        return current_of(state, self._refresh_ahead, self._clock())
+
+
+def is_newer(state: State | None, known: State | None, *, same_lineage: bool = False) -> bool:
+    """Say whether ``state`` goes before ``known``: a later generation, or another sign-in."""
+    if state is None or known is None:
+        return state is not known
+    if state.lineage != known.lineage:
+        return not same_lineage
+    return state.generation > known.generation

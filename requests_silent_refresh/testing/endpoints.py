@@ -28,17 +28,25 @@ class Endpoints:
         self._client_id = client_id
         self._client_secret = client_secret
 
+    def describe(self, request: Request, fault: str | None) -> tuple[Arrival, str | None]:
+        """Return what an event says of an exchange, and the refresh token it presents."""
+        if request.path.startswith("/json"):
+            grant, presented = "json", _json_token(request)
+        else:
+            form = _form(request)
+            grant, presented = form.get("grant_type", ""), form.get("refresh_token")
+        return Arrival(request.arrived_at, request.path, grant, fault), presented
+
     def token(self, request: Request, fault: str | None) -> Answer:
         """Answer at the token endpoint (RFC 6749 sections 4.4, 5 and 6)."""
         form = _form(request)
-        presented = form.get("refresh_token")
-        grant = form.get("grant_type", "")
-        arrival = Arrival(request.arrived_at, request.path, grant, fault)
+        arrival, presented = self.describe(request, fault)
+        grant = arrival.grant
         try:
             self._expect_form(request, form)
             self._authenticate(request, form)
         except Refused as refusal:
-            self._families.refuse(refusal.error, presented, arrival)
+            self._families.refuse(refusal.error, arrival, presented)
             return _oauth_error(refusal.error)
         try:
             if grant == "refresh_token" and presented:
@@ -54,7 +62,7 @@ class Endpoints:
             "refresh_token": "invalid_request",  # without one
             "client_credentials": "unauthorized_client",  # a public client (section 4.4)
         }.get(grant, "unsupported_grant_type")
-        self._families.refuse(error, presented, arrival)
+        self._families.refuse(error, arrival, presented)
         return _oauth_error(error)
 
     def revoke(self, request: Request, fault: str | None) -> Answer:
@@ -72,10 +80,9 @@ class Endpoints:
 
     def json(self, request: Request, fault: str | None) -> Answer:
         """Answer in JSON of its own, as many APIs do: flat, or nested under ``data``."""
-        presented = _json_token(request)
-        arrival = Arrival(request.arrived_at, request.path, "json", fault)
+        arrival, presented = self.describe(request, fault)
         if request.method != "POST" or presented is None:
-            self._families.refuse("invalid_request", None, arrival)
+            self._families.refuse("invalid_request", arrival, None)
             return Answer.json(400, {"message": "send a JSON object with the refresh token"})
         try:
             payload = self._families.exchange(presented, None, arrival)
@@ -105,12 +112,6 @@ class Endpoints:
                 "ms": seconds * 1000,
             }.get(request.query.get("expires", [""])[0], seconds)
         return nested
-
-    def presented(self, request: Request) -> str | None:
-        """Return the refresh token in ``request``, to name it in the event of a fault."""
-        if request.path.startswith("/json"):
-            return _json_token(request)
-        return _form(request).get("refresh_token")
 
     def _expect_form(self, request: Request, form: dict[str, str]) -> None:
         """Raise where this is no request of RFC 6749 section 3.2: POST, form, nothing twice."""

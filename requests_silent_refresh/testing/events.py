@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Event:
     """One thing that happened at the server, recorded before anybody could see its answer.
 
@@ -67,6 +67,16 @@ class Event:
     access_left: float | None = None
     fault: str | None = None
     grace: bool = False
+
+    def __repr__(self) -> str:
+        """Say what there is to say: fields at their default are left out."""
+        told = (
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name not in ("at", "wall", "began")
+            and getattr(self, field.name) != field.default
+        )
+        return f"Event({', '.join(told)})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +152,11 @@ class EventLog(Sequence[Event]):
             self._counts.update(_counted(event))
             self._changed.notify_all()
         return event
+
+    def wake(self) -> None:
+        """Have :meth:`wait_for` ask again, though nothing was appended."""
+        with self._changed:
+            self._changed.notify_all()
 
     def wait_for(self, predicate: Callable[[], object], timeout: float) -> bool:
         """Wait until ``predicate()`` is true, asked anew after each event; then return True.

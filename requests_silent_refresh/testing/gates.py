@@ -15,6 +15,9 @@ class Gate:
     Opens once; requests that come later pass. One Condition owns the state:
     *armed* (counting arrivals), then *opening* (the last one to arrive runs
     ``then``, outside the Condition, while the others still wait), then *open*.
+    ``_rounds`` counts the openings, so that a request held in one round goes on
+    although the gate may be armed again before its thread has woken.
+
     A gate that is not full after ``timeout`` seconds opens all the same, with a
     ``"gate-timeout"`` in the log, and :meth:`wait` says so: a test fails instead
     of hanging.
@@ -26,27 +29,20 @@ class Gate:
         self._log = log
         self._timeout = timeout
         self._changed = threading.Condition()
-        self._open = True
+        self._rounds = 0
         self._closed_for_good = False
-        self._held = 0
-        self._count = count
-        self._then = then
-        self.rearm()
+        self._arm(count, then)
 
     def rearm(self, count: int | None = None, then: Callable[[], object] | None = None) -> None:
         """Hold requests again, ``count`` of them (``None``: as many as before).
 
         ``then`` replaces what runs when the gate opens; ``None`` keeps it.
-        Raises ``RuntimeError`` while requests are still held.
+        Raises ``RuntimeError`` where the gate has not opened since it was armed.
         """
         with self._changed:
             if not self._open:
-                raise RuntimeError(f"this gate still holds {self._held} requests")
-            self._count = self._count if count is None else count
-            self._then = self._then if then is None else then
-            self._held = 0
-            self._timed_out = False
-            self._open = self._closed_for_good
+                raise RuntimeError(f"this gate is armed already and holds {self._held} requests")
+            self._arm(self._count if count is None else count, self._then if then is None else then)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the gate has opened; ``timeout`` in seconds, ``None``: the gate's own.
@@ -54,7 +50,8 @@ class Gate:
         Raises ``TimeoutError`` where it did not fill.
         """
         with self._changed:
-            opened = self._changed.wait_for(lambda: self._open, timeout or self._timeout + 5)
+            limit = self._timeout if timeout is None else timeout
+            opened = self._changed.wait_for(lambda: self._open, limit)
             if not opened or self._timed_out:
                 raise TimeoutError(f"{self._held} of {self._count} requests arrived at the gate")
 
@@ -69,14 +66,8 @@ class Gate:
             if self._open:
                 return
             self._held += 1
-            if self._held < self._count:
-                if not self._changed.wait_for(lambda: self._open, self._timeout):
-                    self._timed_out = True
-                    self._log.append("gate-timeout", reason=f"{self._held} of {self._count}")
-                    self._let_go()
-                return
-            if self._held > self._count:  # it is opening just now
-                self._changed.wait_for(lambda: self._open, self._timeout)
+            if self._held != self._count:  # more than that: it is opening just now
+                self._be_held()
                 return
         self._log.append("gate-opened", reason=f"{self._count} requests in flight")
         try:
@@ -92,9 +83,25 @@ class Gate:
             self._closed_for_good = True
             self._let_go()
 
+    # Each of the following is called with the Condition held.
+
+    def _arm(self, count: int, then: Callable[[], object] | None) -> None:
+        self._count = count
+        self._then = then
+        self._held = 0
+        self._timed_out = False
+        self._open = self._closed_for_good
+
+    def _be_held(self) -> None:
+        this_round = self._rounds
+        if not self._changed.wait_for(lambda: self._rounds > this_round, self._timeout):
+            self._timed_out = True
+            self._log.append("gate-timeout", reason=f"{self._held} of {self._count} requests")
+            self._let_go()
+
     def _let_go(self) -> None:
-        """Open the gate; the Condition is held."""
         self._open = True
+        self._rounds += 1
         self._changed.notify_all()
 
 

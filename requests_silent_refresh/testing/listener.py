@@ -41,10 +41,12 @@ class Listener:
         tls: ssl.SSLContext | None,
         clock: Callable[[], float],
         stopping: threading.Event,
+        closed: Callable[[], object],
     ) -> None:
         self.answer = answer
         self.clock = clock
         self.stopping = stopping
+        self._closed = closed
         self._tls = tls
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -57,6 +59,11 @@ class Listener:
             target=self._accept, name="authorization-server", daemon=True
         )
         self._accepting.start()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
 
     def stop(self) -> None:
         """Close everything; returns within about two seconds whatever the handlers do."""
@@ -146,6 +153,7 @@ class Listener:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
         connection.close()
+        self._closed()
 
 
 class Conversation(BaseHTTPRequestHandler):

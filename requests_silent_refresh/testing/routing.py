@@ -11,7 +11,8 @@ from .endpoints import Endpoints
 from .events import EventLog
 from .faults import Fault, Faults
 from .gates import Gate, TokenGate
-from .tokens import AccessToken, Arrival, TokenFamilies
+from .ledger import AccessToken
+from .tokens import TokenFamilies
 
 Handler = Callable[[Request, Answer], "Answer | None"]
 
@@ -83,9 +84,7 @@ class Router:
             real = self._handled(request, endpoint(request, name))
         answer = fault.spoil(real) if fault is not None else real
         if real is None and exchange:
-            arrival = Arrival(request.arrived_at, request.path, target, name)
-            presented = self._endpoints.presented(request)
-            self._families.fault(_status(answer), presented, arrival)
+            self._families.fault(_status(answer), *self._endpoints.describe(request, name))
         if exchange:
             self._hold(request, processed=True)
         return answer or Answer(drop=True)

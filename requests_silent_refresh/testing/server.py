@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -56,6 +58,10 @@ class AuthorizationServer:
         A server-side :class:`ssl.SSLContext`; ``None`` is plain HTTP.
     ``port``
         0 picks a free one.
+    ``database``
+        A file that keeps the tokens (their digests) for another server, made
+        later with the same file; ``None`` forgets them with this object. Its
+        directory must exist. ``ValueError`` where it is no such file.
 
     ``access_token_lifetime``, ``rotate``, ``grace``, ``latency``,
     ``announce_lifetime`` and ``rotation_ends_access_token`` may be assigned
@@ -76,6 +82,7 @@ class AuthorizationServer:
         clock: Callable[[], float] = time.time,
         tls: ssl.SSLContext | None = None,
         port: int = 0,
+        database: str | os.PathLike[str] | None = None,
     ) -> None:
         self.access_token_lifetime = access_token_lifetime
         self.rotate = rotate
@@ -91,7 +98,7 @@ class AuthorizationServer:
         self._tls = tls
         self._port = port
         self._listener: Listener | None = None
-        self._families = TokenFamilies(self, self.log, None)
+        self._families = TokenFamilies(self, self.log, None if database is None else Path(database))
         endpoints = Endpoints(self._families, client_id, client_secret)
         self._router = Router(self, self.log, self._families, endpoints)
         reset_in_child(self)
@@ -101,7 +108,12 @@ class AuthorizationServer:
         if self._listener is None:
             stopping = self._router.stopping = threading.Event()
             self._listener = Listener(
-                self._router.answer, self._port, self._tls, self.clock, stopping
+                self._router.answer,
+                self._port,
+                self._tls,
+                self.clock,
+                stopping,
+                closed=self.log.wake,
             )
             self._port = self._listener.port
         return self
@@ -266,8 +278,14 @@ class AuthorizationServer:
         """A snapshot of how often each thing has happened."""
         return self.log.counters
 
+    @property
+    def connections(self) -> int:
+        """How many connections clients have open now."""
+        return 0 if self._listener is None else self._listener.connections
+
     def wait_for(self, predicate: Callable[[], object], timeout: float = 10.0) -> bool:
-        """Wait until ``predicate()`` is true, asked anew after each event; then return True.
+        """Wait until ``predicate()`` is true, asked anew after each event and each closed
+        connection; then return True.
 
         Raises ``TimeoutError``, with the counters, after ``timeout`` seconds.
         """

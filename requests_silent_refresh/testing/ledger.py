@@ -1,0 +1,152 @@
+"""The tokens that were issued, and the file that keeps them for a server started again.
+
+Tokens are found by their SHA-256, and only that is written down: whoever reads
+the file can use none of them. A plain value is kept, in memory, of a refresh
+token that a grace window may have to hand out again; so a grace window does not
+outlive the server.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(eq=False)
+class Family:
+    """What one sign-in grew into."""
+
+    number: int
+    scope: tuple[str, ...]
+    revoked: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class AccessToken:
+    """An access token that was issued."""
+
+    serial: int
+    family: Family
+    expires_at: float
+    revoked: bool = False
+    rejections: int = 0
+
+
+@dataclasses.dataclass(eq=False)
+class RefreshToken:
+    """A refresh token that was issued; ``access`` is the newest access token that came with it."""
+
+    serial: int
+    family: Family
+    access: AccessToken
+    value: str | None = dataclasses.field(default=None, repr=False)
+    spent_at: float | None = None
+    successor: RefreshToken | None = dataclasses.field(default=None, repr=False)
+
+
+def digest(value: str) -> str:
+    """Return what a token is found by."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Ledger:
+    """What was issued. Not thread-safe by itself: ``TokenFamilies`` calls it under its lock."""
+
+    def __init__(self) -> None:
+        self._refresh: dict[str, RefreshToken] = {}
+        self._access: dict[str, AccessToken] = {}
+        self._families = self._refreshes = 0
+        self.accesses = 0
+        """Serial number of the access token issued last."""
+        self.revoked_through = 0
+        """Access tokens up to this serial number are revoked."""
+
+    def refresh_token(self, value: str | None) -> RefreshToken | None:
+        """Find a refresh token; ``None`` where none was issued with this value."""
+        return None if value is None else self._refresh.get(digest(value))
+
+    def access_token(self, value: str) -> AccessToken | None:
+        """Find an access token; ``None`` where none was issued with this value."""
+        return self._access.get(digest(value))
+
+    def new_family(self, scope: str) -> Family:
+        """Start a family."""
+        self._families += 1
+        return Family(self._families, tuple(scope.split()))
+
+    def issue_access(self, family: Family, expires_at: float) -> tuple[AccessToken, str]:
+        """Issue an access token; returns it and its value."""
+        self.accesses += 1
+        value = "at-" + secrets.token_urlsafe(32)
+        access = self._access[digest(value)] = AccessToken(self.accesses, family, expires_at)
+        return access, value
+
+    def issue_refresh(self, family: Family, access: AccessToken) -> RefreshToken:
+        """Issue a refresh token; it knows its value."""
+        self._refreshes += 1
+        value = "rt-" + secrets.token_urlsafe(32)
+        token = RefreshToken(self._refreshes, family, access, value)
+        self._refresh[digest(value)] = token
+        return token
+
+    def is_revoked(self, access: AccessToken) -> bool:
+        """Say whether ``access`` was revoked, alone or with others."""
+        return access.revoked or access.family.revoked or access.serial <= self.revoked_through
+
+    def write(self, path: Path) -> None:
+        """Replace the file at ``path`` whole: a killed process leaves the old or the new one."""
+        temporary = path.with_name(path.name + ".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            json.dump(self._to_dict(), file)
+        os.replace(temporary, path)
+
+    def read(self, path: Path) -> None:
+        """Take over what :meth:`write` left; nothing where there is no file.
+
+        Raises ``ValueError`` where the file is something else.
+        """
+        try:
+            text = path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return
+        try:
+            self._from_dict(json.loads(text))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a file of this server: move it away") from error
+
+    def _to_dict(self) -> dict[str, Any]:
+        """Families by number, tokens by digest; what belongs to revoked families is left out."""
+        live = {k: t for k, t in self._refresh.items() if not t.family.revoked}
+        return {
+            "serials": [self._families, self._refreshes, self.accesses],
+            "revoked_through": self.revoked_through,
+            "families": {t.family.number: t.family.scope for t in live.values()},
+            "access": {
+                k: [a.serial, a.family.number, a.expires_at, a.revoked, a.rejections]
+                for k, a in self._access.items()
+                if not a.family.revoked
+            },
+            "refresh": {
+                k: [t.serial, t.family.number, t.access.serial, t.spent_at] for k, t in live.items()
+            },
+        }
+
+    def _from_dict(self, fields: dict[str, Any]) -> None:
+        self._families, self._refreshes, self.accesses = fields["serials"]
+        self.revoked_through = fields["revoked_through"]
+        families = {int(n): Family(int(n), tuple(scope)) for n, scope in fields["families"].items()}
+        by_serial: dict[int, AccessToken] = {}
+        for key, (serial, number, expires_at, revoked, rejections) in fields["access"].items():
+            if number in families:
+                access = AccessToken(serial, families[number], expires_at, revoked, rejections)
+                self._access[key] = by_serial[serial] = access
+        for key, (serial, number, access_serial, spent_at) in fields["refresh"].items():
+            self._refresh[key] = RefreshToken(
+                serial, families[number], by_serial[access_serial], spent_at=spent_at
+            )

@@ -327,25 +327,25 @@ class Keys:
         Raises ``WrongKey`` where no key fits, ``StoreCorrupted`` where the key
         is ours and the content is not what it encrypted.
         """
-        from cryptography.fernet import InvalidToken
-
         while True:
             ciphers = [self._cipher(key) for key in self._source.for_reading(kdf)]
-            # The one that is named first; the others only to tell a damaged name from another key.
-            ciphers.sort(key=lambda cipher: cipher.key_id != stored_key_id)
             for cipher in ciphers:
-                try:
-                    return cipher.fernet.decrypt(content)
-                except InvalidToken:  # noqa: PERF203 (the first one fits, unless something is wrong)
-                    continue
-            if ciphers and ciphers[0].key_id == stored_key_id:
-                raise StoreCorrupted(
-                    "what is stored was damaged or changed by somebody without the key"
-                )
+                if cipher.key_id == stored_key_id:
+                    decrypted = _try(cipher, content)
+                    if decrypted is None:
+                        raise StoreCorrupted(
+                            "what is stored was damaged or changed by somebody without the key"
+                        )
+                    return decrypted
             if not self._source.forget():
-                raise self._wrong_key(stored_key_id, tuple(c.key_id for c in ciphers))
+                raise self._wrong_key(content, stored_key_id, ciphers)
 
-    def _wrong_key(self, stored: str, tried: tuple[str, ...]) -> WrongKey:
+    def _wrong_key(
+        self, content: bytes, stored: str, ciphers: Sequence[Cipher]
+    ) -> WrongKey | StoreCorrupted:
+        if any(_try(cipher, content) is not None for cipher in ciphers):
+            return StoreCorrupted("what is stored was damaged: the key's name in it is another's")
+        tried = tuple(cipher.key_id for cipher in ciphers)
         found = f"the keys at hand are {', '.join(tried)}" if tried else self._source.absence()
         return WrongKey(
             f"the tokens were encrypted with key {stored}, and {found}. Give the key they were "
@@ -362,3 +362,12 @@ class Keys:
             cipher = Cipher(key_id(key.value), Fernet(key.value), key.kdf)
             self._ciphers[key.value] = cipher
         return cipher
+
+
+def _try(cipher: Cipher, content: bytes) -> bytes | None:
+    from cryptography.fernet import InvalidToken
+
+    try:
+        return cipher.fernet.decrypt(content)
+    except InvalidToken:
+        return None

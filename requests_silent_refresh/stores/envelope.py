@@ -33,6 +33,9 @@ from .contract import State
 FORMAT = "requests-silent-refresh tokens"
 VERSION = 1
 
+# Made once: json.dumps would build one for every header that is read.
+_encode = json.JSONEncoder(separators=(",", ":"), default=str, skipkeys=True).encode
+
 _FIELDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("version", int),
     ("reader", int),
@@ -73,7 +76,7 @@ class Envelope:
         """
         first, _, rest = content.partition(b"\n")
         try:
-            header = json.loads(first)
+            header = json.loads(first.decode())
         except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -136,7 +139,7 @@ def unseal(envelope: Envelope, keys: Keys, place: str) -> State:
 def _parse(decrypted: bytes) -> tuple[Any, Any, Token | None] | None:
     """Read the plain text; no frame that holds it is left for a traceback to show."""
     try:
-        content = json.loads(decrypted)
+        content = json.loads(decrypted.decode())
         fields = content["token"]
         token = None if fields is None else Token.from_dict(fields)
         return content["header"], content["place"], token
@@ -145,7 +148,7 @@ def _parse(decrypted: bytes) -> tuple[Any, Any, Token | None] | None:
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, separators=(",", ":"), default=str, skipkeys=True).encode()
+    return _encode(content).encode()
 
 
 def _is_canonical(ciphertext: bytes) -> bool:

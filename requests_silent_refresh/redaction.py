@@ -2,13 +2,15 @@
 
 ``Secret`` holds a string that cannot be printed, formatted, compared or pickled
 by accident. ``HeaderValue`` is what has to be a real ``str`` for the transport
-and therefore only masks its repr. ``strip`` makes an exception safe to hand on
-as a cause. ``fingerprint`` lets a person tell two tokens apart in a log.
-``install`` adds a filter to the application's own logging.
+and therefore only masks its repr; ``MaskedDict`` is the same for a dictionary.
+``strip`` makes an exception safe to hand on as a cause. ``fingerprint`` lets a
+person tell two tokens apart in a log. ``install`` adds a filter to the
+application's own logging.
 """
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import hmac
 import logging
@@ -25,7 +27,8 @@ _fingerprint_key = secrets.token_bytes(32)
 
 def fingerprint(text: str) -> str:
     """Return 8 hex digits that stand for ``text`` within this process."""
-    return hmac.new(_fingerprint_key, text.encode(), hashlib.sha256).hexdigest()[:8]
+    data = text.encode(errors="backslashreplace")  # an encoding error would show the text
+    return hmac.new(_fingerprint_key, data, hashlib.sha256).hexdigest()[:8]
 
 
 class Secret:
@@ -83,7 +86,8 @@ class HeaderValue(str):
     """A header's value for the transport: a real ``str`` whose repr is masked.
 
     ``str()`` and formatting must give the value, because that is how transports
-    other than urllib3 write headers.
+    other than urllib3 write headers. A pickle gets the mask: a transport may
+    keep the request it was given.
     """
 
     __slots__ = ()
@@ -91,13 +95,36 @@ class HeaderValue(str):
     def __repr__(self) -> str:
         return repr(MASK)
 
+    def __copy__(self) -> HeaderValue:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeaderValue:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type[HeaderValue], tuple[str]]:
+        return HeaderValue, (MASK,)
+
+
+class MaskedDict(dict[str, Any]):
+    """A dictionary whose repr shows its keys only, for the locals of a frame that may raise."""
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{key!r}: {MASK}" for key in self) + "}"
+
+
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11
+
+# Text in which exceptions of others keep what a server or a command said, whole.
+_PAYLOADS = frozenset({"doc", "output", "stdout", "stderr", "body", "text", "content"})
+
 
 def strip(error: BaseException) -> BaseException:
     """Make ``error`` safe to be kept as a cause, in place, and return it.
 
-    Cuts the frames (their locals hold tokens), the request (its body is the
-    refresh token), the response (it holds tokens, and a connection), and the
-    objects urllib3 puts among the arguments, along the whole chain.
+    Cuts the frames (their locals hold tokens) and every object the exception
+    holds (its request's body is the refresh token; its response holds tokens and
+    a connection; so does urllib3's pool), and masks what is left of text, along
+    the whole chain. What it was and what it said stay. Never raises.
     """
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
@@ -106,32 +133,67 @@ def strip(error: BaseException) -> BaseException:
         if link is None or id(link) in seen:
             continue
         seen.add(id(link))
-        link.__traceback__ = None
+        link.with_traceback(None)
         todo += [link.__cause__, link.__context__]
-        for attribute in ("request", "response", "pool", "conn"):
-            if getattr(link, attribute, None) is not None:
-                try:
-                    setattr(link, attribute, None)
-                except (AttributeError, TypeError):
-                    link.__dict__.pop(attribute, None)
-        if not all(isinstance(a, (str, int, float, type(None))) for a in link.args):
-            link.args = (str(link),)
+        if isinstance(link, _GROUP):
+            todo += link.exceptions
+        todo += [v for v in vars(link).values() if isinstance(v, BaseException)]
+        _strip_attributes(link)
     return error
+
+
+def _strip_attributes(link: BaseException) -> None:
+    # Through the dictionary and the base class: properties of urllib3 warn when they
+    # are read, and an exception may be a frozen dataclass.
+    arguments = BaseException.args.__get__(link)  # type: ignore[attr-defined]
+    if all(isinstance(a, (str, int, float, type(None))) for a in arguments):
+        arguments = tuple(redact(a) if isinstance(a, str) else a for a in arguments)
+    else:
+        arguments = (redact(_said(link)),)
+    fields = vars(link)
+    for name, value in list(fields.items()):
+        if isinstance(value, str):
+            fields[name] = "" if name in _PAYLOADS else redact(value)
+        elif isinstance(value, bytes):
+            fields[name] = b""  # the type stays, `str()` of http.client's errors needs it
+        elif not isinstance(value, (int, float, BaseException)):
+            fields[name] = None
+    BaseException.args.__set__(link, arguments)  # type: ignore[attr-defined]
+    if isinstance(link, UnicodeDecodeError):
+        link.object = b""
+    elif isinstance(link, (UnicodeEncodeError, UnicodeTranslateError)):
+        link.object = ""
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 (whatever the method of another's class does)
+        return type(error).__name__
 
 
 _FIELD_NAMES = (
     r"access_?token|refresh_?token|id_?token|client_?secret|client_?assertion|assertion"
-    r"|password|passphrase|device_?code|code_?verifier|token|code"
+    r"|password|passphrase|device_?code|code_?verifier|token"
 )
+_QUOTE = r"\\?[\"']"  # as it is, or escaped inside another string
 _PATTERNS = (
-    # A header, as text, as a pair of a dict's repr, or as bytes.
-    re.compile(r"(?i)\b((?:bearer|basic|dpop|token)\s+)([A-Za-z0-9._~+/=-]{8,})"),
-    # JSON and dict reprs.
+    # The header: as text, as a pair, in a dict's repr, as bytes.
     re.compile(
-        rf"(?i)((?:\\?[\"'])(?:{_FIELD_NAMES})(?:\\?[\"'])\s*:\s*b?(?:\\?[\"']))([^\"'\\]+)"
+        rf"(?i)(authorization(?:{_QUOTE})?\s*[:=,]\s*b?(?:{_QUOTE})?(?:[a-z0-9-]+ +)?)"
+        r"([a-z0-9._~+/=-]+)"
     ),
-    # Forms and query strings.
-    re.compile(rf"(?i)(\b(?:{_FIELD_NAMES})=)([^&\s\"']+)"),
+    # The credentials alone; "bearer authentication" is lost with them.
+    re.compile(r"(?i)\b((?:bearer|dpop)\s+)([a-z0-9._~+/=-]{8,})"),
+    # JSON and dict reprs; a "\\/" belongs to the value.
+    re.compile(
+        rf"(?i)({_QUOTE}(?:{_FIELD_NAMES}|code){_QUOTE}\s*:\s*b?{_QUOTE})((?:[^\"'\\]|\\[^\"'])+)"
+    ),
+    # Forms and query strings. Short codes are exit codes and the like.
+    re.compile(rf"(?i)(\b(?:{_FIELD_NAMES})=)([^&\s\"'\\]+)"),
+    re.compile(r"(?i)(\bcode=)([^&\s\"'\\]{8,})"),
+    # A JSON Web Token wherever it stands: its header and its claims begin with '{"'.
+    re.compile(r"()\beyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
 )
 
 
@@ -151,15 +213,18 @@ class RedactingFilter(logging.Filter):
         """Rewrite the record in place; never drops one."""
         try:
             message = record.getMessage()
-        except (TypeError, ValueError, KeyError):
-            return True  # a broken log call: logging itself reports it
+        except Exception:  # noqa: BLE001 (a broken log call: logging itself reports it)
+            return True
         clean = redact(message)
         if clean != message:
             record.msg, record.args = clean, None
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
             record.exc_text = self._formatter.formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = redact(record.exc_text)
+        for name, value in list(vars(record).items()):  # exc_text, stack_info, what `extra=` gave
+            if isinstance(value, str):
+                setattr(record, name, redact(value))
+                if name == "exc_text" and record.exc_text != value:
+                    record.exc_info = None  # or a formatter of its own mind would show it
         return True
 
 
@@ -169,16 +234,16 @@ def install(logger: logging.Logger | None = None) -> RedactingFilter:
     This package logs no token by itself; this is for code around it that logs
     requests or bodies. The filter is added to every handler that ``logger``
     (the root logger if ``None``) has now, because a logger's own filters do not
-    see records of its children. Call it after logging is configured. Returns
-    the filter. Calling it twice adds nothing.
+    see records of its children. Call it after logging is configured, and again
+    when handlers were added; a handler that has the filter gets no second one.
+    Returns the filter.
     """
     logger = logger or logging.getLogger()
-    handlers = logger.handlers
+    handlers = logger.handlers or [h for h in (logging.lastResort,) if h]
     for handler in handlers:
-        for existing in handler.filters:
-            if isinstance(existing, RedactingFilter):
-                return existing
-    redacting = RedactingFilter()
-    for handler in handlers:
-        handler.addFilter(redacting)
-    return redacting
+        if not any(isinstance(known, RedactingFilter) for known in handler.filters):
+            handler.addFilter(_filter)
+    return _filter
+
+
+_filter = RedactingFilter()

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
-from .redaction import Secret
+from .redaction import MaskedDict, Secret
 
 # b64token of RFC 6750 section 2.1 is narrower, but servers issue what they like:
 # anything that can stand in a header without breaking out of it is taken.
@@ -68,25 +68,36 @@ class Token:
         scope: str | Iterable[str] = (),
         extra: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        # Before anything can raise: a traceback may show the locals of these frames.
+        access_token, refresh_token = _hidden(access_token), _hidden(refresh_token)
+        extra = MaskedDict(extra)
         put = object.__setattr__
-        put(self, "access_token", _secret("access_token", access_token))
+        put(self, "access_token", _checked("access_token", access_token))
         put(
             self,
             "refresh_token",
-            None if refresh_token is None else _secret("refresh_token", refresh_token),
+            None if refresh_token is None else _checked("refresh_token", refresh_token),
         )
         put(self, "expires_at", _unix_time("expires_at", expires_at))
         put(self, "issued_at", _unix_time("issued_at", issued_at))
         put(self, "token_type", token_type)
         put(self, "scope", tuple(scope.split() if isinstance(scope, str) else scope))
-        put(self, "extra", MappingProxyType(dict(extra)))
+        put(self, "extra", MappingProxyType(extra))
 
     def __repr__(self) -> str:
+        if not hasattr(self, "extra"):  # in the traceback of a constructor that raised
+            return "Token(incomplete)"
         refresh = "None" if self.refresh_token is None else "***"
         return (
             f"Token(access_token=***, refresh_token={refresh}, expires_at={self.expires_at}, "
             f"scope={self.scope!r}, fingerprint={self.access_token.fingerprint})"
         )
+
+    def __copy__(self) -> Token:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Token:
+        return self
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise TypeError(
@@ -113,24 +124,26 @@ class Token:
 
         Raises ``ValueError`` where there is no usable access token.
         """
+        payload = MaskedDict(payload)
         if "access_token" not in payload:
             raise ValueError("the answer has no access_token")
         now = time.time() if received_at is None else received_at
         absolute = _number(payload.get("expires_at")) if received_at is None else None
         lifetime = None if absolute is not None else _lifetime(payload, now)
         expires_at = absolute if lifetime is None else now + lifetime
-        refresh_token: str | Secret | None = payload.get("refresh_token") or None
+        refresh_token = _hidden(payload.get("refresh_token") or None)
         if refresh_token is None and previous is not None:
             refresh_token = previous.refresh_token
-        scope = payload.get("scope")
-        if not scope:
-            scope = previous.scope if previous is not None else ()
+        scope = _scope(payload.get("scope"))
+        if not scope and previous is not None:
+            scope = previous.scope
+        token_type = payload.get("token_type")
         return cls(
             payload["access_token"],
             refresh_token,
             expires_at=expires_at,
             issued_at=now if received_at is not None or lifetime is not None else None,
-            token_type=str(payload.get("token_type") or "Bearer"),
+            token_type=token_type if token_type and isinstance(token_type, str) else "Bearer",
             scope=scope,
             extra={k: v for k, v in payload.items() if k not in _KNOWN},
         )
@@ -150,21 +163,36 @@ class Token:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Token:
         """Undo :meth:`to_dict`. Raises ``ValueError`` or ``TypeError`` where that is impossible."""
+        fields = MaskedDict(fields)
         return cls(**fields)
 
 
-def _secret(name: str, value: str | Secret) -> Secret:
-    if isinstance(value, Secret):
-        value = value.reveal()
-    if not isinstance(value, str):
+def _hidden(value: object) -> Any:
+    """Put a token where no repr shows it; what is no token is replaced by its type."""
+    if value is None or isinstance(value, Secret):
+        return value
+    return Secret(value) if isinstance(value, str) else type(value)
+
+
+def _checked(name: str, hidden: Any) -> Secret:
+    if not isinstance(hidden, Secret):
         # Not a TypeError: it is the server's answer that is wrong as often as the caller.
-        raise ValueError(f"{name} is a str, not {type(value).__name__}")  # noqa: TRY004
-    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"{name} is a str, not {getattr(hidden, '__name__', None)}")  # noqa: TRY004
+    if not _TOKEN.fullmatch(hidden.reveal()):
         raise ValueError(
             f"{name} must be printable ASCII without spaces or line breaks, and not empty: "
             "was it read from a file with its newline? Try value.strip()"
         )
-    return Secret(value)
+    return hidden
+
+
+def _scope(value: object) -> tuple[str, ...]:
+    """Read a scope as servers send it: RFC 6749's string, or a list; anything else is none."""
+    if isinstance(value, str):
+        return tuple(value.split())
+    if isinstance(value, (list, tuple)):
+        return tuple(scope for scope in value if isinstance(scope, str))
+    return ()
 
 
 def _unix_time(name: str, value: float | None) -> float | None:
@@ -212,7 +240,8 @@ def _jwt_lifetime(access_token: object) -> float | None:
         exp, iat = _number(claims["exp"]), _number(claims["iat"])
     except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return None if exp is None or iat is None else exp - iat
+    # A hint that says "already over" would only cause an exchange at every use.
+    return None if exp is None or iat is None or exp <= iat else exp - iat
 
 
 def parse_time(value: object) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 from .answers import KEPT_BODY, Answer, Request, header_pairs
 
 BACKLOG = 4096  # cut by the kernel to its somaxconn
-_JOIN = 2.0  # seconds that stop() waits for all its threads together
+_JOIN = 1.0  # seconds that stop() waits for all its threads together
 
 
 class Listener:
@@ -66,7 +66,7 @@ class Listener:
         return len(self._connections)
 
     def stop(self) -> None:
-        """Close everything; returns within about two seconds whatever the handlers do."""
+        """Close everything; returns within about a second whatever the handlers do."""
         self.stopping.set()
         self._wake.send(b".")
         self._accepting.join()

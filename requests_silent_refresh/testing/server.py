@@ -119,7 +119,7 @@ class AuthorizationServer:
         return self
 
     def stop(self) -> None:
-        """Close the port and all connections; gates open. Takes two seconds at most."""
+        """Close the port and all connections; gates open. Takes about a second at most."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self._router.close_down()

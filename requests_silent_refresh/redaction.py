@@ -146,10 +146,10 @@ def _strip_attributes(link: BaseException) -> None:
     # Through the dictionary and the base class: properties of urllib3 warn when they
     # are read, and an exception may be a frozen dataclass.
     arguments = BaseException.args.__get__(link)  # type: ignore[attr-defined]
-    if all(isinstance(a, (str, int, float, type(None))) for a in arguments):
-        arguments = tuple(redact(a) if isinstance(a, str) else a for a in arguments)
-    else:
-        arguments = (redact(_said(link)),)
+    plain = all(isinstance(a, (str, int, float, type(None))) for a in arguments)
+    if not plain or isinstance(link, UnicodeError):  # which has the whole text for an argument
+        arguments = (_said(link),)
+    arguments = tuple(redact(a) if isinstance(a, str) else a for a in arguments)
     fields = vars(link)
     for name, value in list(fields.items()):
         if isinstance(value, str):
@@ -181,7 +181,7 @@ _PATTERNS = (
     # The header: as text, as a pair, in a dict's repr, as bytes.
     re.compile(
         rf"(?i)(authorization(?:{_QUOTE})?\s*[:=,]\s*b?(?:{_QUOTE})?(?:[a-z0-9-]+ +)?)"
-        r"([a-z0-9._~+/=-]+)"
+        r"([a-z0-9._~+/=*-]+)"  # the mask is matched too, lest the scheme be masked after it
     ),
     # The credentials alone; "bearer authentication" is lost with them.
     re.compile(r"(?i)\b((?:bearer|dpop)\s+)([a-z0-9._~+/=-]{8,})"),
@@ -193,7 +193,7 @@ _PATTERNS = (
     re.compile(rf"(?i)(\b(?:{_FIELD_NAMES})=)([^&\s\"'\\]+)"),
     re.compile(r"(?i)(\bcode=)([^&\s\"'\\]{8,})"),
     # A JSON Web Token wherever it stands: its header and its claims begin with '{"'.
-    re.compile(r"()\beyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
+    re.compile(r"()(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
 )
 
 

@@ -1,0 +1,531 @@
+"""Secrets as a type, causes without secrets, and the filter for the application's logging (P12)."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import http.client
+import http.server
+import io
+import json
+import logging
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.request
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from requests_silent_refresh import redaction
+from requests_silent_refresh.redaction import HeaderValue, MaskedDict, Secret, redact, strip
+
+CANARY = "canary-0123456789abcdef"
+
+
+# --- Secret, HeaderValue ---------------------------------------------------------------
+
+
+def test_a_secret_is_shown_by_nothing_but_reveal() -> None:
+    """P12: repr, str, every kind of formatting and the traceback's locals give the mask."""
+    secret = Secret(CANARY)
+    shown = [repr(secret), str(secret), f"{secret}", f"{secret!r}", f"{secret:>40}", "%s" % secret]  # noqa: UP031
+    shown += [repr([secret]), "{}".format({"k": secret}), ascii(secret), repr(dir(secret))]
+    assert not [text for text in shown if CANARY in text]
+    assert f"[{secret:>5}]" == "[  ***]"
+    assert secret.reveal() == CANARY
+
+
+def test_a_secret_is_equal_to_itself_only() -> None:
+    """P12: no comparison of secrets happens by accident, in whatever time it would take."""
+    secret, twin = Secret(CANARY), Secret(CANARY)
+    assert secret != twin
+    assert secret != CANARY
+    assert len({secret, twin}) == 2
+
+
+def test_a_secret_does_not_change() -> None:
+    """P12: it can be handed out without a copy."""
+    secret = Secret(CANARY)
+    for name in ("_Secret__value", "other"):
+        with pytest.raises(AttributeError, match="does not change"):
+            setattr(secret, name, "x")
+    with pytest.raises(AttributeError, match="does not change"):
+        del secret._Secret__value  # type: ignore[attr-defined]
+    assert copy.copy(secret) is secret
+    assert copy.deepcopy([secret])[0] is secret
+    assert secret.reveal() == CANARY
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_secret_is_not_pickled(protocol: int) -> None:
+    """P12: pickling, alone or inside of something, is a ``TypeError`` that says what to do."""
+    with pytest.raises(TypeError, match="pickle the manager"):
+        pickle.dumps({"token": Secret(CANARY)}, protocol)
+    with pytest.raises(TypeError):
+        json.dumps(Secret(CANARY))
+
+
+@pytest.mark.parametrize("value", [None, 5, b"canary", ["canary"], Secret("canary")])
+def test_a_secret_is_text(value: Any) -> None:
+    """P12: anything else is a ``TypeError`` that names the type and not the value."""
+    with pytest.raises(TypeError, match=rf"^a secret is a str, not {type(value).__name__}$"):
+        Secret(value)
+
+
+def test_fingerprints_tell_secrets_apart_in_one_process_only() -> None:
+    """P12: 8 hex digits, the same for the same text, useless in another process."""
+    mine = Secret(CANARY).fingerprint
+    assert mine == redaction.fingerprint(CANARY)
+    assert len(mine) == 8
+    assert mine != Secret(CANARY + "x").fingerprint
+    assert redaction.fingerprint("lone \ud800 surrogate") != redaction.fingerprint("")
+    code = f"from requests_silent_refresh.redaction import *; print(fingerprint({CANARY!r}))"
+    theirs = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert len(theirs.strip()) == 8
+    assert theirs.strip() != mine
+
+
+def test_a_header_value_is_text_with_a_masked_repr() -> None:
+    """P12: the transport gets the value, and whoever prints or pickles a request does not."""
+    value = HeaderValue(f"Bearer {CANARY}")
+    request = requests.Request("GET", "http://a/", headers={"Authorization": value}).prepare()
+    assert f"{value}" == f"Bearer {CANARY}"
+    assert value.encode("latin-1") == f"Bearer {CANARY}".encode()
+    assert request.headers["Authorization"] is value
+    assert CANARY not in repr(request.headers)
+    assert CANARY not in f"{value!r} {[value]} {value!a}"
+    assert CANARY.encode() not in pickle.dumps(request)
+    assert copy.deepcopy(request).headers["Authorization"] == value
+    assert copy.copy(value) is value
+
+
+def test_a_masked_dictionary_shows_its_keys() -> None:
+    """P12: a payload among the locals of a frame shows what was there and not its value."""
+    fields = MaskedDict({"access_token": CANARY, 5: CANARY})  # type: ignore[dict-item]
+    assert repr(fields) == str(fields) == "{'access_token': ***, 5: ***}"
+    assert repr(MaskedDict()) == "{}"
+    assert fields["access_token"] == CANARY
+
+
+# --- strip -----------------------------------------------------------------------------
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Answers 500 with the request's body, and cuts /short off."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(500)
+        self.send_header("Content-Length", str(len(body) + (5 if self.path == "/short" else 0)))
+        self.send_header("X-Token", CANARY)
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def nobody() -> str:
+    """A URL on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+SECRETS = {"refresh_token": CANARY}
+
+
+def _refused(echo: str, nobody: str) -> None:
+    secret = {"Authorization": f"Basic {CANARY}"}
+    requests.post(f"{nobody}/token?refresh_token={CANARY}", data=SECRETS, headers=secret)
+
+
+def _status(echo: str, nobody: str) -> None:
+    requests.post(f"{echo}/?access_token={CANARY}", data=SECRETS).raise_for_status()
+
+
+def _not_json(echo: str, nobody: str) -> None:
+    requests.post(f"{echo}/", data=f"<{CANARY}>").json()
+
+
+def _cut_off(echo: str, nobody: str) -> None:
+    requests.post(f"{echo}/short", data=SECRETS)
+
+
+def _incomplete_read(echo: str, nobody: str) -> None:
+    connection = http.client.HTTPConnection(echo.removeprefix("http://"))
+    connection.request("POST", "/short", body=CANARY)
+    response = connection.getresponse()
+    try:
+        response.read()
+    finally:
+        response.close()
+        connection.close()
+
+
+def _urllib(echo: str, nobody: str) -> None:
+    try:
+        urllib.request.urlopen(f"{echo}/", data=CANARY.encode())
+    except urllib.request.HTTPError as error:
+        error.close()
+        raise
+
+
+def _command(echo: str, nobody: str) -> None:
+    code = "import sys; print(input()); sys.exit(3)"
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, input=CANARY, capture_output=True, text=True, check=True)
+
+
+def _decode(echo: str, nobody: str) -> None:
+    f"{CANARY}\xff".encode("latin-1").decode()
+
+
+def _encode(echo: str, nobody: str) -> None:
+    f"{CANARY}\ud800".encode()
+
+
+def _chain(echo: str, nobody: str) -> None:
+    try:
+        _refused(echo, nobody)
+    except requests.RequestException as error:
+        try:
+            _not_json(echo, nobody)
+        except ValueError:
+            raise RuntimeError("both failed", error) from error
+
+
+class Unspeakable(Exception):
+    """Of a class whose own code raises."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError(CANARY)
+
+
+def _unspeakable(echo: str, nobody: str) -> None:
+    raise Unspeakable({"token": CANARY})
+
+
+FAILURES = [
+    _refused,
+    _status,
+    _not_json,
+    _cut_off,
+    _incomplete_read,
+    _urllib,
+    _command,
+    _decode,
+    _encode,
+    _chain,
+    _unspeakable,
+]
+
+
+def _everything(error: BaseException) -> Iterator[str]:
+    """Every text that can be got out of an exception and what hangs on it."""
+    captured = traceback.TracebackException.from_exception(error, capture_locals=True)
+    yield from captured.format()
+    seen: set[int] = set()
+    todo: list[Any] = [error]
+    while todo:
+        thing = todo.pop()
+        if thing is None or id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, BaseException):
+            todo += [thing.__cause__, thing.__context__, thing.__traceback__]
+            todo += [getattr(thing, "object", None)]
+            todo += [*vars(thing).values(), *thing.args]
+        elif isinstance(thing, (list, tuple, set)):
+            todo += thing
+        elif isinstance(thing, dict):
+            todo += [*thing.keys(), *thing.values()]
+        else:
+            yield repr(thing)
+            if hasattr(thing, "__dict__"):
+                todo.append(vars(thing))
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_a_stripped_cause_holds_no_secret(fail: Any, echo: str, nobody: str) -> None:
+    """P12: message, chain, arguments, attributes and frames of real failures have no canary."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        fail(echo, nobody)
+    error = caught.value
+    kind, frames = type(error), error.__traceback__
+    assert frames is not None
+    assert strip(error) is error
+    assert type(error) is kind
+    assert error.__traceback__ is None
+    assert not [text for text in _everything(error) if CANARY in text]
+
+
+def test_a_stripped_cause_still_says_what_happened(nobody: str) -> None:
+    """P12: the type and the words stay, along the chain."""
+    with pytest.raises(requests.ConnectionError) as caught:
+        _refused("", nobody)
+    error = strip(caught.value)
+    assert "Connection refused" in str(error)
+    assert isinstance(error, requests.ConnectionError)
+    inner = error.__context__
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__context__ or inner.__cause__
+    assert isinstance(inner, ConnectionRefusedError)
+    assert inner.errno is not None
+
+
+def test_a_stripped_cause_keeps_no_connection(echo: str) -> None:
+    """P12: neither the response nor the adapter's pool lives as long as the exception."""
+    with requests.Session() as session:
+        session.mount("http://", adapter := requests.adapters.HTTPAdapter())
+        with pytest.raises(requests.HTTPError) as caught:
+            session.post(echo, data=SECRETS).raise_for_status()
+    error = caught.value
+    response, pool = weakref.ref(error.response), weakref.ref(adapter)
+    strip(error)
+    caught, session, adapter = None, None, None  # type: ignore[assignment]
+    gc.collect()
+    assert response() is None
+    assert pool() is None
+
+
+def test_a_group_is_stripped_to_its_members(echo: str, nobody: str) -> None:
+    """P12: an ``ExceptionGroup`` (Python 3.11) hides nothing in its members."""
+    if sys.version_info < (3, 11):
+        pytest.skip("no exception groups before Python 3.11")
+    members: list[Exception] = []
+    for fail in (_refused, _status):
+        with pytest.raises(requests.RequestException) as caught:
+            fail(echo, nobody)
+        members.append(caught.value)
+    group = ExceptionGroup(f"access_token={CANARY}", members)  # noqa: F821
+    strip(group)
+    assert all(member.__traceback__ is None for member in members)
+    assert not [text for member in members for text in _everything(member) if CANARY in text]
+
+
+def test_a_chain_that_bites_its_tail_comes_to_an_end() -> None:
+    """P8: a cycle of causes, an exception among its own arguments and notes are survived."""
+    one, two = ValueError("one"), ValueError("two", SECRETS)
+    one.__cause__, two.__context__ = two, one
+    one.args = ("one", one)
+    two.__notes__ = [CANARY]  # type: ignore[attr-defined]
+    strip(one)
+    assert two.__context__ is one
+    assert CANARY not in "".join(map(str, _everything(two)))
+
+
+# --- redact and the filter -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Authorization: Bearer {CANARY}",
+        f"authorization:Bearer {CANARY}",
+        f"Authorization: Basic {CANARY}==",
+        f"Authorization: DPoP {CANARY}",
+        f"Authorization: {CANARY}",
+        f"Proxy-Authorization: Basic {CANARY}",
+        f"{{'Authorization': 'Bearer {CANARY}'}}",
+        f"{{'Authorization': 'token {CANARY}', 'Accept': '*/*'}}",
+        f"('Authorization', 'Basic {CANARY}')",
+        f"[(b'Authorization', b'Basic {CANARY}')]",
+        f"send: b'GET / HTTP/1.1\\r\\nAuthorization: Basic {CANARY}\\r\\n\\r\\n'",
+        f"got bearer {CANARY} from",
+        f'{{"access_token": "{CANARY}", "expires_in": 5}}',
+        f'{{"accessToken":"{CANARY}"}}',
+        f"{{'refresh_token': '{CANARY}'}}",
+        f'b\'{{"id_token": "{CANARY}"}}\'',
+        f'"{{\\"access_token\\": \\"{CANARY}\\"}}"',
+        f'{{"refresh_token": "ab\\/{CANARY}"}}',
+        f'{{"code": "{CANARY}"}}',
+        f'{{"token": "{CANARY}"}}',
+        f"grant_type=refresh_token&refresh_token={CANARY}&client_id=me",
+        f"b'client_secret={CANARY}&x=y'",
+        f"https://api/?access_token={CANARY}",
+        f"https://api/cb?code={CANARY}&state=x",
+        f"password={CANARY}",
+        "eyJhbGciOiJub25lIn0.eyJzdWIiOiJtZSJ9." + CANARY,
+    ],
+)
+def test_what_looks_like_a_credential_is_masked(text: str) -> None:
+    """P12: headers, JSON, forms, query strings, http.client's debug prints and JWTs."""
+    assert "***" in redact(text)
+    assert CANARY not in redact(text)
+    assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "the token endpoint answered 503",
+        "refresh token rejected, basic settings kept",
+        "exit code=1 status_code: 200",
+        "expires_in=3600&scope=read",
+        '{"token_type": "Bearer", "expires_in": 3600}',
+        "grant_type=refresh_token&client_id=me",
+        "GET /tokens/me HTTP/1.1",
+        'WWW-Authenticate: Bearer realm="api", error="invalid_token"',
+    ],
+)
+def test_what_does_not_look_like_one_is_left(text: str) -> None:
+    """P12: a log stays readable."""
+    assert redact(text) == text
+
+
+@given(st.text(max_size=200))
+def test_redacting_never_raises_and_settles(text: str) -> None:
+    """P12: any text, and nothing more to mask the second time."""
+    assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["eyJ-", "eyJ.", "Authorization: ", "authorization=a ", '"token":', "\\'token", "bearer "],
+)
+def test_redacting_takes_linear_time(piece: str) -> None:
+    """P8: a log line of 256 KiB of anything holds nobody up."""
+    began = time.process_time()
+    redact(piece * (2**18 // len(piece)))
+    assert time.process_time() - began < 1.0
+
+
+@pytest.fixture
+def log() -> tuple[logging.Logger, io.StringIO]:
+    """A configured root logger apart from the tests' own, and what it has written."""
+    written = io.StringIO()
+    logger = logging.RootLogger(logging.DEBUG)
+    logger.manager = logging.Manager(logger)  # type: ignore[misc]
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(logging.Formatter("%(message)s %(body)s", defaults={"body": "-"}))
+    logger.addHandler(handler)
+    return logger, written
+
+
+def test_the_filter_masks_messages_tracebacks_and_extras(
+    log: tuple[logging.Logger, io.StringIO], echo: str
+) -> None:
+    """P12: a child's record too: arguments, ``exc_info``, ``stack_info``, ``extra``."""
+    logger, written = log
+    redaction.install(logger)
+    child = logger.manager.getLogger("application.http")
+    child.debug("headers %s", {"Authorization": f"Bearer {CANARY}"})
+    child.info("body", extra={"body": f"refresh_token={CANARY}"})
+    child.info("100%% of %s", "it")
+    try:
+        _status(echo, "")
+    except requests.HTTPError:
+        child.exception("failed for refresh_token=%s", CANARY, stack_info=True)
+    text = written.getvalue()
+    assert CANARY not in text
+    assert "{'Authorization': 'Bearer ***'}" in text
+    assert "body refresh_token=***" in text
+    assert "100% of it" in text
+    assert "HTTPError: 500" in text
+    assert "Stack (most recent call last)" in text
+
+
+def test_the_filter_leaves_a_harmless_record_as_it_was(
+    log: tuple[logging.Logger, io.StringIO],
+) -> None:
+    """P13: message, arguments and ``exc_info`` of other records reach other handlers whole."""
+    logger, _ = log
+    redacting = redaction.install(logger)
+    try:
+        raise ValueError("harmless")
+    except ValueError:
+        record = logger.makeRecord(
+            "application", logging.INFO, __file__, 1, "count %d", (5,), sys.exc_info()
+        )
+    assert redacting.filter(record)
+    assert (record.msg, record.args) == ("count %d", (5,))
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ValueError
+
+
+def test_a_formatter_of_its_own_mind_gets_no_secret(
+    log: tuple[logging.Logger, io.StringIO],
+) -> None:
+    """P12: where a traceback had something to mask, no formatter sees the unmasked one."""
+    logger, _ = log
+    redacting = redaction.install(logger)
+    try:
+        raise ValueError(f"refresh_token={CANARY}")
+    except ValueError:
+        record = logger.makeRecord("a", logging.INFO, __file__, 1, "m", (), sys.exc_info())
+    assert redacting.filter(record)
+    assert record.exc_info is None
+    assert record.exc_text is not None
+    assert record.exc_text.endswith("ValueError: refresh_token=***")
+
+
+class Faulty:
+    """An argument of a log call that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [("%d", ("x",)), ("%s %s", ("x",)), ("%(a)s", ({},)), ("%s", (Faulty(),))],
+)
+def test_a_broken_log_call_does_not_break_the_application(
+    log: tuple[logging.Logger, io.StringIO],
+    message: str,
+    arguments: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """P13: logging itself reports it, as without the filter."""
+    logger, _ = log
+    redaction.install(logger)
+    logger.info(message, *arguments)
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_installing_twice_adds_one_filter_to_each_handler(
+    log: tuple[logging.Logger, io.StringIO],
+) -> None:
+    """P12: and a handler added in between gets it the second time."""
+    logger, _ = log
+    first = redaction.install(logger)
+    late = logging.NullHandler()
+    logger.addHandler(late)
+    assert redaction.install(logger) is first
+    assert [h.filters for h in logger.handlers] == [[first], [first]]
+
+
+def test_without_a_handler_the_last_resort_is_masked() -> None:
+    """P12: a program that configured no logging prints its warnings masked too."""
+    code = (
+        "import logging; from requests_silent_refresh import redaction; redaction.install()\n"
+        f"logging.getLogger('x').warning('refresh_token=%s', {CANARY!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "refresh_token=***\n"

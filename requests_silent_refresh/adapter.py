@@ -29,6 +29,11 @@ def _unmarked(response: Response, *args: Any, **kwargs: Any) -> None:
     """The mark of :func:`without_token`: a response hook that does nothing."""
 
 
+def _path(request: PreparedRequest) -> str:
+    """The origin and path of a request: where a token is accepted or rejected."""
+    return (request.url or "").partition("#")[0].partition("?")[0]
+
+
 def without_token(request: PreparedRequest) -> PreparedRequest:
     """Send one request without a token: ``session.get(url, auth=without_token)``.
 
@@ -189,16 +194,19 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             error.request = request
             raise
         response = self._send_with(token, request, request, how)
-        if not self._rejects(response):
-            return response
-        return self._renew_and_replay(token, request, response, how)
+        if self._rejects(response):
+            return self._renew_and_replay(token, request, response, how)
+        if self.manager.futility.active:
+            self.manager.futility.accepted(_path(request), token)
+        return response
 
     def _renew_and_replay(
         self, token: Token, request: PreparedRequest, response: Response, how: dict[str, Any]
     ) -> Response:
         rejected: list[Response] = []
         again = request
-        while len(rejected) < MAX_REPLAYS:
+        path = _path(request)
+        while len(rejected) < MAX_REPLAYS and self.manager.may_renew(token, path):
             if not is_rewindable(request):
                 logger.warning(
                     "a request to %s was rejected and its body cannot be sent again: the 401 is "
@@ -221,7 +229,9 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             response = self._send_with(token, again, request, how)
             response.history = [*rejected, *response.history]
             if not self._rejects(response):
+                self.manager.futility.accepted(path, token)
                 break
+            self.manager.futility.rejected(path, token)
         return response
 
     def _send_with(

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import logging
-import sys
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .asking import Asking, OnSessionExpired
-from .errors import SessionExpired, SilentRefreshError, StoreError
+from .errors import SessionExpired, StoreError
 from .freshness import NOT_LOADED, Current
+from .futility import FutilityGuard
 from .keeper import Keeper, is_newer
-from .refresh_queue import Batch, RefreshQueue
+from .refresh_queue import RefreshQueue
 from .refresher import Refresh, Refresher
 from .stores.contract import StateMoved, TokenStore
 from .stores.memory import MemoryStore
 from .token import Token
+from .worker import Event, Worker
 
 logger = logging.getLogger("requests_silent_refresh")
-
-SAVE_RETRY_CAP = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +39,6 @@ class Stats:
     """Seconds that requests waited, added up over all of them."""
     replays: int
     """Requests sent again with a new token."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """Something that happened to the session: ``refreshed``, ``failed``, ``expired``, ``replayed``.
-
-    ``error`` is what the waiters of a failed or expired refresh raise; ``None``
-    otherwise. Holds no secret.
-    """
-
-    kind: str
-    error: SilentRefreshError | None = None
 
 
 class TokenManager:
@@ -84,10 +68,11 @@ class TokenManager:
     ``sign_in_timeout``
         Seconds the waiting requests wait for that, 300 by default.
     ``on_refreshed``
-        Called with the new token after each refresh of this manager, once it is
-        saved, in the refresh's own thread; what it raises is logged.
+        Called with the token that a refresh ended with (exchanged here, or
+        adopted from the store), after the waiters went on, in the refresh's own
+        thread; what it raises is logged.
     ``on_event``
-        Called with an :class:`Event`, likewise, after the waiters went on;
+        Called with an :class:`~requests_silent_refresh.worker.Event`, likewise;
         ``replayed`` comes in the request's own thread.
     ``clock``
         Returns Unix time in seconds; for tests.
@@ -127,19 +112,18 @@ class TokenManager:
         }
         self._store = store = MemoryStore() if store is None else store
         self._clock = clock
-        self._on_refreshed = on_refreshed
-        self._on_event = on_event
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
         self._keeper = Keeper(store, self._queue, refresh_ahead, clock)
         self._refresher = Refresher(refresh, store, self._queue, self._keeper, clock)
-        self._asking = (
+        asking = (
             None
             if on_session_expired is None
             else Asking(on_session_expired, sign_in_timeout, store, self._queue, self._keeper)
         )
-        self._failures = 0
-        self._saver: threading.Thread | None = None
-        _managers.add(self)
+        self._worker = Worker(
+            self._queue, self._keeper, self._refresher, asking, on_refreshed, on_event
+        )
+        self.futility = FutilityGuard(monotonic)
 
     # -- for requests ----------------------------------------------------------
 
@@ -182,7 +166,7 @@ class TokenManager:
                 self._keeper.adopt_stored()
             except StoreError as trouble:
                 logger.warning("the store cannot be read: %s", trouble)
-        return self._queue.renew(rejected, self._lead)
+        return self._queue.renew(rejected, self._worker.lead)
 
     def start_refresh(self, rejected: Token | None = None) -> None:
         """Begin a refresh in the background, unless ``rejected`` was replaced already.
@@ -194,7 +178,15 @@ class TokenManager:
             return
         batch = self._queue.open_if_idle()
         if batch is not None:
-            self._lead(batch)
+            self._worker.lead(batch)
+
+    def may_renew(self, rejected: Token, path: str) -> bool:
+        """Say whether :meth:`renew` may be asked because ``path`` rejected ``rejected``.
+
+        ``False`` where refreshing has not helped lately; a token that was
+        replaced already may always be asked for, since that costs no exchange.
+        """
+        return self._queue.current.token is not rejected or self.futility.allows(path, rejected)
 
     # -- for people -------------------------------------------------------------
 
@@ -252,11 +244,16 @@ class TokenManager:
         return Stats(
             exchanges=self._refresher.exchanges,
             adopted=self._refresher.adopted,
-            failures=self._failures,
+            failures=self._worker.failures,
             waits=self._queue.waits,
             wait_seconds=self._queue.wait_seconds,
             replays=self._queue.replays,
         )
+
+    def replayed(self) -> None:
+        """Count a request that an adapter sends again with a new token."""
+        self._queue.count_replay()
+        self._worker.tell(Event("replayed"))
 
     def __repr__(self) -> str:
         return f"TokenManager({self._arguments['refresh']!r}, store={self._store!r})"
@@ -267,134 +264,6 @@ class TokenManager:
             return self._store.__reduce_ex__(2)
         return _rebuild, (self._arguments,)
 
-    # -- the worker --------------------------------------------------------------
-
-    def _lead(self, batch: Batch) -> None:
-        _finish_before_a_multiprocessing_child_ends()
-        batch.worker = threading.Thread(
-            target=self._work, args=(batch,), name="silent-refresh", daemon=True
-        )
-        try:
-            batch.worker.start()
-        except RuntimeError:  # no thread can be started any more: at exit, or at a limit
-            batch.worker = threading.current_thread()
-            self._work(batch)
-
-    def _work(self, batch: Batch) -> None:
-        outcome: Token | SilentRefreshError | None = None
-        try:
-            outcome = self._refresher.run(batch)
-            if isinstance(outcome, SessionExpired) and self._asking and not self._queue.asked:
-                outcome = self._asking.ask(batch, outcome)
-        finally:
-            # Without an outcome (an exception thrown into this very thread) the
-            # waiters go round again and one of them leads.
-            self._queue.finish(batch, outcome)
-        if self._keeper.unsaved is not None:
-            self._keep_saving()
-        self._tell_outcome(outcome)
-
-    def _tell_outcome(self, outcome: Token | SilentRefreshError | None) -> None:
-        if isinstance(outcome, Token):
-            if self._on_refreshed is not None:
-                _call_safely(self._on_refreshed, outcome)
-            self._tell(Event("refreshed"))
-        elif outcome is not None:
-            self._failures += 1
-            expired = isinstance(outcome, SessionExpired)
-            if not expired:
-                logger.warning("the refresh failed: %s", outcome)
-            self._tell(Event("expired" if expired else "failed", outcome.again()))
-
-    def _tell(self, event: Event) -> None:
-        if self._on_event is not None:
-            _call_safely(self._on_event, event)
-
-    def replayed(self) -> None:
-        """Count a request that an adapter sends again with a new token."""
-        self._queue.count_replay()
-        self._tell(Event("replayed"))
-
-    # -- a token that could not be saved (P4) -----------------------------------
-
-    def _keep_saving(self) -> None:
-        if self._saver is None or not self._saver.is_alive():
-            self._saver = threading.Thread(
-                target=self._save_until_saved, name="silent-refresh-save", daemon=True
-            )
-            try:
-                self._saver.start()
-            except RuntimeError:
-                logger.error("no thread can be started to save the token: the next refresh saves")
-
-    def _save_until_saved(self) -> None:
-        pause, delay = threading.Event(), 0.5
-        while self._keeper.unsaved is not None:
-            pause.wait(delay)
-            delay = min(2 * delay, SAVE_RETRY_CAP)
-            self._save_once()
-
-    def _save_once(self) -> None:
-        """Try to save the unsaved token in the lead of a batch, where nobody else touches it."""
-        batch = self._queue.open_if_idle()
-        if batch is None:
-            return  # whoever refreshes now saves first
-        batch.worker = threading.current_thread()
-        try:
-            self._keeper.save_unsaved()
-        finally:
-            self._queue.finish(batch, None)
-
-    # -- leaving -------------------------------------------------------------------
-
-    def finish(self) -> None:
-        """Wait until a refresh under way is finished and saved (P5).
-
-        Called at interpreter exit. Blocks for as long as a refresh may take:
-        the store's lock, the exchange's own timeout and the save; not for a
-        person who is asked to sign in.
-        """
-        limit = self._queue.wait_timeout + self._refresher.exchange_timeout
-        self._queue.wait_until_idle(limit)
-        if self._keeper.unsaved is not None:
-            self._save_once()
-            if self._keeper.unsaved is not None:
-                logger.error("the refreshed token is lost: it could not be saved before the exit")
-
-
-_managers: weakref.WeakSet[TokenManager] = weakref.WeakSet()
-_hooked_into_multiprocessing = False
-
-
-def _finish_all() -> None:
-    """Finish every manager's refresh, through any number of Ctrl-C."""
-    for manager in list(_managers):
-        while True:
-            try:
-                manager.finish()
-            except KeyboardInterrupt:
-                continue
-            break
-
-
-atexit.register(_finish_all)
-
-
-def _finish_before_a_multiprocessing_child_ends() -> None:
-    """A child of multiprocessing ends by ``os._exit`` and runs its own finalizers only."""
-    global _hooked_into_multiprocessing  # noqa: PLW0603 (once per process)
-    if _hooked_into_multiprocessing or "multiprocessing.util" not in sys.modules:
-        return
-    _hooked_into_multiprocessing = True
-    sys.modules["multiprocessing.util"].Finalize(None, _finish_all, exitpriority=100)
-
 
 def _rebuild(arguments: dict[str, Any]) -> TokenManager:
     return TokenManager(**arguments)
-
-
-def _call_safely(callback: Callable[[Any], object], argument: object) -> None:
-    try:
-        callback(argument)
-    except Exception:
-        logger.exception("a callback of the token manager raised")

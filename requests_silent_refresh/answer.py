@@ -71,7 +71,10 @@ class Answer:
     def server_time(self) -> float:
         """The Unix time by the server's clock when it answered; by ours if it did not say."""
         moment = http_date(self.headers.get("Date"))
-        return self.received_at if moment is None else moment
+        # A Date is in whole seconds: below that ours is the better of two clocks that agree.
+        if moment is None or abs(moment - self.received_at) < 2:
+            return self.received_at
+        return moment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +134,8 @@ _CLOSED = (
     ssl.SSLEOFError,
     ssl.SSLZeroReturnError,
 )
-_TIMEOUTS = (TimeoutError, urllib3.exceptions.TimeoutError, requests.Timeout)
+# Not urllib3's TimeoutError: a refused connection is one there.
+_TIMEOUTS = (TimeoutError, urllib3.exceptions.ReadTimeoutError, requests.Timeout)
 
 
 def no_answer(error: Exception, sent: bool) -> NoAnswer:
@@ -143,8 +147,9 @@ def no_answer(error: Exception, sent: bool) -> NoAnswer:
     """
     links = list(_chain(error))
     cause = next((link for link in links if _is_of_system(link)), None)
-    detail = type(error).__name__ if cause is None else f"{type(cause).__name__}: {cause}"
+    detail = type(error).__name__
     if cause is not None:
+        detail = f"{type(cause).__name__}: {cause}"
         cause.__cause__ = cause.__context__ = None
         strip(cause)
     if any(isinstance(link, _TIMEOUTS) for link in links):

@@ -97,7 +97,7 @@ class Hold(ABC):
     """Unix time at which a refresh of the stored state began and was never
     finished (its process died); ``None`` where nothing points to that."""
 
-    def begin(self, state: State) -> None:  # noqa: B027 (a store may have nothing to do here)
+    def begin(self, state: State) -> None:
         """Say that ``state``'s refresh token is about to be sent; the last call before it is.
 
         Reserves room for the result, so that a full disk shows before the token
@@ -105,7 +105,7 @@ class Hold(ABC):
         ``StoreUnavailable`` where there is no room or the lock was lost.
         """
 
-    def extend(self) -> None:  # noqa: B027 (a kernel lock needs none)
+    def extend(self) -> None:
         """Keep the lock while a granted token could not be saved yet (P4)."""
 
     @abstractmethod
@@ -179,5 +179,5 @@ class TokenStore(ABC):
         self.replace(new, after)
         return new
 
-    def close(self) -> None:  # noqa: B027 (a store may hold nothing open)
+    def close(self) -> None:
         """Release what the store holds open. It can be used again afterwards."""

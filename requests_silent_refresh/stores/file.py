@@ -15,6 +15,7 @@ from ..forking import reset_in_child
 from ..keys import KDFParameters, Keys, as_source
 from ..locks import KernelLock, pause
 from ..redaction import strip
+from . import network
 from .contract import Hold, State, StateMoved, TokenStore, must_write
 from .envelope import Envelope, seal, unseal
 from .reservation import Leftover, Reservation, leftovers
@@ -48,7 +49,8 @@ class EncryptedFileStore(TokenStore):
         key, not from anyone who can run code as you.
 
     Raises ``ValueError`` or ``TypeError`` at construction for a key that is
-    none or a path that cannot be meant. Touches no file until it is used.
+    none or a path that cannot be meant, and warns where the path lies on a
+    network file system. Touches no file until it is used.
 
     How it holds what the contract promises:
 
@@ -96,6 +98,7 @@ class EncryptedFileStore(TokenStore):
         self._last_read: tuple[bytes, _Stored] | None = None
         self._write_lock_path = self.path + ".write.lock"
         reset_in_child(self)
+        network.warn_once(self.path)
 
     def after_fork_in_child(self) -> None:
         self._reservation = None

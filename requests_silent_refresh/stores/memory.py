@@ -8,7 +8,9 @@ from typing import Any
 
 from ..errors import StoreUnavailable
 from ..forking import reset_in_child
-from .contract import Hold, State, StateMoved, TokenStore
+from .contract import Hold, State, TokenStore, must_write
+
+_SLICE = 0.02  # seconds
 
 
 class MemoryStore(TokenStore):
@@ -36,25 +38,26 @@ class MemoryStore(TokenStore):
 
     def replace(self, new: State, after: State | None) -> None:
         with self._lock:
-            if after is not None and not after.is_same(self._state):
-                raise StateMoved(self._state)
-            self._state = new
+            if must_write(new, after, self._state):
+                self._state = new
 
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
         deadline = time.monotonic() + timeout
-        while True:
-            if after is not None and not after.is_same(self._state):
-                return None
+        while after is None or after.is_same(self._state):
             # In slices, so that a waiter leaves as soon as the state has moved.
             left = deadline - time.monotonic()
-            if self._exclusive.acquire(timeout=max(0.0, min(left, 0.05))):
-                return _MemoryHold(self._exclusive)
-            if left <= 0:
+            if self._exclusive.acquire(timeout=max(0.0, min(left, _SLICE))):
+                hold = _MemoryHold(self._exclusive)
+                if after is None or after.is_same(self._state):
+                    return hold
+                hold.release()
+            elif left <= 0:
                 raise StoreUnavailable(
                     f"another refresh has held this MemoryStore for {timeout:g} s: "
                     "try again, or look for a refresh callable that hangs",
                     holder="this process",
                 )
+        return None
 
     def __repr__(self) -> str:
         return "MemoryStore()"
@@ -68,9 +71,10 @@ class MemoryStore(TokenStore):
 
 class _MemoryHold(Hold):
     def __init__(self, lock: threading.Lock) -> None:
-        self._lock: threading.Lock | None = lock
+        self._locks = [lock]  # a list, whose pop two threads cannot both win
 
     def release(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock.release()
+        try:
+            self._locks.pop().release()
+        except IndexError:
+            pass  # released before

@@ -1,0 +1,47 @@
+"""Noticing that a store's file lies on a network file system."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+
+_NETWORK = re.compile(r"nfs|cifs|smb|afs$|ceph|glusterfs|lustre|beegfs|fuse\.(sshfs|s3fs|gcsfuse)")
+
+_warned: set[str] = set()
+
+
+def warn_once(path: str) -> None:
+    """Warn if ``path`` lies on a network file system, once per process and path.
+
+    Locks there hold between hosts only if server, mount options and network play
+    along, and two holders of the exclusive lock are a lost session.
+    """
+    if path in _warned:
+        return
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            kind = file_system(os.path.realpath(path), file.read())
+    except OSError:  # not Linux
+        return
+    if kind is not None and _NETWORK.match(kind):
+        _warned.add(path)
+        warnings.warn(
+            f"{path} lies on a network file system ({kind}), whose locks may not hold between "
+            "hosts: for several hosts use a RedisStore or a SQLStore",
+            stacklevel=3,
+        )
+
+
+def file_system(path: str, mountinfo: str) -> str | None:
+    """Return the type of the file system of ``path``, by Linux's list of mounts."""
+    path = os.path.join(path, "")
+    best, kind = "", None
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        point = os.path.join(point, "")
+        # Of two mounts on one point the later one is seen.
+        if path.startswith(point) and len(point) >= len(best):
+            best, kind = point, fields[fields.index("-") + 1]
+    return kind

@@ -57,6 +57,9 @@ class SilentRefreshError(RequestException):
     ``request``
         The caller's request that failed, without the token, so that a program
         can resume where it was; ``None`` where no request was under way.
+
+    A pickle takes the words along and leaves ``request`` and ``response``
+    behind: cookies, open files and a connection do not belong in one.
     """
 
     def __init__(
@@ -81,11 +84,24 @@ class SilentRefreshError(RequestException):
         One failed refresh fails many threads, and raising one object in many
         threads mixes their tracebacks.
         """
-        twin = type(self).__new__(type(self), *self.args)
-        twin.__dict__.update(self.__dict__)
-        twin.args = self.args
+        twin = _revive(type(self), self.args, vars(self))
         twin.__cause__ = self.__cause__
         return twin
+
+    __copy__ = again
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {k: v for k, v in vars(self).items() if k not in ("request", "response")}
+        return _revive, (type(self), self.args, {**state, "request": None, "response": None})
+
+
+def _revive(
+    kind: type[SilentRefreshError], args: tuple[Any, ...], state: dict[str, Any]
+) -> SilentRefreshError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class SessionExpired(SilentRefreshError, HTTPError):

@@ -84,8 +84,8 @@ class EncryptedFileStore(TokenStore):
             )
         # What a state is bound to: enough to notice a swap, little enough to move house.
         self._place = f"{os.path.basename(os.path.realpath(self._directory))}/{name}"
-        self._key = key
         source = as_source(key)
+        self._source = None if key is None else source
         beside = getattr(source, "path", None)
         if key is None and beside is not None and os.path.dirname(beside) == self._directory:
             raise ValueError(
@@ -176,7 +176,7 @@ class EncryptedFileStore(TokenStore):
         return f"EncryptedFileStore({self.path!r})"
 
     def __reduce__(self) -> Any:
-        return type(self), (self.path, self._key if self._key is None else as_source(self._key))
+        return type(self), (self.path, self._source)
 
     def _read(self) -> _Stored | None:
         content = files.read_private(self.path)

@@ -1,0 +1,127 @@
+"""What the stores' contract suite is made with: its hooks, its fixtures, and a neighbour."""
+
+# ruff: noqa: S101 (a suite of tests asserts)
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..stores.contract import Hold, State, TokenStore
+from ..token import Token
+
+PATIENCE = 30.0  # seconds; only a failing test waits that long
+
+ACCESS_TOKEN = "canary-access-0a1b2c3d"  # noqa: S105 (what the tests look for)
+REFRESH_TOKEN = "canary-refresh-4e5f6071"  # noqa: S105
+
+_NEIGHBOUR = """
+import pickle, sys
+from requests_silent_refresh import Token
+store = pickle.loads(bytes.fromhex(sys.stdin.readline()))()
+hold = None
+print("ready", flush=True)
+for line in sys.stdin:
+    command, *words = line.split()
+    if command == "hold":
+        hold = store.exclusive(float(words[0]))
+        if "begin" in words:
+            hold.begin(store.load())
+        answer = "held"
+    elif command == "release":
+        hold.release()
+        answer = "released"
+    elif command == "load":
+        state = store.load()
+        answer = f"{state.lineage} {state.generation} {state.token.access_token.reveal()}"
+    elif command == "save":
+        answer = str(store.save(Token(words[0], "r"), store.load()).generation)
+    print(answer, flush=True)
+"""
+
+
+class Neighbour:
+    """Another process that has opened the same store and does as it is told."""
+
+    def __init__(self, opener: Callable[[], TokenStore]) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self.process = subprocess.Popen(  # noqa: S603 (this very interpreter)
+            [sys.executable, "-c", _NEIGHBOUR],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self._say(pickle.dumps(opener).hex()) == "ready"
+
+    def tell(self, command: str) -> str:
+        """Have ``hold SECONDS [begin]``, ``release``, ``load`` or ``save TOKEN`` done."""
+        return self._say(command)
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self.process.kill()
+        self.close()
+
+    def close(self) -> None:
+        """End it by the end of its input."""
+        self.process.communicate(timeout=PATIENCE)
+
+    def _say(self, line: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+
+def taken(store: TokenStore, after: State | None) -> Hold:
+    """Take the exclusive lock, which nobody may hold for long."""
+    hold = store.exclusive(PATIENCE, after)
+    assert hold is not None
+    return hold
+
+
+class StoreFixtures:
+    """The contract of :class:`~requests_silent_refresh.stores.contract.TokenStore`, as tests."""
+
+    def make_store(self, tmp_path: Path) -> TokenStore:
+        """Return a store in which nothing was ever stored. To be overridden."""
+        raise NotImplementedError
+
+    def opener(self, store: TokenStore) -> Callable[[], TokenStore]:
+        """Return something picklable that opens the same store again."""
+        return functools.partial(pickle.loads, pickle.dumps(store))
+
+    def reopen(self, store: TokenStore) -> TokenStore:
+        """Open the same store a second time; one that is not shared is its own second."""
+        return self.opener(store)() if store.shared else store
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[TokenStore]:
+        """The store under test."""
+        store = self.make_store(tmp_path)
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def signed_in(self, store: TokenStore) -> State:
+        """The state after a sign-in."""
+        return store.save(Token(ACCESS_TOKEN, REFRESH_TOKEN, expires_at=1800000000.0), None)
+
+    @pytest.fixture
+    def neighbour(self, store: TokenStore, signed_in: State) -> Iterator[Neighbour]:
+        """Another process on the same store."""
+        if not store.shared:
+            pytest.skip("this store is not shared with other processes")
+        neighbour = Neighbour(self.opener(store))
+        yield neighbour
+        if neighbour.process.poll() is None:
+            neighbour.close()

@@ -1,0 +1,191 @@
+"""The stores' contract: the exclusive lock, between threads and between processes."""
+
+# ruff: noqa: S101 (a suite of tests asserts)
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ..errors import StoreUnavailable
+from ..stores.contract import State, StateMoved, TokenStore
+from ..token import Token
+from .store_fixtures import ACCESS_TOKEN, PATIENCE, Neighbour, StoreFixtures, taken
+
+
+class LockTests(StoreFixtures):
+    """One refreshes; the others wait, and leave as soon as it is done."""
+
+    def test_the_exclusive_lock_excludes(self, store: TokenStore, signed_in: State) -> None:
+        """P1: while one has it another does not get it, and does once it is released."""
+        other = self.reopen(store)
+        hold = taken(store, signed_in)
+        with pytest.raises(StoreUnavailable):
+            other.exclusive(0.0, signed_in)
+        hold.release()
+        again = taken(other, signed_in)
+        again.release()
+
+    def test_threads_take_turns(self, store: TokenStore, signed_in: State) -> None:
+        """P1: of eight threads never two are inside, whether they share the store or not."""
+        inside = threading.Semaphore(1)
+        collisions: list[int] = []
+
+        def enter(number: int) -> None:
+            mine = store if number % 2 else self.reopen(store)
+            hold = taken(mine, signed_in)
+            with hold:
+                if not inside.acquire(blocking=False):
+                    collisions.append(number)
+                    return
+                assert signed_in.is_same(mine.load())
+                inside.release()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(enter, range(8)))
+        assert not collisions
+
+    def test_a_waiter_gives_up(self, store: TokenStore, signed_in: State) -> None:
+        """P8: a wait for the lock ends after its timeout with an error of its own kind."""
+        hold = taken(store, signed_in)
+        with hold:
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailable) as unavailable:
+                self.reopen(store).exclusive(0.1, signed_in)
+            assert 0.1 <= time.monotonic() - started < PATIENCE
+            assert unavailable.value.holder is None or unavailable.value.holder.strip()
+
+    def test_a_waiter_leaves_when_the_state_moves(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P1: who waits to refresh a state goes without the lock once somebody has refreshed it."""
+        hold = taken(store, signed_in)
+        with hold, ThreadPoolExecutor(2) as pool:
+            waiters = [
+                pool.submit(self.reopen(store).exclusive, PATIENCE, signed_in) for _ in range(2)
+            ]
+            store.save(Token("b"), signed_in)
+            # The lock is still held, so only the state can have sent them away.
+            assert [waiter.result(PATIENCE) for waiter in waiters] == [None, None]
+
+    def test_a_free_lock_is_not_given_for_an_old_state(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P3: a refresh of a state that has moved is not begun, and the lock stays free."""
+        store.save(Token("b"), signed_in)
+        assert self.reopen(store).exclusive(0.0, signed_in) is None
+        hold = taken(store, None)
+        hold.release()
+
+    def test_the_lock_alone(self, store: TokenStore) -> None:
+        """Without a state to compare, the lock is given whatever is stored, even nothing."""
+        hold = taken(store, None)
+        assert hold.interrupted_at is None
+        hold.release()
+
+    def test_another_thread_may_release(self, store: TokenStore, signed_in: State) -> None:
+        """P5: the worker that finishes need not be the thread that began."""
+        hold = taken(store, signed_in)
+        thread = threading.Thread(target=hold.release)
+        thread.start()
+        thread.join(PATIENCE)
+        again = taken(self.reopen(store), signed_in)
+        again.release()
+
+    def test_releasing_twice_frees_nobody_elses_lock(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P1: a second release of one hold does not touch the lock of the next holder."""
+        first = taken(store, signed_in)
+        first.release()
+        second = taken(self.reopen(store), signed_in)
+        first.release()
+        with pytest.raises(StoreUnavailable):
+            store.exclusive(0.0, signed_in)
+        second.release()
+
+    def test_a_refresh_from_begin_to_release(self, store: TokenStore, signed_in: State) -> None:
+        """P4: begin, save, release: the next holder finds the new state and no interruption."""
+        hold = taken(store, signed_in)
+        with hold:
+            hold.begin(signed_in)
+            hold.extend()
+            second = store.save(Token("b", "r2"), signed_in)
+        assert second.is_same(self.reopen(store).load())
+        with taken(self.reopen(store), second) as hold:
+            assert hold.interrupted_at is None
+
+    def test_a_refresh_that_fails(self, store: TokenStore, signed_in: State) -> None:
+        """P7: begun and released without a save, nothing has changed and nothing was cut off."""
+        for _ in range(2):
+            hold = taken(store, signed_in)
+            with hold:
+                hold.begin(signed_in)
+        with taken(self.reopen(store), signed_in) as hold:
+            assert hold.interrupted_at is None
+        assert signed_in.is_same(store.load())
+
+    def test_a_sign_in_does_not_wait_for_an_exchange(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P10: a sign-in is stored while a refresh is under way; that one's late result is not."""
+        hold = taken(store, signed_in)
+        with hold:
+            hold.begin(signed_in)
+            anew = self.reopen(store).save(Token("anew"), None)
+            with pytest.raises(StateMoved) as moved:
+                store.save(Token("late"), signed_in)
+            assert anew.is_same(moved.value.state)
+        with taken(store, anew) as hold:
+            assert hold.interrupted_at is None
+        assert anew.is_same(self.reopen(store).load())
+
+    def test_a_sign_out_does_not_wait_for_an_exchange(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """A sign-out is stored while a refresh is under way; that one's late result is not."""
+        hold = taken(store, signed_in)
+        with hold:
+            hold.begin(signed_in)
+            gone = self.reopen(store).clear(signed_in)
+            with pytest.raises(StateMoved):
+                store.save(Token("late"), signed_in)
+        assert gone.is_same(store.load())
+
+    def test_processes_see_one_state(
+        self, store: TokenStore, signed_in: State, neighbour: Neighbour
+    ) -> None:
+        """P1: what one process saves another loads, and compares with."""
+        assert neighbour.tell("load") == f"{signed_in.lineage} 1 {ACCESS_TOKEN}"
+        assert neighbour.tell("save theirs") == "2"
+        with pytest.raises(StateMoved):
+            store.save(Token("mine"), signed_in)
+        state = store.load()
+        assert state is not None
+        store.save(Token("after-theirs"), state)
+        assert neighbour.tell("load") == f"{signed_in.lineage} 3 after-theirs"
+
+    def test_the_exclusive_lock_excludes_processes(
+        self, store: TokenStore, signed_in: State, neighbour: Neighbour
+    ) -> None:
+        """P1: a lock that another process holds is not given here, and is after its release."""
+        assert neighbour.tell("hold 5 begin") == "held"
+        with pytest.raises(StoreUnavailable):
+            store.exclusive(0.0, signed_in)
+        assert neighbour.tell("release") == "released"
+        hold = taken(store, signed_in)
+        hold.release()
+
+    def test_a_waiter_leaves_when_another_process_moves_the_state(
+        self, store: TokenStore, signed_in: State, neighbour: Neighbour
+    ) -> None:
+        """P1: who waits here goes without the lock once the other process has refreshed."""
+        assert neighbour.tell("hold 5 begin") == "held"
+        with ThreadPoolExecutor(1) as pool:
+            waiter = pool.submit(store.exclusive, PATIENCE, signed_in)
+            assert neighbour.tell("save theirs") == "2"
+            assert waiter.result(PATIENCE) is None
+        neighbour.tell("release")

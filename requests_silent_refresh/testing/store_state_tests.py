@@ -1,0 +1,220 @@
+"""The stores' contract: what is stored, and compare-and-set."""
+
+# ruff: noqa: S101 (a suite of tests asserts)
+
+from __future__ import annotations
+
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ..stores.contract import State, StateMoved, TokenStore
+from ..token import Token
+from .store_fixtures import ACCESS_TOKEN, PATIENCE, REFRESH_TOKEN, StoreFixtures, taken
+
+
+class StateTests(StoreFixtures):
+    """States come back whole, and of two writers one is told."""
+
+    def test_a_new_store_holds_nothing(self, store: TokenStore) -> None:
+        """A store in which nothing was ever stored loads nothing, without an error."""
+        assert store.load() is None
+
+    def test_every_field_comes_back(self, store: TokenStore) -> None:
+        """P4: what a second opening of the store loads is what was saved, field by field."""
+        token = Token(
+            ACCESS_TOKEN,
+            REFRESH_TOKEN,
+            expires_at=1800000000.5,
+            issued_at=1700000000.25,
+            token_type="DPoP",  # noqa: S106 (a token type)
+            scope="read write",
+            extra={"id_token": "é\u2028\U0001f600", "nested": {"list": [1, None, True]}},
+        )
+        saved = store.save(token, None)
+        loaded = self.reopen(store).load()
+        assert saved.is_same(loaded)
+        assert loaded is not None
+        assert loaded.token is not None
+        assert loaded.token.to_dict() == token.to_dict()
+
+    def test_a_bare_token_comes_back(self, store: TokenStore) -> None:
+        """A token without refresh token and expiry (client credentials) is stored as it is."""
+        store.save(Token("a"), None)
+        loaded = self.reopen(store).load()
+        assert loaded is not None
+        assert loaded.token is not None
+        assert loaded.token.refresh_token is None
+        assert loaded.token.expires_at is None
+
+    def test_generations_grow_within_a_lineage(self, store: TokenStore, signed_in: State) -> None:
+        """Each save after a state keeps its lineage and takes the next generation."""
+        second = store.save(Token("b"), signed_in)
+        third = store.save(Token("c"), second)
+        assert [s.generation for s in (signed_in, second, third)] == [1, 2, 3]
+        assert {s.lineage for s in (signed_in, second, third)} == {signed_in.lineage}
+        assert third.is_same(self.reopen(store).load())
+
+    def test_a_sign_in_starts_a_lineage(self, store: TokenStore, signed_in: State) -> None:
+        """A sign-in replaces whatever session was there, under a lineage of its own."""
+        store.save(Token("b"), signed_in)
+        anew = self.reopen(store).save(Token("c"), None)
+        assert anew.lineage != signed_in.lineage
+        assert anew.generation == 1
+        assert anew.is_same(store.load())
+
+    def test_sign_out_leaves_a_tombstone(self, store: TokenStore, signed_in: State) -> None:
+        """P9: a sign-out is a state of the next generation, without a token, for all to see."""
+        gone = store.clear(signed_in)
+        assert gone.token is None
+        loaded = self.reopen(store).load()
+        assert gone.is_same(loaded)
+        assert loaded is not None
+        assert loaded.token is None
+        assert (gone.lineage, gone.generation) == (signed_in.lineage, 2)
+
+    def test_a_sign_in_follows_a_sign_out(self, store: TokenStore, signed_in: State) -> None:
+        """A tombstone does not stand in the way of the next session."""
+        store.clear(signed_in)
+        anew = store.save(Token("b"), None)
+        assert anew.is_same(self.reopen(store).load())
+
+    # Compare and set
+
+    def test_a_late_save_is_told_the_newer_state(self, store: TokenStore, signed_in: State) -> None:
+        """P1: a save after a state that has moved changes nothing and gets the stored state."""
+        second = self.reopen(store).save(Token("b", "r2"), signed_in)
+        with pytest.raises(StateMoved) as moved:
+            store.save(Token("late"), signed_in)
+        assert second.is_same(moved.value.state)
+        assert moved.value.state is not None
+        assert moved.value.state.token is not None
+        assert moved.value.state.token.access_token.reveal() == "b"
+        assert second.is_same(store.load())
+
+    def test_a_late_clear_is_told_the_newer_state(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P7: a refusal of a token that somebody has replaced does not wipe the new one."""
+        second = self.reopen(store).save(Token("b"), signed_in)
+        with pytest.raises(StateMoved) as moved:
+            store.clear(signed_in)
+        assert second.is_same(moved.value.state)
+        assert second.is_same(store.load())
+
+    def test_a_late_save_does_not_undo_a_sign_in(self, store: TokenStore, signed_in: State) -> None:
+        """A sign-in during an exchange wins: generations of two lineages are not compared."""
+        anew = self.reopen(store).save(Token("b"), None)
+        assert anew.generation == signed_in.generation
+        with pytest.raises(StateMoved) as moved:
+            store.save(Token("late"), signed_in)
+        assert anew.is_same(moved.value.state)
+
+    def test_a_late_save_does_not_undo_a_sign_out(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """A sign-out during an exchange wins."""
+        gone = self.reopen(store).clear(signed_in)
+        with pytest.raises(StateMoved) as moved:
+            store.save(Token("late"), signed_in)
+        assert gone.is_same(moved.value.state)
+
+    def test_saving_the_same_state_again_is_no_move(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P4: a save that was done although it seemed to fail can be tried again."""
+        new = signed_in.followed_by(Token("b", "r2"))
+        store.replace(new, signed_in)
+        store.replace(new, signed_in)
+        assert new.is_same(store.load())
+
+    def test_another_token_of_the_same_generation_is_a_move(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P1: of two results for one generation the first counts."""
+        store.replace(signed_in.followed_by(Token("b", "r2")), signed_in)
+        with pytest.raises(StateMoved):
+            store.replace(signed_in.followed_by(Token("c", "r3")), signed_in)
+
+    def test_a_lost_generation_is_put_back(self, store: TokenStore, signed_in: State) -> None:
+        """After a failover to an older state of its lineage a manager puts the newer one back."""
+        newer = State(signed_in.lineage, signed_in.generation + 7, Token("newest"))
+        store.replace(newer, store.load())
+        assert newer.is_same(self.reopen(store).load())
+
+    def test_a_generation_never_falls(self, store: TokenStore, signed_in: State) -> None:
+        """Within a lineage an older state is never stored over a newer one."""
+        second = store.save(Token("b"), signed_in)
+        with pytest.raises(StateMoved):
+            store.replace(signed_in, second)
+        assert second.is_same(store.load())
+
+    def test_of_many_savers_one_wins(self, store: TokenStore, signed_in: State) -> None:
+        """P1: eight saves after one state at once: one is stored, seven are told which."""
+        start = threading.Barrier(8)
+
+        def save(number: int) -> tuple[bool, State | None]:
+            mine = self.reopen(store)
+            start.wait(PATIENCE)
+            try:
+                return True, mine.save(Token(f"token-{number}"), signed_in)
+            except StateMoved as moved:
+                return False, moved.state
+
+        with ThreadPoolExecutor(8) as pool:
+            outcomes = list(pool.map(save, range(8)))
+        assert [won for won, _ in outcomes].count(True) == 1
+        stored = store.load()
+        assert stored is not None
+        assert all(stored.is_same(state) for _, state in outcomes)
+
+    def test_readers_never_see_halves(self, store: TokenStore, signed_in: State) -> None:
+        """P5: while states of many sizes are saved, each load gives one whole state, none older."""
+        done = threading.Event()
+
+        def read() -> int:
+            mine = self.reopen(store)
+            newest = 0
+            while not done.is_set():
+                state = mine.load()
+                assert state is not None
+                assert state.token is not None
+                assert state.generation >= newest
+                newest = state.generation
+                if newest > 1:
+                    assert state.token.extra["size"] == len(state.token.extra["padding"])
+                    assert state.token.access_token.reveal() == f"token-{newest}"
+            return newest
+
+        with ThreadPoolExecutor(2) as pool:
+            readers = [pool.submit(read) for _ in range(2)]
+            try:
+                state = signed_in
+                for number in range(2, 32):
+                    size = number * 997 % 20000
+                    extra = {"size": size, "padding": "x" * size}
+                    state = store.save(Token(f"token-{number}", extra=extra), state)
+            finally:
+                done.set()
+            assert all(reader.result(PATIENCE) >= 1 for reader in readers)
+
+    def test_no_secret_shows(self, store: TokenStore, signed_in: State) -> None:
+        """P12: neither the store nor a state or a hold of it prints a token."""
+        hold = taken(store, signed_in)
+        with hold:
+            hold.begin(signed_in)
+            shown = f"{store!r} {store} {signed_in!r} {store.load()!r} {hold!r} {vars(store)!r}"
+        assert ACCESS_TOKEN not in shown
+        assert REFRESH_TOKEN not in shown
+
+    def test_no_token_is_pickled(self, store: TokenStore, signed_in: State) -> None:
+        """P12: a pickled store is a way to reopen it, and holds no token."""
+        store.load()
+        try:
+            pickled = pickle.dumps(store)
+        except TypeError:
+            return  # refused, as a store may that holds what must not be pickled
+        assert ACCESS_TOKEN.encode() not in pickled
+        assert REFRESH_TOKEN.encode() not in pickled

@@ -7,32 +7,24 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import files
-from ..errors import StoreCorrupted, StoreError, StoreUnavailable, WrongKey
+from ..errors import StoreError, StoreUnavailable
 from ..forking import reset_in_child
-from ..keys import KDFParameters, Keys, as_source
+from ..keys import as_source
 from ..locks import KernelLock, pause
 from ..redaction import strip
 from . import network
-from .contract import Hold, State, StateMoved, TokenStore, must_write
-from .envelope import Envelope, seal, unseal
-from .reservation import Leftover, Reservation, leftovers
-
-# The write lock is held for two syncs of a few KiB; longer is a disk that hangs.
-_WRITE_LOCK_PATIENCE = 10.0  # seconds
+from .contract import Hold, State, TokenStore, must_write
+from .reservation import Reservation, recover
+from .state_file import StateFile
 
 # While it waits for the lock, a waiter reads the state again at least this often:
 # a network file system may serve an old `stat` for longer.
 _LOOK_AT_LEAST_EVERY = 1.0  # seconds
 
-_RESERVED_NAME = re.compile(r".*(\.lock|\.write\.lock|\.new|\.next\.\d+|\.quarantine\.\d+)")
-
-
-class _Stored(NamedTuple):
-    state: State
-    envelope: Envelope
+_OWN_ENDINGS = re.compile(r".*\.(lock|new|next\.\d+|quarantine\.\d+)")
 
 
 class EncryptedFileStore(TokenStore):
@@ -77,85 +69,75 @@ class EncryptedFileStore(TokenStore):
         if not isinstance(text, str) or not text or "\0" in text:
             raise ValueError("path is the path of a file, a str or a pathlib.Path")
         self.path = os.path.abspath(os.path.expanduser(text))
-        self._directory, name = os.path.split(self.path)
-        if not name or text.endswith(("/", os.sep)) or _RESERVED_NAME.fullmatch(name):
-            raise ValueError(
-                f"path names a file, and not one that ends as this store's own do: {text!r}"
-            )
-        # What a state is bound to: enough to notice a swap, little enough to move house.
-        self._place = f"{os.path.basename(os.path.realpath(self._directory))}/{name}"
+        directory, name = os.path.split(self.path)
+        if not name or text.endswith(("/", os.sep)) or _OWN_ENDINGS.fullmatch(name):
+            raise ValueError(f"path names a file, and not as the files beside it end: {text!r}")
         source = as_source(key)
         self._source = None if key is None else source
-        beside = getattr(source, "path", None)
-        if key is None and beside is not None and os.path.dirname(beside) == self._directory:
+        if key is None and os.path.dirname(getattr(source, "path", "")) == directory:
             raise ValueError(
                 f"{self.path} lies beside the default key file, so one copy would take both: "
                 "give another path"
             )
-        self._keys = Keys(source)
+        self._file = StateFile(self.path, source)
         self._reservation: Reservation | None = None
-        # The same bytes are the same state: who only looks whether it moved need not decrypt.
-        self._last_read: tuple[bytes, _Stored] | None = None
-        self._write_lock_path = self.path + ".write.lock"
         reset_in_child(self)
         network.warn_once(self.path)
 
     def after_fork_in_child(self) -> None:
+        """Leave the room that was reserved to the parent."""
         self._reservation = None
 
     def load(self) -> State | None:
         with self._reporting("read"):
-            stored = self._read()
-        return None if stored is None else stored.state
+            return self._file.state()
 
     def replace(self, new: State, after: State | None) -> None:
-        with self._reporting("save"), self._writing():
-            stored = self._read()
+        with self._reporting("save"), self._file.writing():
+            stored = self._file.read()
             if must_write(new, after, None if stored is None else stored.state):
-                self._write(new, None if stored is None else stored.envelope.kdf)
+                kdf = None if stored is None else stored.envelope.kdf
+                _, content = self._file.seal(new, kdf)
+                reservation = self._reservation
+                room = None if reservation is None else reservation.room_for(new)
+                self._file.put(content, room)
             else:
                 # An earlier try came as far as the rename.
-                files.sync_directory(self._directory)
+                files.sync_directory(self._file.directory)
 
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
         with self._reporting("lock"):
             lock = KernelLock(self.path + ".lock")
             try:
-                if not self._wait_for(lock, timeout, after):
-                    lock.release()
-                    return None
-                stored = self._read()
-                interrupted_at, moved = self._recover(None if stored is None else stored.state)
-                if moved:
-                    stored = self._read()
-                if after is not None and not after.is_same(
-                    None if stored is None else stored.state
-                ):
-                    lock.release()
-                    return None
-                lock.sign()
+                if self._wait_for(lock, timeout, after):
+                    interrupted_at = recover(self._file)
+                    if after is None or after.is_same(self._file.state()):
+                        lock.sign()
+                        return _FileHold(self, lock, interrupted_at)
             except BaseException:
                 lock.release()
                 raise
-            return _FileHold(self, lock, interrupted_at)
+            lock.release()
+            return None
 
     def close(self) -> None:
-        self._last_read = None
+        self._file.forget()
 
-    def rotate_key(self) -> str:
+    def rotate_key(self) -> str | None:
         """Encrypt what is stored with the first key, and return that key's identifier.
 
         The last step of a rotation, for each store that uses the key: give the
         new key in front of the old one (``KeyFile.add_key()`` does), call this,
         take the old one away. The session goes on undisturbed. Waits for
-        no exchange. With nothing stored it only names the key. Raises as
-        :meth:`replace` does.
+        no exchange. ``None`` with nothing stored. Raises as :meth:`replace` does.
         """
-        with self._reporting("save"), self._writing():
-            stored = self._read()
-            if stored is None:
-                return self._keys.encrypting(None).key_id
-            return self._write(stored.state, None)  # a passphrase gets a new salt as well
+        with self._reporting("save"), self._file.writing():
+            state = self._file.state()
+            if state is None:
+                return None
+            key_id, content = self._file.seal(state, None)
+            self._file.put(content)
+            return key_id
 
     def reset(self) -> str | None:
         """Move what is stored aside for a new start, and return where it went.
@@ -164,48 +146,14 @@ class EncryptedFileStore(TokenStore):
         it up. The path returned ends in ``.quarantine.<time>``; ``None`` where
         nothing was stored. The session that may be in it is not revoked.
         """
-        aside = f"{self.path}.quarantine.{time.time_ns()}"
-        with self._reporting("move aside"), self._writing():
-            try:
-                files.rename(self.path, aside)
-            except FileNotFoundError:
-                return None
-        return aside
+        with self._reporting("move aside"), self._file.writing():
+            return self._file.set_aside()
 
     def __repr__(self) -> str:
         return f"EncryptedFileStore({self.path!r})"
 
     def __reduce__(self) -> Any:
         return type(self), (self.path, self._source)
-
-    def _read(self) -> _Stored | None:
-        content = files.read_private(self.path)
-        if content is None:
-            return None
-        last = self._last_read
-        if last is not None and last[0] == content:
-            return last[1]
-        envelope = Envelope.from_bytes(content)
-        stored = _Stored(unseal(envelope, self._keys, self._place), envelope)
-        self._last_read = (content, stored)
-        return stored
-
-    def _write(self, new: State, kdf: KDFParameters | None) -> str:
-        """Seal and store ``new``; the write lock is held and what is there was read under it."""
-        self._last_read = None  # the next reader shows that it can read what we write
-        cipher = self._keys.encrypting(kdf)
-        content = seal(new, cipher, self._place).to_bytes()
-        if len(content) > files.SIZE_LIMIT:
-            raise StoreError(f"a token of {len(content)} bytes is too large to be stored")
-        reservation = self._reservation
-        if reservation is not None and reservation.take(new):
-            source = reservation.path
-            files.overwrite_private(source, content)
-        else:
-            source = self.path + ".new"
-            files.write_private(source, content)
-        files.rename(source, self.path)
-        return cipher.key_id
 
     def _wait_for(self, lock: KernelLock, timeout: float, after: State | None) -> bool:
         """Take ``lock``; False as soon as the stored state is another one than ``after``."""
@@ -218,8 +166,7 @@ class EncryptedFileStore(TokenStore):
                 # The hint is taken before the state is read, so that a change in between shows.
                 hint = files.signature(self.path)
                 if hint != seen or now >= next_look:
-                    stored = self._read()
-                    if not after.is_same(None if stored is None else stored.state):
+                    if not after.is_same(self._file.state()):
                         return False
                     seen, next_look = hint, now + _LOOK_AT_LEAST_EVERY
             if lock.try_acquire():
@@ -228,55 +175,21 @@ class EncryptedFileStore(TokenStore):
                 raise lock.unavailable(timeout)
             pause(deadline - now)
 
-    def _recover(self, stored: State | None) -> tuple[float | None, bool]:
-        """Finish or remove what dead holders left; the exclusive lock is held.
+    def _reserve(self, state: State, interrupted_at: float | None) -> Reservation:
+        self._reservation = Reservation(self.path, state, interrupted_at)
+        return self._reservation
 
-        Returns when a refresh of ``stored`` was cut off (or ``None``), and
-        whether a finished one was put in place instead.
-        """
-        interrupted_at = None
-        for leftover in leftovers(self.path):
-            if stored is not None and leftover.generation == stored.generation + 1:
-                content = leftover.content()
-                if self._put_in_place(leftover, content, stored):
-                    return None, True
-                interrupted_at = leftover.interrupted_at(content, stored)
-                if interrupted_at is not None:
-                    continue
-            files.remove(leftover.path)
-        return interrupted_at, False
-
-    def _put_in_place(self, leftover: Leftover, content: bytes, stored: State) -> bool:
-        try:
-            state = unseal(Envelope.from_bytes(content), self._keys, self._place)
-        except (StoreCorrupted, WrongKey):
-            return False
-        if (state.lineage, state.generation) != (stored.lineage, leftover.generation):
-            return False
-        with self._writing():
-            present = self._read()
-            if present is None or not stored.is_same(present.state):
-                return False
-            files.overwrite_private(leftover.path, content)
-            files.rename(leftover.path, self.path)
-        return True
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        lock = KernelLock(self._write_lock_path)
-        lock.acquire(_WRITE_LOCK_PATIENCE)
-        try:
-            yield
-        finally:
-            lock.release()
+    def _give_up(self, reservation: Reservation, interrupted_at: float | None) -> None:
+        if self._reservation is reservation:
+            self._reservation = None
+        with contextlib.suppress(OSError):
+            reservation.discard(interrupted_at)
 
     @contextlib.contextmanager
     def _reporting(self, doing: str) -> Iterator[None]:
         """Turn what the operating system says into the contract's error, naming the file."""
         try:
             yield
-        except (StateMoved, StoreUnavailable):
-            raise
         except StoreError as error:
             if self.path not in str(error):
                 error.args = (f"{self.path}: {error}", *error.args[1:])
@@ -284,8 +197,8 @@ class EncryptedFileStore(TokenStore):
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise StoreUnavailable(
-                f"cannot {doing} {error.filename or self.path}: {reason}. The stored tokens are as "
-                "they were; make it possible and try again"
+                f"cannot {doing} {error.filename or self.path}: {reason}. What is stored is "
+                "whole; mend that and try again"
             ) from strip(error)
 
 
@@ -302,23 +215,19 @@ class _FileHold(Hold):
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        self._reservation = None  # the file is the parent's
+        """Leave the file to the parent, whose refresh it marks."""
+        self._reservation = None
 
     def begin(self, state: State) -> None:
-        with self._store._reporting("reserve room for"):
+        with self._store._reporting("reserve room beside"):
             if not self._lock.is_in_place():
                 raise StoreUnavailable(
-                    f"the lock file {self._lock.path} was removed while it was held: "
-                    "leave it where it is"
+                    f"{self._lock.path} was removed while it was locked: leave it where it is"
                 )
-            self._reservation = Reservation(self._store.path, state, self.interrupted_at)
-            self._store._reservation = self._reservation
+            self._reservation = self._store._reserve(state, self.interrupted_at)
 
     def release(self) -> None:
         reservation, self._reservation = self._reservation, None
         if reservation is not None:
-            if self._store._reservation is reservation:
-                self._store._reservation = None
-            with contextlib.suppress(OSError):
-                reservation.discard(self.interrupted_at)
+            self._store._give_up(reservation, self.interrupted_at)
         self._lock.release()

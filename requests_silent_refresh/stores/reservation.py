@@ -21,7 +21,6 @@ leftover of a session that was replaced meanwhile, and is removed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -29,7 +28,9 @@ import socket
 import time
 
 from .. import files
+from ..errors import StoreCorrupted, WrongKey
 from .contract import State
+from .state_file import StateFile
 
 _ROOM = 32 * 1024  # bytes; a token answer with two JWTs is about 10 KiB
 
@@ -57,16 +58,20 @@ class Reservation:
         files.reserve_private(self.path + ".new", json.dumps(mark).encode(), room)
         files.patient(os.replace, self.path + ".new", self.path)
 
-    def take(self, new: State) -> bool:
-        """Say, once, whether ``new`` is the result that this room was made for.
+    def room_for(self, new: State) -> str | None:
+        """Return the path, once, if ``new`` is the result that this room was made for.
 
         A second try of a save goes elsewhere: after a failed write or sync
         nobody knows what a file holds.
         """
-        fits = new.token is not None and not self._written
-        fits = fits and (new.lineage, new.generation) == (self._lineage, self._generation)
-        self._written = self._written or fits
-        return fits
+        if (
+            self._written
+            or new.token is None
+            or (new.lineage, new.generation) != (self._lineage, self._generation)
+        ):
+            return None
+        self._written = True
+        return self.path
 
     def discard(self, interrupted_at: float | None) -> None:
         """Remove the file, unless it tells the next holder something.
@@ -78,38 +83,64 @@ class Reservation:
             files.remove(self.path)
 
 
-@dataclasses.dataclass(frozen=True)
-class Leftover:
-    """A file that a dead holder left."""
+def recover(file: StateFile) -> float | None:
+    """Finish or remove what dead holders left; the exclusive lock is held.
 
-    path: str
-    generation: int
-    """Of the state it was made for; 0 for one that was not finished."""
+    Returns the Unix time at which a refresh of the stored state was cut off,
+    ``None`` where none was. A result that was already whole is put in place.
+    """
+    stored = file.state()
+    interrupted_at = None
+    for generation, path in _leftovers(file.path):
+        if stored is not None and generation > stored.generation:
+            content = (files.read_private(path) or b"").rstrip(b"\0")
+            finished = _put_in_place(file, path, content, stored)
+            if finished is not None:
+                stored, interrupted_at = finished, None
+                continue
+            began_at = _began_at(path, content, stored)
+            if began_at is not None:
+                interrupted_at = began_at if interrupted_at is None else interrupted_at
+                continue
+        files.remove(path)
+    return interrupted_at
 
-    def content(self) -> bytes:
-        """Return what was written, without the room that was not used."""
-        return (files.read_private(self.path) or b"").rstrip(b"\0")
 
-    def interrupted_at(self, content: bytes, stored: State) -> float | None:
-        """Read the mark: when a refresh of ``stored`` was first cut off; ``None`` for another's."""
-        try:
-            mark = json.loads(content)
-            if mark["lineage"] != stored.lineage:
-                return None
-            return float(mark["interrupted_at"] or mark["started"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            # Cut off while the answer was written over the mark: about then.
-            return files.call(os.stat, self.path).st_mtime
-
-
-def leftovers(store_path: str) -> list[Leftover]:
-    """List the files of this kind that lie beside the store's file."""
-    folder, name = os.path.split(store_path)
+def _leftovers(path: str) -> list[tuple[int, str]]:
+    """List the files of this kind beside ``path``, the oldest generation first."""
+    folder, name = os.path.split(path)
     pattern = re.compile(re.escape(name) + r"\.next\.(\d{1,18})(\.new)?")
     found = []
     for entry in files.call(os.listdir, folder):
         match = pattern.fullmatch(entry)
         if match:
-            generation = 0 if match[2] else int(match[1])
-            found.append(Leftover(os.path.join(folder, entry), generation))
-    return found
+            unfinished = match[2] is not None  # it was not yet the mark of anything
+            found.append((0 if unfinished else int(match[1]), os.path.join(folder, entry)))
+    return sorted(found)
+
+
+def _put_in_place(file: StateFile, path: str, content: bytes, stored: State) -> State | None:
+    try:
+        state = file.open(content).state
+    except (StoreCorrupted, WrongKey):
+        return None
+    if state.lineage != stored.lineage or state.generation <= stored.generation:
+        return None
+    with file.writing():
+        if not stored.is_same(file.state()):
+            return None
+        # Written again, because nobody knows how much of it has been synced.
+        file.put(content, room=path)
+    return state
+
+
+def _began_at(path: str, content: bytes, stored: State) -> float | None:
+    """Read the mark of an unfinished refresh; ``None`` for one of another lineage."""
+    try:
+        mark = json.loads(content)
+        if mark["lineage"] != stored.lineage:
+            return None
+        return float(mark["interrupted_at"] or mark["started"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        # Cut off while the answer was written over the mark: about then.
+        return files.call(os.stat, path).st_mtime

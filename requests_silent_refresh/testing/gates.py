@@ -56,6 +56,11 @@ class Gate:
                 raise TimeoutError(f"{self._held} of {self._count} requests arrived at the gate")
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has opened since it was armed."""
+        return self._open
+
+    @property
     def held(self) -> int:
         """How many requests have arrived since the gate was armed."""
         return self._held
@@ -76,6 +81,11 @@ class Gate:
         finally:
             with self._changed:
                 self._let_go()
+
+    def release(self) -> None:
+        """Let the held go, full or not and without ``then``, and hold nobody until armed again."""
+        with self._changed:
+            self._let_go()
 
     def close_down(self) -> None:
         """Let everybody go and hold nobody any more; the server stops."""

@@ -1,0 +1,105 @@
+"""What the demo measured: most of it read from the server's log, not from the client's word."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ..testing.events import Event
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The demo's outcome. Waits are in seconds: from a 401 to the arrival of its replay."""
+
+    session: str
+    state: str
+    threads: int
+    expiries: int
+    seconds: float
+    requests: int
+    failures: int
+    first_error: str | None
+    rejected_per_expiry: list[int]
+    exchanges_at_start: int
+    exchanges_per_expiry: list[int]
+    reuse_detections: int
+    wait_median: float | None
+    wait_p99: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether no request failed and each expiry cost one exchange."""
+        return self.failures == 0 and self.exchanges_per_expiry == [1] * self.expiries
+
+    def as_json(self) -> str:
+        """Return it as a JSON object."""
+        return json.dumps({**dataclasses.asdict(self), "ok": self.ok}, indent=2)
+
+    def as_table(self) -> str:
+        """Return it as lines for a person."""
+        rows = [
+            ("requests", f"{self.requests:,}"),
+            ("failures", f"{self.failures:,}"),
+            ("401s", f"{sum(self.rejected_per_expiry):,}"),
+            ("  per expiry", _numbers(self.rejected_per_expiry)),
+            ("exchanges", f"{sum(self.exchanges_per_expiry)}"),
+            ("  per expiry", _numbers(self.exchanges_per_expiry)),
+            ("reuse detections", f"{self.reuse_detections}"),
+            ("wait, median", _duration(self.wait_median)),
+            ("wait, p99", _duration(self.wait_p99)),
+        ]
+        if self.exchanges_at_start:
+            rows.insert(6, ("  at the start", f"{self.exchanges_at_start}"))
+        if self.first_error is not None:
+            rows.append(("first error", self.first_error))
+        return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+def measure(log: Iterable[Event], expiries: int) -> dict[str, Any]:
+    """Return the fields of a :class:`Report` that the server's log tells."""
+    rejected = [0] * (expiries + 1)
+    exchanges = [0] * (expiries + 1)
+    reuse_detections = expiry = 0
+    waits: list[float] = []
+    rejected_at: dict[str | None, float] = {}
+    for event in log:
+        if event.kind == "early-revocation":
+            expiry = min(expiry + 1, expiries)
+        elif event.kind == "exchange":
+            exchanges[expiry] += 1
+            reuse_detections += event.reason == "reuse"
+        elif event.kind == "resource":
+            # Each thread has a path of its own, so the next request there is the replay.
+            since = rejected_at.pop(event.path, None)
+            if since is not None:
+                waits.append(event.began - since)
+            if event.status == 401:
+                rejected[expiry] += 1
+                rejected_at[event.path] = event.at
+    return {
+        "rejected_per_expiry": rejected[1:],
+        "exchanges_at_start": exchanges[0],
+        "exchanges_per_expiry": exchanges[1:],
+        "reuse_detections": reuse_detections,
+        "wait_median": percentile(waits, 0.5),
+        "wait_p99": percentile(waits, 0.99),
+    }
+
+
+def percentile(values: list[float], share: float) -> float | None:
+    """Return the smallest value that at least ``share`` of ``values`` do not exceed."""
+    if not values:
+        return None
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _numbers(numbers: list[int]) -> str:
+    return " ".join(str(number) for number in numbers)
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.3f} s"

@@ -26,11 +26,13 @@ object in many threads mixes their tracebacks; ``__cause__`` is shared.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from requests.exceptions import HTTPError, RequestException, Timeout
 
 _DESCRIPTION_LIMIT = 200
+
+_Error = TypeVar("_Error", bound="SilentRefreshError")
 
 
 def _clean(text: object) -> str | None:
@@ -78,13 +80,13 @@ class SilentRefreshError(RequestException):
         self.status_code = status_code
         self.retry_after = retry_after
 
-    def again(self) -> SilentRefreshError:
+    def again(self: _Error) -> _Error:
         """Return an exception of one's own to raise, with this one's words and cause.
 
         One failed refresh fails many threads, and raising one object in many
         threads mixes their tracebacks.
         """
-        twin = _revive(type(self), self.args, vars(self))
+        twin: _Error = _revive(type(self), self.args, vars(self))
         twin.__cause__ = self.__cause__
         return twin
 
@@ -95,9 +97,7 @@ class SilentRefreshError(RequestException):
         return _revive, (type(self), self.args, {**state, "request": None, "response": None})
 
 
-def _revive(
-    kind: type[SilentRefreshError], args: tuple[Any, ...], state: dict[str, Any]
-) -> SilentRefreshError:
+def _revive(kind: type[_Error], args: tuple[Any, ...], state: dict[str, Any]) -> _Error:
     error = kind.__new__(kind)
     error.args = args
     vars(error).update(state)

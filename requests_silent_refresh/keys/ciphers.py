@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import StoreCorrupted, WrongKey
 from .key_file import default_key_file
-from .source import Asked, KDFParameters, Key, KeySource, Literal, Several, key_id
+from .source import Asked, KDFParameters, Key, KeySource, Literal, Several
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -44,7 +44,7 @@ class Keys:
 
     def __init__(self, source: KeySource) -> None:
         self._source = source
-        self._ciphers: dict[bytes, Cipher] = {}
+        self._ciphers: dict[str, Cipher] = {}
 
     def encrypting(self, kdf: KDFParameters | None) -> Cipher:
         """Return the cipher to encrypt with; ``kdf`` as in :meth:`KeySource.for_writing`."""
@@ -87,12 +87,12 @@ class Keys:
         )
 
     def _cipher(self, key: Key) -> Cipher:
-        cipher = self._ciphers.get(key.value)
+        cipher = self._ciphers.get(key.id)
         if cipher is None:
             from cryptography.fernet import Fernet
 
-            cipher = Cipher(key_id(key.value), Fernet(key.value), key.kdf)
-            self._ciphers[key.value] = cipher
+            cipher = Cipher(key.id, Fernet(key.value), key.kdf)
+            self._ciphers[key.id] = cipher
         return cipher
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from .. import files
 from ..errors import StoreError
 from ..locks import KernelLock
-from .source import KDFParameters, Key, KeySource, generate_key, key_id, read_key
+from .source import KDFParameters, Key, KeySource, generate_key, read_key
 
 
 class KeyFile(KeySource):
@@ -52,7 +52,7 @@ class KeyFile(KeySource):
         that uses the file, and when all are done the old lines may go.
         """
         self._change(lambda keys: (generate_key(), *keys))
-        return key_id(self.for_reading(None)[0].value)
+        return self.for_reading(None)[0].id
 
     def absence(self) -> str:
         return f"the key file {self.path} is missing or holds no key"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from ..errors import StoreError, StoreUnavailable
 from ..redaction import strip
@@ -31,14 +32,16 @@ def key_id(key: bytes) -> str:
     return hashlib.sha256(b"requests-silent-refresh key id\0" + key).hexdigest()[:12]
 
 
-class Key(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Key:
     """A Fernet key, and the parameters it was derived with if it was."""
 
-    value: bytes
+    value: bytes = dataclasses.field(repr=False)
     kdf: KDFParameters | None = None
+    id: str = dataclasses.field(init=False)
 
-    def __repr__(self) -> str:
-        return f"Key(id={key_id(self.value)})"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", key_id(self.value))
 
 
 def read_key(text: object, whence: str) -> Key:

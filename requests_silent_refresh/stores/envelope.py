@@ -89,7 +89,8 @@ class Envelope:
                 f"{VERSION}: upgrade it here"
             )
         for name, kind in _FIELDS:
-            if not isinstance(header.get(name), kind) or isinstance(header[name], bool):
+            value = header.get(name, ...)
+            if not isinstance(value, kind) or isinstance(value, bool):
                 raise StoreCorrupted(f"what is stored there was damaged: its {name} is none")
         envelope = cls(header, rest[:-1])
         if envelope.to_bytes() != content or not _is_canonical(envelope.ciphertext):
@@ -102,6 +103,7 @@ def seal(state: State, cipher: Cipher, place: str) -> Envelope:
 
     Values in the token's ``extra`` that JSON does not know are kept as their
     ``str``: the refresh token was spent for this answer, so it has to be saved.
+    Raises ``StoreError`` where ``extra`` contains itself.
     """
     header = {
         "format": FORMAT,
@@ -112,12 +114,19 @@ def seal(state: State, cipher: Cipher, place: str) -> Envelope:
         "lineage": state.lineage,
         "generation": state.generation,
     }
-    content = {
-        "header": header,
-        "place": place,
-        "token": None if state.token is None else state.token.to_dict(),
-    }
-    return Envelope(header, cipher.fernet.encrypt(_dump(content)))
+    content = _plain(header, place, state.token)
+    if content is None:
+        raise StoreError("the token's extra cannot be written as JSON: it contains itself")
+    return Envelope(header, cipher.fernet.encrypt(content))
+
+
+def _plain(header: Mapping[str, Any], place: str, token: Token | None) -> bytes | None:
+    """Write the plain text; no frame that holds its parts is left for a traceback to show."""
+    fields = None if token is None else token.to_dict()
+    try:
+        return _dump({"header": header, "place": place, "token": fields})
+    except (ValueError, RecursionError):
+        return None
 
 
 def unseal(envelope: Envelope, keys: Keys, place: str) -> State:

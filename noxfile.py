@@ -36,7 +36,7 @@ def lower_bounds(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Lint, check the format and the types."""
-    session.install(".[lint]", "pytest")
+    session.install(".[lint,test]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

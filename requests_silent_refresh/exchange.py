@@ -165,6 +165,7 @@ class _Transport(QuietHTTPAdapter):
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._pool: Any = None
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -172,7 +173,14 @@ class _Transport(QuietHTTPAdapter):
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         pool.ConnectionCls = _watched_class(pool.ConnectionCls)
         pool.conn_kw["exchange"] = self._exchange
+        self._pool = pool
         return pool
+
+    def close(self) -> None:
+        """Close the connection; ``requests`` would leave that to the garbage collector."""
+        if self._pool is not None:
+            self._pool.close()
+        super().close()
 
 
 class _Watched(_Connection):

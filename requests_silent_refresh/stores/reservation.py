@@ -94,13 +94,15 @@ def recover(file: StateFile) -> float | None:
     for generation, path in _leftovers(file.path):
         if stored is not None and generation > stored.generation:
             content = (files.read_private(path) or b"").rstrip(b"\0")
-            finished = _put_in_place(file, path, content, stored)
-            if finished is not None:
-                stored, interrupted_at = finished, None
-                continue
-            began_at = _began_at(path, content, stored)
-            if began_at is not None:
-                interrupted_at = began_at if interrupted_at is None else interrupted_at
+            finished = _finished(file, content)
+            if finished is None:
+                began_at = _began_at(path, content, stored)
+                if began_at is not None:
+                    interrupted_at = began_at if interrupted_at is None else interrupted_at
+                    continue
+            elif finished.lineage == stored.lineage and finished.generation > stored.generation:
+                _put_in_place(file, path, content, stored)
+                stored, interrupted_at = file.state(), None
                 continue
         files.remove(path)
     return interrupted_at
@@ -119,28 +121,27 @@ def _leftovers(path: str) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def _put_in_place(file: StateFile, path: str, content: bytes, stored: State) -> State | None:
+def _finished(file: StateFile, content: bytes) -> State | None:
     try:
-        state = file.open(content).state
+        return file.open(content).state
     except (StoreCorrupted, WrongKey):
         return None
-    if state.lineage != stored.lineage or state.generation <= stored.generation:
-        return None
+
+
+def _put_in_place(file: StateFile, path: str, content: bytes, stored: State) -> None:
     with file.writing():
-        if not stored.is_same(file.state()):
-            return None
-        # Written again, because nobody knows how much of it has been synced.
-        file.put(content, room=path)
-    return state
+        if stored.is_same(file.state()):
+            # Written again, because nobody knows how much of it has been synced.
+            file.put(content, room=path)
 
 
 def _began_at(path: str, content: bytes, stored: State) -> float | None:
     """Read the mark of an unfinished refresh; ``None`` for one of another lineage."""
     try:
-        mark = json.loads(content)
+        # The mark, or the header of an answer that was being written over it.
+        mark = json.loads(content.partition(b"\n")[0])
         if mark["lineage"] != stored.lineage:
             return None
         return float(mark["interrupted_at"] or mark["started"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        # Cut off while the answer was written over the mark: about then.
-        return files.call(os.stat, path).st_mtime
+        return files.call(os.stat, path).st_mtime  # cut off about then

@@ -27,7 +27,7 @@ class Tap:
 
 @contextmanager
 def tapped(at: int | str, act: Callable[[str], None]) -> Iterator[Tap]:
-    """Put a tap on the seam for a block: ``act`` at the call of that number, or at each of that name."""
+    """Put a tap on the seam: ``act`` at the call of that number, or at each of that name."""
     before, files.call = files.call, Tap(at, act)
     try:
         yield files.call

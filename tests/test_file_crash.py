@@ -349,6 +349,20 @@ class TestInterrupted:
             assert hold.interrupted_at is not None
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+def test_what_is_durable_before_save_returns(store, refresh):
+    """P4: content is synced before it gets its name, and the name before save returns."""
+    state = store.save(OLD, None)
+    hold = store.exclusive(1.0, state)
+    if refresh:
+        hold.begin(state)
+    with tapped("nothing", fail_with(0)) as tap:
+        store.save(NEW, state)
+    hold.release()
+    order = [name for name in tap.calls if name in ("write", "ftruncate", "fsync", "replace")]
+    assert order == ["write", *(["ftruncate"] if refresh else []), "fsync", "replace", "fsync"]
+
+
 def test_the_reserved_room_is_used(store, path):
     """P4: the answer goes into the room that was reserved, so a disk that filled up is no harm."""
     state = store.save(OLD, None)

@@ -64,11 +64,7 @@ class Reservation:
         A second try of a save goes elsewhere: after a failed write or sync
         nobody knows what a file holds.
         """
-        if (
-            self._written
-            or new.token is None
-            or (new.lineage, new.generation) != (self._lineage, self._generation)
-        ):
+        if self._written or (new.lineage, new.generation) != (self._lineage, self._generation):
             return None
         self._written = True
         return self.path

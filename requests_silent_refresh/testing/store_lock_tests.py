@@ -71,6 +71,19 @@ class LockTests(StoreFixtures):
             # The lock is still held, so only the state can have sent them away.
             assert [waiter.result(PATIENCE) for waiter in waiters] == [None, None]
 
+    def test_a_waiter_is_not_given_the_lock_for_an_old_state(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P1: who waits while another saves and releases goes without the lock, every time."""
+        state = signed_in
+        with ThreadPoolExecutor(1) as pool:
+            for number in range(20):
+                with taken(store, state):
+                    waiter = pool.submit(self.reopen(store).exclusive, PATIENCE, state)
+                    moved = store.save(Token(f"token-{number}"), state)
+                assert waiter.result(PATIENCE) is None
+                state = moved
+
     def test_a_free_lock_is_not_given_for_an_old_state(
         self, store: TokenStore, signed_in: State
     ) -> None:

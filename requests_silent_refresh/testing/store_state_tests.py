@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -208,6 +211,18 @@ class StateTests(StoreFixtures):
             shown = f"{store!r} {store} {signed_in!r} {store.load()!r} {hold!r} {vars(store)!r}"
         assert ACCESS_TOKEN not in shown
         assert REFRESH_TOKEN not in shown
+
+    def test_an_ended_session_is_forgotten(self, store: TokenStore) -> None:
+        """P12: the tokens of a session that was ended do not stay in the store's memory."""
+        token = Token(ACCESS_TOKEN, REFRESH_TOKEN)
+        store.save(token, None)
+        state = store.load()
+        assert state is not None
+        kept: list[weakref.ref[Any]] = [weakref.ref(token), weakref.ref(state)]
+        store.clear(state)
+        del token, state
+        gc.collect()
+        assert [reference() for reference in kept] == [None, None]
 
     def test_no_token_is_pickled(self, store: TokenStore, signed_in: State) -> None:
         """P12: a pickled store is a way to reopen it, and holds no token."""

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
 from .answers import Answer, Request
+from .sign_in_endpoints import SignInEndpoints
 from .tokens import Arrival, Refused, TokenFamilies
 
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -23,8 +24,15 @@ class Endpoints:
     the answer, for the event.
     """
 
-    def __init__(self, families: TokenFamilies, client_id: str, client_secret: str | None) -> None:
+    def __init__(
+        self,
+        families: TokenFamilies,
+        sign_in: SignInEndpoints,
+        client_id: str,
+        client_secret: str | None,
+    ) -> None:
         self._families = families
+        self._sign_in = sign_in
         self._client_id = client_id
         self._client_secret = client_secret
 
@@ -38,7 +46,7 @@ class Endpoints:
         return Arrival(request.arrived_at, request.path, grant, fault), presented
 
     def token(self, request: Request, fault: str | None) -> Answer:
-        """Answer at the token endpoint (RFC 6749 sections 4.4, 5 and 6)."""
+        """Answer at the token endpoint (RFC 6749 sections 4.1.3, 4.4, 5 and 6; RFC 8628)."""
         form = _form(request)
         arrival, presented = self.describe(request, fault)
         grant = arrival.grant
@@ -49,6 +57,8 @@ class Endpoints:
             self._families.refuse(refusal.error, arrival, presented)
             return _oauth_error(refusal.error)
         try:
+            if self._sign_in.redeems(grant):
+                return Answer.json(200, self._sign_in.token(request, grant, form), _NO_STORE)
             if grant == "refresh_token" and presented:
                 payload = self._families.exchange(presented, form.get("scope"), arrival)
                 return Answer.json(200, payload, _NO_STORE)

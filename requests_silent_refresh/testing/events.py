@@ -18,11 +18,11 @@ class Event:
     """One thing that happened at the server, recorded before anybody could see its answer.
 
     ``kind``
-        ``"sign-in"``; ``"exchange"`` (any grant, also one that a fault kept
-        from being processed); ``"resource"``; ``"open"`` (an unprotected path);
-        ``"revocation"`` (RFC 7009); ``"early-revocation"``; ``"gate-opened"``,
-        ``"gate-timeout"``, ``"token-held"``; ``"error"`` (a handler of a test's
-        own raised; ``reason`` says what).
+        ``"sign-in"``; ``"sign-in-refused"`` (a code or a device's poll); ``"device"``;
+        ``"exchange"`` (any other grant, also one that a fault kept from being
+        processed); ``"resource"``; ``"open"`` (an unprotected path); ``"revocation"`` (RFC 7009);
+        ``"early-revocation"``; ``"gate-opened"``, ``"gate-timeout"``, ``"token-held"``;
+        ``"error"`` (a handler of a test's own raised; ``reason`` says what).
     ``began``, ``at``, ``wall``
         When the request had arrived and when this was recorded, by
         :func:`time.monotonic` in seconds; and the latter by the server's clock.

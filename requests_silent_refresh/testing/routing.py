@@ -12,6 +12,7 @@ from .events import EventLog
 from .faults import Fault, Faults
 from .gates import Gate, TokenGate
 from .ledger import AccessToken
+from .sign_in_endpoints import PATHS, SignInEndpoints
 from .tokens import TokenFamilies
 
 Handler = Callable[[Request, Answer], "Answer | None"]
@@ -32,7 +33,12 @@ class Router:
     """
 
     def __init__(
-        self, settings: Latency, log: EventLog, families: TokenFamilies, endpoints: Endpoints
+        self,
+        settings: Latency,
+        log: EventLog,
+        families: TokenFamilies,
+        endpoints: Endpoints,
+        sign_in: SignInEndpoints,
     ) -> None:
         self.stopping = threading.Event()
         self.faults = Faults()
@@ -44,6 +50,7 @@ class Router:
         self._log = log
         self._families = families
         self._endpoints = endpoints
+        self._sign_in = sign_in
 
     def close_down(self) -> None:
         """End all waits: the server stops."""
@@ -62,6 +69,8 @@ class Router:
                 return self._at_endpoint(target, request)
             if target.startswith("resource"):
                 return self._at_resource(request)
+            if target in PATHS:
+                return self._handled(request, self._sign_in.answer(request))
             if target.startswith("open"):
                 return self._in_the_open(request)
             return Answer.json(404, {"error": "there is nothing at this path"})

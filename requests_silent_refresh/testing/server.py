@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from ..forking import reset_in_child
 from ..token import Token
+from .authorizations import Authorizations
 from .endpoints import Endpoints
 from .events import Counters, EventLog
 from .faults import Fault
 from .gates import Gate, TokenGate
 from .listener import Listener
 from .routing import Handler, Router
+from .sign_in_endpoints import SignInEndpoints
 from .tokens import TokenFamilies
 
 
@@ -36,7 +38,8 @@ class AuthorizationServer:
     {"access_token", "refresh_token", "expires"}}``; ``?expires=iso``, ``unix``
     or ``ms`` in place of seconds to go), ``/resource...`` (asks for a bearer
     token, any method, and answers with what it got), ``/open...`` (the same
-    without a token).
+    without a token). Where people sign in: ``/authorize``, ``/device_authorization``,
+    ``/device`` (the page for a user code) and the metadata in ``/.well-known``.
 
     ``access_token_lifetime``
         Seconds; counted on ``clock`` (Unix time in seconds).
@@ -99,8 +102,11 @@ class AuthorizationServer:
         self._port = port
         self._listener: Listener | None = None
         self._families = TokenFamilies(self, self.log, None if database is None else Path(database))
-        endpoints = Endpoints(self._families, client_id, client_secret)
-        self._router = Router(self, self.log, self._families, endpoints)
+        self.authorizations = Authorizations(self._families, lambda: self.url, client_id)
+        """What people were asked: ``decide(user_code, subject)`` answers for one of them."""
+        sign_in = SignInEndpoints(self.authorizations, self.log, lambda: self.url, client_id)
+        endpoints = Endpoints(self._families, sign_in, client_id, client_secret)
+        self._router = Router(self, self.log, self._families, endpoints, sign_in)
         reset_in_child(self)
 
     def start(self) -> AuthorizationServer:
@@ -141,7 +147,7 @@ class AuthorizationServer:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.after_fork_in_child()
-        for part in (self.log, self._families, self._router.faults):
+        for part in (self.log, self._families, self.authorizations, self._router.faults):
             part.after_fork_in_child()
 
     # Where it is.
@@ -157,6 +163,21 @@ class AuthorizationServer:
     def token_endpoint(self) -> str:
         """URL of the token endpoint (RFC 6749 section 3.2)."""
         return self.url + "/token"
+
+    @property
+    def issuer(self) -> str:
+        """The issuer identifier, which is :attr:`url`; its metadata are below it (RFC 8414)."""
+        return self.url
+
+    @property
+    def authorization_endpoint(self) -> str:
+        """URL of the authorization endpoint: a login page for a browser; PKCE with S256."""
+        return self.url + "/authorize"
+
+    @property
+    def device_authorization_endpoint(self) -> str:
+        """URL of the device authorization endpoint (RFC 8628)."""
+        return self.url + "/device_authorization"
 
     @property
     def revocation_endpoint(self) -> str:

@@ -74,8 +74,8 @@ class TokenFamilies:
         """Return the time by the server's clock."""
         return self._policy.clock()
 
-    def sign_in(self, scope: str) -> dict[str, Any]:
-        """Start a family and return the answer of RFC 6749 section 5.1."""
+    def sign_in(self, scope: str, grant: str | None = None) -> dict[str, Any]:
+        """Start a family and return the answer of RFC 6749 section 5.1; ``grant`` for the log."""
         with self._lock:
             family = self._ledger.new_family(scope)
             access, access_value = self._issue_access(family)
@@ -83,6 +83,7 @@ class TokenFamilies:
             self._keep()
             self._log.append(
                 "sign-in",
+                grant=grant,
                 family=family.number,
                 issued_refresh=refresh.serial,
                 issued_access=access.serial,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import json
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import pytest
 import requests
 import trustme
 
-from requests_silent_refresh.testing import Answer, AuthorizationServer, Request
+from requests_silent_refresh.testing import Answer, AuthorizationServer, EventLog, Gate, Request
 
 
 class Clock:
@@ -72,6 +73,16 @@ def get(server: AuthorizationServer, access_token: str, path: str = "") -> reque
 
 def connect(server: AuthorizationServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 10)
+
+
+def poll(condition: Callable[[], object], timeout: float = 10.0) -> bool:
+    """Wait for what announces itself nowhere; False after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        threading.Event().wait(0.002)
+    return True
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
@@ -452,6 +463,19 @@ def test_a_gate_that_does_not_fill_fails_loudly(server):
         gate.wait(0)
 
 
+def test_a_gate_armed_again_at_once_strands_nobody():
+    """gate(): who was held in one round goes on, though the next begins before they wake."""
+    gate = Gate(EventLog(time.time), 9, None, timeout=30)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            held = [pool.submit(gate.pass_through) for _ in range(8)]
+            assert poll(lambda: gate.held == 8)
+            gate.release()
+            gate.rearm()
+            assert not wait(held, timeout=10).not_done
+    assert gate.is_open is False
+
+
 def test_a_gate_lets_go_although_then_raises(server):
     """gate(): a bug in `then` answers 500 to one request and strands nobody."""
     server.gate(3, lambda: 1 / 0)
@@ -695,6 +719,38 @@ def test_256_connections_at_once(server, session):
     assert server.wait_for(lambda: server.connections == 0)
 
 
+def test_out_of_descriptors_it_goes_on_later(server):
+    """A crowd larger than the process may open: the rest is served when there is room again."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fill: list[int] = []
+    with socket.socket() as client:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 16, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    fill.append(os.dup(client.fileno()))
+            client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            client.sendall(b"GET /open HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert server.connections == 0
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in fill:
+                os.close(descriptor)
+        assert client.recv(12) == b"HTTP/1.1 200"
+
+
+def test_out_of_threads_it_closes_the_connection(server):
+    """No thread to be had: that client is turned away, the next one is served again."""
+    before = threading.stack_size(1 << 46)  # more than this machine can address
+    try:
+        with connect(server) as client:
+            assert client.recv(1) == b""
+    finally:
+        threading.stack_size(before)
+    assert requests.get(server.url + "/open").status_code == 200
+
+
 def test_connections_are_kept_alive(server, session):
     """HTTP/1.1: one client, many requests, one connection."""
     for _ in range(5):
@@ -877,41 +933,56 @@ def test_a_forked_child_keeps_neither_port_nor_connections(server):
 def test_a_database_lets_another_server_go_on(tmp_path, clock):
     """database=: tokens, spent ones and revocations survive the server; reuse is still found."""
     path = tmp_path / "server.json"
-    with AuthorizationServer(database=path, clock=clock, grace=60) as server:
+    settings: dict[str, Any] = {
+        "database": path,
+        "clock": clock,
+        "grace": 60,
+        "client_secret": "secret",
+    }
+    with AuthorizationServer(**settings) as server:
         first = server.sign_in("read")
-        second = exchange(server, first["refresh_token"]).json()
+        second = exchange(server, first["refresh_token"], client_secret="secret").json()
         dead = server.sign_in()
+        # The one access token without a refresh token:
+        single = requests.post(
+            server.token_endpoint,
+            data={"grant_type": "client_credentials"},
+            auth=("client", "secret"),
+        ).json()
         server.log
         requests.post(
             server.revocation_endpoint,
-            data={"token": dead["refresh_token"], "client_id": "client"},
+            data={"token": dead["refresh_token"]},
+            auth=("client", "secret"),
         )
     text = path.read_text()
     for token in (first, second, dead):
         assert token["access_token"] not in text
         assert token["refresh_token"] not in text
+    assert hashlib.sha256(dead["access_token"].encode()).hexdigest() not in text
     if os.name == "posix":
         assert path.stat().st_mode & 0o777 == 0o600
-    with AuthorizationServer(database=path, clock=clock, grace=60) as server:
+    with AuthorizationServer(**settings) as server:
         assert get(server, second["access_token"]).status_code == 200
+        assert get(server, single["access_token"]).status_code == 200
         assert get(server, dead["access_token"]).status_code == 401
-        third = exchange(server, second["refresh_token"]).json()
+        third = exchange(server, second["refresh_token"], client_secret="secret").json()
         assert third["scope"] == "read"
         assert server.log.of("exchange")[0].refresh == 2
         assert server.sign_in()["access_token"]
-        assert exchange(server, first["refresh_token"]).status_code == 400
+        assert exchange(server, first["refresh_token"], client_secret="secret").status_code == 400
         assert server.counters.reuse_detections == 1
-        assert exchange(server, third["refresh_token"]).status_code == 400
+        assert exchange(server, third["refresh_token"], client_secret="secret").status_code == 400
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"serials": [1]}', "{"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"serials": [1]}', "{", "\N{SNOWMAN}"])
 def test_a_database_that_is_something_else_is_left_alone(tmp_path, text):
     """database=: a foreign file is a ValueError that names it, and stays as it was."""
     path = tmp_path / "server.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"server\.json is not a file of this server"):
         AuthorizationServer(database=path)
-    assert path.read_text() == text
+    assert path.read_text(encoding="utf-8") == text
 
 
 # Imports

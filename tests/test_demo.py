@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ import pytest
 
 from requests_silent_refresh import EncryptedFileStore, RefreshTokenGrant, Token, TokenManager
 from requests_silent_refresh.cli import demo, main
+from requests_silent_refresh.cli.crowd import Crowd
+from requests_silent_refresh.cli.expiry import Expiry
 from requests_silent_refresh.cli.report import Report, measure, percentile
 from requests_silent_refresh.cli.screen import Screen
-from requests_silent_refresh.testing import AuthorizationServer, EventLog
+from requests_silent_refresh.testing import Answer, AuthorizationServer, EventLog, Request
 
 ROOT = Path(__file__).parents[1]
 
@@ -278,6 +282,77 @@ def test_what_the_log_says_is_what_the_report_says():
     assert measure([], 3)["wait_median"] is None
     assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.0
     assert percentile([4.0, 1.0, 3.0, 2.0], 0.99) == 4.0
+
+
+@pytest.fixture
+def crowd_of_two():
+    """Two threads whose first requests stay in the server until their event is set."""
+    go, arrived = (threading.Event(), threading.Event()), threading.Semaphore(0)
+
+    def stay(request: Request, answer: Answer) -> None:
+        arrived.release()
+        go[int(request.path[-1])].wait(30)
+
+    with AuthorizationServer() as server:
+        server.on("/resource/0", stay)
+        server.on("/resource/1", stay)
+        manager = TokenManager(RefreshTokenGrant(server.token_endpoint, client_id="client"))
+        manager.sign_in(server.sign_in_token())
+        crowd = Crowd(2, manager, server.url, server.resource)
+        crowd.start()
+        try:
+            assert arrived.acquire(timeout=30)
+            assert arrived.acquire(timeout=30)
+            yield server, manager, crowd, go
+        finally:
+            go[0].set()
+            go[1].set()
+            crowd.stop()
+
+
+def reached(condition: Callable[[], bool]) -> bool:
+    return Screen(None).follow(str, condition, timeout=30)
+
+
+def test_an_expiry_is_over_when_those_it_hit_have_their_answers(crowd_of_two):
+    """A request that was answered before the token ended is not taken for a replay."""
+    server, manager, crowd, go = crowd_of_two
+    with server.token_gate() as gate:
+        expiry = Expiry(server, manager, crowd)
+        go[0].set()  # each thread gets an answer, then both are held, and their token ends
+        go[1].set()
+        assert gate.arrived.wait(30)
+        assert not expiry.is_over()
+    assert reached(expiry.is_over)
+    assert (expiry.rejected(), expiry.refreshed()) == (2, 1)
+
+
+def test_an_expiry_given_up_holds_nobody(crowd_of_two):
+    """Ctrl-C while threads are being held: they go on, so that the demo can end."""
+    server, manager, crowd, go = crowd_of_two
+    expiry = Expiry(server, manager, crowd)
+    go[1].set()  # thread 0 stays where it is, so the gate does not fill
+    assert reached(lambda: expiry.gate.held == 1)
+    before = crowd.finished[1]
+    expiry.give_up()
+    assert reached(lambda: crowd.finished[1] > before + 1)
+    assert server.counters.early_revocations == 0
+
+
+def test_lines_are_rewritten_on_a_terminal_only():
+    """Screen: a terminal sees counts grow in place, a pipe the final line alone, None nothing."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, counts, looks = Terminal(), iter("123"), iter((False, False, True))
+    assert Screen(terminal).follow(counts.__next__, looks.__next__, timeout=30)
+    assert terminal.getvalue() == "\r\x1b[2K1\r\x1b[2K2\r\x1b[2K3\n"
+    pipe, looks = io.StringIO(), iter((False, True))
+    assert Screen(pipe).follow(lambda: "3", looks.__next__, timeout=30)
+    assert pipe.getvalue() == "3\n"
+    assert not Screen(None).follow(str, lambda: False, timeout=0)
 
 
 @pytest.mark.parametrize(

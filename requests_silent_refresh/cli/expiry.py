@@ -25,7 +25,7 @@ class Expiry:
 
     The server holds requests until one of every thread is in flight, ends the
     access token that all of them carry, and answers. All counts are differences
-    to the beginning.
+    to the beginning. ``gate`` is what holds them.
     """
 
     def __init__(self, server: AuthorizationServer, manager: TokenManager, crowd: Crowd) -> None:
@@ -35,7 +35,7 @@ class Expiry:
         self._counters = server.counters
         self._stats = manager.stats
         self._finished = list(crowd.finished)
-        self._gate = server.gate(len(crowd.finished), self._end_the_token)
+        self.gate = server.gate(len(crowd.finished), self._end_the_token)
 
     def phases(self) -> Iterator[Phase]:
         """Yield the phases, in the order in which they come to an end."""
@@ -75,13 +75,13 @@ class Expiry:
 
     def is_over(self) -> bool:
         """Whether everybody whose token was ended has an answer, good or bad."""
-        return self._gate.is_open and all(
+        return self.gate.is_open and all(
             now > before for now, before in zip(self._crowd.finished, self._finished, strict=True)
         )
 
     def give_up(self) -> None:
         """Hold no request any longer."""
-        self._gate.release()
+        self.gate.release()
 
     def _end_the_token(self) -> None:
         # Nobody's count moves now: everybody has a request in flight.

@@ -30,7 +30,6 @@ class Gate:
         self._timeout = timeout
         self._changed = threading.Condition()
         self._rounds = 0
-        self._closed_for_good = False
         self._arm(count, then)
 
     def rearm(self, count: int | None = None, then: Callable[[], object] | None = None) -> None:
@@ -87,12 +86,6 @@ class Gate:
         with self._changed:
             self._let_go()
 
-    def close_down(self) -> None:
-        """Let everybody go and hold nobody any more; the server stops."""
-        with self._changed:
-            self._closed_for_good = True
-            self._let_go()
-
     # Each of the following is called with the Condition held.
 
     def _arm(self, count: int, then: Callable[[], object] | None) -> None:
@@ -100,7 +93,7 @@ class Gate:
         self._then = then
         self._held = 0
         self._timed_out = False
-        self._open = self._closed_for_good
+        self._open = False
 
     def _be_held(self) -> None:
         this_round = self._rounds

@@ -112,28 +112,27 @@ class Ledger:
         Raises ``ValueError`` where the file is something else.
         """
         try:
-            text = path.read_text(encoding="ascii")
+            self._from_dict(json.loads(path.read_text(encoding="ascii")))
         except FileNotFoundError:
             return
-        try:
-            self._from_dict(json.loads(text))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a file of this server: move it away") from error
 
     def _to_dict(self) -> dict[str, Any]:
         """Families by number, tokens by digest; what belongs to revoked families is left out."""
-        live = {k: t for k, t in self._refresh.items() if not t.family.revoked}
+        access = {k: a for k, a in self._access.items() if not a.family.revoked}
+        refresh = {k: t for k, t in self._refresh.items() if not t.family.revoked}
         return {
             "serials": [self._families, self._refreshes, self.accesses],
             "revoked_through": self.revoked_through,
-            "families": {t.family.number: t.family.scope for t in live.values()},
+            "families": {a.family.number: a.family.scope for a in access.values()},
             "access": {
                 k: [a.serial, a.family.number, a.expires_at, a.revoked, a.rejections]
-                for k, a in self._access.items()
-                if not a.family.revoked
+                for k, a in access.items()
             },
             "refresh": {
-                k: [t.serial, t.family.number, t.access.serial, t.spent_at] for k, t in live.items()
+                k: [t.serial, t.family.number, t.access.serial, t.spent_at]
+                for k, t in refresh.items()
             },
         }
 
@@ -143,9 +142,8 @@ class Ledger:
         families = {int(n): Family(int(n), tuple(scope)) for n, scope in fields["families"].items()}
         by_serial: dict[int, AccessToken] = {}
         for key, (serial, number, expires_at, revoked, rejections) in fields["access"].items():
-            if number in families:
-                access = AccessToken(serial, families[number], expires_at, revoked, rejections)
-                self._access[key] = by_serial[serial] = access
+            access = AccessToken(serial, families[number], expires_at, revoked, rejections)
+            self._access[key] = by_serial[serial] = access
         for key, (serial, number, access_serial, spent_at) in fields["refresh"].items():
             self._refresh[key] = RefreshToken(
                 serial, families[number], by_serial[access_serial], spent_at=spent_at

@@ -56,7 +56,7 @@ class Router:
         """End all waits: the server stops."""
         self.stopping.set()
         for gate in self.gates:
-            gate.close_down()
+            gate.release()
         for token_gate in self.token_gates:
             token_gate.release()
         self.gates = self.token_gates = ()

@@ -115,7 +115,7 @@ class MaskedDict(dict[str, Any]):
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11
 
 # Text in which exceptions of others keep what a server or a command said, whole.
-_PAYLOADS = frozenset({"doc", "output", "stdout", "stderr", "body", "text", "content"})
+_PAYLOADS = frozenset({"__notes__", "doc", "output", "stdout", "stderr", "body", "text", "content"})
 
 
 def strip(error: BaseException) -> BaseException:
@@ -152,17 +152,22 @@ def _strip_attributes(link: BaseException) -> None:
     arguments = tuple(redact(a) if isinstance(a, str) else a for a in arguments)
     fields = vars(link)
     for name, value in list(fields.items()):
-        if isinstance(value, str):
-            fields[name] = "" if name in _PAYLOADS else redact(value)
-        elif isinstance(value, bytes):
-            fields[name] = b""  # the type stays, `str()` of http.client's errors needs it
-        elif not isinstance(value, (int, float, BaseException)):
-            fields[name] = None
+        fields[name] = "" if name in _PAYLOADS else _stripped(value)
     BaseException.args.__set__(link, arguments)  # type: ignore[attr-defined]
     if isinstance(link, UnicodeDecodeError):
         link.object = b""
     elif isinstance(link, (UnicodeEncodeError, UnicodeTranslateError)):
         link.object = ""
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, bytes):
+        return b""  # the type stays, `str()` of http.client's errors needs it
+    if type(value) in (tuple, list):
+        return type(value)(_stripped(item) for item in value)
+    return value if isinstance(value, (int, float, BaseException)) else None
 
 
 def _said(error: BaseException) -> str:

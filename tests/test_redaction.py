@@ -27,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from requests_silent_refresh import redaction
+from requests_silent_refresh.errors import WrongKey
 from requests_silent_refresh.redaction import HeaderValue, MaskedDict, Secret, redact, strip
 
 CANARY = "canary-0123456789abcdef"
@@ -296,6 +297,14 @@ def test_a_stripped_cause_still_says_what_happened(nobody: str) -> None:
         inner = inner.__context__ or inner.__cause__
     assert isinstance(inner, ConnectionRefusedError)
     assert inner.errno is not None
+
+
+def test_an_error_of_ours_keeps_its_attributes() -> None:
+    """P6: what a program branches on survives, in its type."""
+    error = WrongKey("no", stored_key_id="aa", key_ids=("bb", "cc"), status_code=400, error="e")
+    before = dict(vars(error))
+    strip(error)
+    assert (vars(error), str(error)) == (before, "no")
 
 
 def test_a_stripped_cause_keeps_no_connection(echo: str) -> None:

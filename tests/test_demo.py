@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from requests_silent_refresh import EncryptedFileStore, RefreshTokenGrant, Token, TokenManager
-from requests_silent_refresh.cli import demo, main
-from requests_silent_refresh.cli.crowd import Crowd
-from requests_silent_refresh.cli.expiry import Expiry
-from requests_silent_refresh.cli.report import Report, measure, percentile
-from requests_silent_refresh.cli.screen import Screen
+from requests_silent_refresh.cli import main
+from requests_silent_refresh.cli.demo import command
+from requests_silent_refresh.cli.demo.crowd import Crowd
+from requests_silent_refresh.cli.demo.expiry import Expiry
+from requests_silent_refresh.cli.demo.report import Report, measure, percentile
+from requests_silent_refresh.cli.demo.screen import Screen
 from requests_silent_refresh.testing import Answer, AuthorizationServer, EventLog, Request
 
 ROOT = Path(__file__).parents[1]
@@ -183,7 +184,7 @@ def test_a_failed_request_is_exit_code_1(state):
     """Exit code 1: a token endpoint that answers 400 fails the batch, and the table says so."""
     arguments = argparse.Namespace(threads=4, expiries=2, seconds=0.0)
     state.parent.mkdir()
-    run = demo.Demo(arguments, str(state), Screen(None))
+    run = command.Demo(arguments, str(state), Screen(None))
     run.server.fault("token", status=400, body='{"error": "invalid_scope"}')
     report = run.run()
     assert not report.ok
@@ -222,7 +223,7 @@ def test_an_access_token_that_expired_meanwhile_is_refreshed_first(run, state):
 
 def test_two_demos_on_one_state_are_kept_apart(run, state):
     """A second demo on the same state says who has it, and touches nothing."""
-    with demo._alone(str(state)):
+    with command._alone(str(state)):
         code, out, err = run()
     assert (code, out) == (1, "")
     assert f"another demo (process {os.getpid()}" in err

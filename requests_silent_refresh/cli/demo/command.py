@@ -1,4 +1,4 @@
-"""``demo``: many threads, a server that rotates, and tokens that end while they are in flight."""
+"""The demo's run: a server, a manager, a crowd, and one expiry after the other."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
-from ..errors import SessionExpired
-from ..grants import RefreshTokenGrant
-from ..locks import KernelLock
-from ..manager import TokenManager
-from ..stores.file import EncryptedFileStore
-from ..testing.server import AuthorizationServer
+from ...errors import SessionExpired
+from ...grants import RefreshTokenGrant
+from ...locks import KernelLock
+from ...manager import TokenManager
+from ...stores.file import EncryptedFileStore
+from ...testing.server import AuthorizationServer
 from .crowd import Crowd
 from .expiry import Expiry, Phase
 from .report import Report, measure
@@ -25,41 +24,7 @@ from .screen import Screen
 _LATENCY = 0.25  # seconds an exchange takes, as at a server that hashes secrets
 _PATIENCE = 60.0  # seconds after which a phase is given up
 
-_LONGEST = 3000  # seconds; the server's tokens live an hour, and none may expire by itself
-
 _CLIENT_ID = "demo"
-
-
-def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
-    parser = commands.add_parser(
-        "demo",
-        help="watch threads work through expiring tokens, against a server of its own",
-        description=(
-            "Starts a server on loopback that rotates refresh tokens and revokes the whole "
-            "session when one is used twice. Threads work against it, and again and again the "
-            "server ends their access token while a request of every thread is in flight. "
-            "Started again it goes on with the session of last time. "
-            "Exit code 1: a request failed, or an expiry cost another number of exchanges than 1."
-        ),
-    )
-    parser.add_argument("--threads", type=_count, default=64, help="default: %(default)s")
-    parser.add_argument("--expiries", type=_count, default=5, help="default: %(default)s")
-    parser.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=1.0,
-        help="how long each access token is in use before the server ends it (default: 1)",
-    )
-    parser.add_argument(
-        "--state",
-        metavar="PATH",
-        default=None,
-        help="file for the encrypted tokens (default: in the user's state directory); "
-        "the server keeps its own beside it",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON only")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Demo:
-    """One run: a server, a manager, a crowd, and one expiry after the other."""
+    """One run; ``server`` is there before it begins."""
 
     def __init__(self, arguments: argparse.Namespace, path: str, screen: Screen) -> None:
         self.server = AuthorizationServer(
@@ -202,16 +167,3 @@ def _default_state() -> str:
     return os.path.join(
         user_state_dir("requests-silent-refresh", appauthor=False), "demo", "tokens"
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= float(text) <= _LONGEST:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {_LONGEST}")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..testing.events import Event
+from ...testing.events import Event
 
 
 @dataclasses.dataclass(frozen=True)

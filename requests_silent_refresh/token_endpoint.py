@@ -67,9 +67,17 @@ class TokenEndpoint:
         Raises ``InsecureTransport`` where a plain loopback endpoint would be
         reached through a proxy. Thread-safe.
         """
+        return self._send(
+            requests.Request("POST", self.url, data=body, headers=_headers(headers)), deadline
+        )
+
+    def get(self, deadline: float) -> Answer | NoAnswer:
+        """Fetch the URL, which holds no secret, as :meth:`post` does: metadata, or a clock."""
+        return self._send(requests.Request("GET", self.url, headers=_headers({})), deadline)
+
+    def _send(self, request: requests.Request, deadline: float) -> Answer | NoAnswer:
         if deadline <= time.monotonic():
             return NoAnswer("timeout")
-        request = requests.Request("POST", self.url, data=body, headers=_headers(headers))
         return Exchange(request, self._settings(), deadline, self._clock).result()
 
     def _settings(self) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Sign in with a browser: authorization code, PKCE, loopback redirect (RFC 6749, 7636, 8252)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from ..token import Token
+from ..token_endpoint import TokenEndpoint
+from .client import Client, SignInFailed
+from .redirect import LoopbackRedirect
+
+DEFAULT_REDIRECT = "http://127.0.0.1/callback"
+
+
+def with_browser(
+    client: Client,
+    authorization_endpoint: str,
+    show: Callable[[str, bool], object],
+    keep: Callable[[Token], object],
+    *,
+    issuer: str | None = None,
+    iss_required: bool = False,
+    redirect_uri: str = DEFAULT_REDIRECT,
+    open_browser: bool = True,
+    timeout: float = 300.0,
+) -> Token:
+    """Have a person sign in with a browser on this machine, and return the token.
+
+    ``show(url, opening)`` is called once, with the URL to visit and whether a
+    browser is being opened at it; ``keep(token)`` once, to store the token
+    before the browser is told that all went well. ``issuer`` is compared with the ``iss`` that
+    comes back, where one comes back or ``iss_required`` (RFC 9207). The
+    redirect is described at :class:`~.redirect.LoopbackRedirect`.
+
+    Blocks for ``timeout`` seconds at the most, then for one request. Raises
+    :class:`SignInFailed`; ``ValueError`` for URLs that cannot be meant; what
+    :meth:`Client.redeem` and ``keep`` raise. Uses ``oauthlib`` (extra ``cli``).
+    """
+    from oauthlib.oauth2 import OAuth2Error, WebApplicationClient
+
+    TokenEndpoint(authorization_endpoint, name="authorization_endpoint")  # https, or loopback
+    state = secrets.token_urlsafe(32)
+    protocol = WebApplicationClient(client.client_id)
+    verifier = protocol.create_code_verifier(64)
+    with LoopbackRedirect(redirect_uri, state) as redirect:
+        url = _with_https(
+            authorization_endpoint,
+            lambda endpoint: protocol.prepare_request_uri(
+                endpoint,
+                redirect_uri=redirect.uri,
+                scope=list(client.scope) or None,
+                state=state,
+                code_challenge=protocol.create_code_challenge(verifier, "S256"),
+                code_challenge_method="S256",
+                **client.parameters,
+            ),
+        )
+        opening = open_browser and _can_open_a_browser()
+        show(url, opening)
+        if opening:
+            # In a thread, because some browsers are waited for until they are closed.
+            threading.Thread(target=_open, args=(url,), name="browser", daemon=True).start()
+        query = redirect.wait(timeout)
+        try:
+            answer = f"https://loopback/?{query}"
+            fields = protocol.parse_request_uri_response(answer, state)
+            _check_issuer(fields.get("iss"), issuer, iss_required)
+            body = protocol.prepare_request_body(
+                code=fields["code"],
+                redirect_uri=redirect.uri,
+                code_verifier=verifier,
+                include_client_id=False,
+            )
+            token = client.redeem(body)
+            keep(token)
+        except OAuth2Error as error:
+            redirect.conclude("Not signed in", "Go back to the terminal.")
+            raise _refusal(error) from None
+        except Exception:
+            redirect.conclude("Not signed in", "Go back to the terminal.")
+            raise
+        redirect.conclude("Signed in", "You can close this page and go back to the terminal.")
+        return token
+
+
+def _with_https(url: str, prepare: Callable[[str], str]) -> str:
+    """Prepare an authorization request for ``url``, which may be plain http on loopback.
+
+    oauthlib knows https or nothing; what else may be was decided before.
+    """
+    scheme = urlsplit(url).scheme
+    return scheme + prepare("https" + url[len(scheme) :])[len("https") :]
+
+
+def _check_issuer(iss: str | None, issuer: str | None, required: bool) -> None:
+    """Refuse an answer that another server gave (RFC 9207 section 2.4)."""
+    if issuer is None or iss == issuer or (iss is None and not required):
+        return
+    told = "none" if iss is None else repr(iss[:200])
+    raise SignInFailed(
+        f"the answer that came back names the issuer {told}, not {issuer!r}: the sign-in was given "
+        "up, since somebody may be passing one server off as the other"
+    )
+
+
+def _refusal(error: object) -> SignInFailed:
+    """Say what the authorization server answered instead of a code."""
+    failure = SignInFailed(
+        "",
+        error=getattr(error, "error", None),
+        error_description=getattr(error, "description", None),
+        transient=getattr(error, "error", None) in ("server_error", "temporarily_unavailable"),
+    )
+    if failure.error == "access_denied":
+        failure.args = ("the sign-in was denied in the browser",)
+    else:
+        words = ": ".join(word for word in (failure.error, failure.error_description) if word)
+        failure.args = (f"the authorization server refused the sign-in ({words})",)
+    return failure
+
+
+def _can_open_a_browser() -> bool:
+    if os.environ.get("BROWSER"):
+        return True
+    if sys.platform in ("win32", "darwin"):
+        return True
+    # Without a display webbrowser would start a text browser in the terminal we print to.
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _open(url: str) -> None:
+    try:
+        webbrowser.open(url)
+    except Exception:  # noqa: BLE001,S110 (the URL was shown, and a person can copy it)
+        pass

@@ -27,7 +27,7 @@ LAYERS = [
         *("worker", "manager"),
     },
     {"replay", "adapter"},
-    {"profiles", "testing", "cli", "__main__"},
+    {"discovery", "sign_in", "profiles", "testing", "cli", "__main__"},
 ]
 
 

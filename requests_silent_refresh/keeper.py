@@ -66,12 +66,9 @@ class Keeper:
         """
         while True:
             seen = self._queue.current
-            state = self._store.load()
-            if seen is not NOT_LOADED and not is_newer(state, seen.state):
-                return seen
-            new = self._current(state)
-            if self._queue.publish(new, seen):
-                return new
+            adopted = self._adopt(self._store.load(), seen)
+            if adopted is not None:
+                return adopted
 
     def reconcile(self) -> Current:
         """Adopt what the store holds, or save ours back where the store fell behind it.
@@ -81,10 +78,13 @@ class Keeper:
         the session.
         """
         while True:
-            known = self._queue.current.state
-            stored = self._store.load()
+            seen = self._queue.current
+            known, stored = seen.state, self._store.load()
             if stored is None or known is None or not is_newer(known, stored, same_lineage=True):
-                return self.adopt_stored()
+                adopted = self._adopt(stored, seen)
+                if adopted is not None:
+                    return adopted
+                continue
             try:
                 self._store.replace(known, after=stored)
             except StateMoved:
@@ -187,6 +187,13 @@ class Keeper:
     def _stored(self, state: State | None) -> State | None:
         """Return what the store holds while ``state`` is current."""
         return state if self.unsaved is None else self.unsaved.after
+
+    def _adopt(self, stored: State | None, seen: Current) -> Current | None:
+        """Publish ``stored`` if it is newer than ``seen``; ``None`` where somebody was faster."""
+        if seen is not NOT_LOADED and not is_newer(stored, seen.state):
+            return seen
+        new = self._current(stored)
+        return new if self._queue.publish(new, seen) else None
 
     def _current(self, state: State | None) -> Current:
         return current_of(state, self._refresh_ahead, self._clock())

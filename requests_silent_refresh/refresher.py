@@ -23,7 +23,7 @@ from .freshness import Current
 from .keeper import Keeper
 from .redaction import strip
 from .refresh_queue import Batch, RefreshQueue
-from .stores.contract import Hold, State, StateMoved, TokenStore
+from .stores.contract import Hold, LockLost, State, StateMoved, TokenStore
 from .token import Token
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -123,10 +123,14 @@ class Refresher:
             left = max(0.0, deadline - time.monotonic())
             hold = self._store.exclusive(left, after=current.state)
             if hold is not None:
-                return self._holding(hold, batch)
-            if left <= 0:
-                raise StoreUnavailable(f"{self._store!r} changes faster than it can be read")
+                try:
+                    return self._holding(hold, batch)
+                except LockLost:  # this process was stopped for so long; others have gone on
+                    if left <= 0:
+                        raise
             self._keeper.reconcile()
+            if left <= 0 and not self._serves(self._queue.current, batch):
+                raise StoreUnavailable(f"{self._store!r} changes faster than it can be read")
 
     def _holding(self, hold: Hold, batch: Batch) -> Token | SilentRefreshError:
         try:
@@ -157,9 +161,9 @@ class Refresher:
         if token is None and self.needs_sign_in:
             return SessionExpired("nobody is signed in: call manager.sign_in(token)")
         if state is not None and self._keeper.unsaved is None:
-            hold.begin(state)
+            hold.begin(state, self.exchange_timeout)
         try:
-            granted = self._call(state, token)
+            granted = self._call(state, token, hold)
         except SessionExpired as error:
             return self._refused(state, error, hold.interrupted_at)
         answer = self._keeper.keep(granted, state, hold)
@@ -169,11 +173,15 @@ class Refresher:
             self.revoke(granted)  # a sign-out won: nobody else will ever know this token
         return answer
 
-    def _call(self, state: State | None, token: Token | None) -> Token:
+    def _call(self, state: State | None, token: Token | None, hold: Hold) -> Token:
         """Run the exchange under its deadline. Raises errors of this package only."""
-        self.exchanges += 1
+        # An unsaved token is known to nobody else, whoever has the lock.
+        needs_lock = self._keeper.unsaved is None
 
         def exchange() -> Token:
+            if needs_lock and not hold.still_held():
+                raise LockLost("this process was stopped before it could refresh: try again")
+            self.exchanges += 1
             self._queue.enter_callback()
             try:
                 return self._refresh(token)

@@ -17,13 +17,16 @@ ROOT = Path(requests_silent_refresh.__file__).parent
 # From the bottom to the top. A name stands for a module, or for all of a folder.
 LAYERS = [
     {"errors", "redaction", "forking"},
-    {"token", "origin", "challenge", "connections", "files", "locks", "sources", "keys"},
+    {
+        *("token", "origin", "challenge", "connections", "files", "locks", "calls"),
+        *("sources", "keys"),
+    },
     {
         *("answer", "exchange", "token_endpoint", "outcomes", "grant", "grants", "json_refresh"),
         "stores",
     },
     {
-        *("calls", "freshness", "futility", "refresh_queue", "keeper", "asking", "refresher"),
+        *("freshness", "futility", "refresh_queue", "keeper", "asking", "refresher"),
         *("worker", "manager"),
     },
     {"replay", "adapter"},

@@ -19,6 +19,7 @@ import secrets
 from abc import ABC, abstractmethod
 from types import TracebackType
 
+from ..errors import StoreUnavailable
 from ..token import Token
 
 
@@ -87,6 +88,13 @@ def _content(state: State) -> dict[str, object] | None:
     return None if state.token is None else state.token.to_dict()
 
 
+class LockLost(StoreUnavailable):
+    """The exclusive lock was lost before the refresh token was sent; nothing has happened.
+
+    Never reaches a user of the library while there is time to try again.
+    """
+
+
 class Hold(ABC):
     """The exclusive lock while somebody has it; a context manager that gives it up.
 
@@ -97,16 +105,30 @@ class Hold(ABC):
     """Unix time at which a refresh of the stored state began and was never
     finished (its process died); ``None`` where nothing points to that."""
 
-    def begin(self, state: State) -> None:
+    def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
         """Say that ``state``'s refresh token is about to be sent; the last call before it is.
 
         Reserves room for the result, so that a full disk shows before the token
-        is spent, and leaves a mark that survives a crash. Raises
-        ``StoreUnavailable`` where there is no room or the lock was lost.
+        is spent, and leaves a mark that survives a crash. A lock that runs out
+        by itself does not within ``exchange_timeout`` seconds, which is what the
+        exchange may take in all. Raises ``StoreUnavailable`` where there is no
+        room, and :class:`LockLost` where somebody else may have the lock by now.
         """
 
+    def still_held(self) -> bool:
+        """Say whether there is still time for the exchange that ``begin`` was called for.
+
+        Asked at the very moment before the refresh token is sent, by the thread
+        that sends it: the process may have been stopped since ``begin``. No I/O.
+        """
+        return True
+
     def extend(self) -> None:
-        """Keep the lock while a granted token could not be saved yet (P4)."""
+        """Keep the lock while a granted token could not be saved yet (P4).
+
+        Never raises: where the lock was lost, or the engine is down, the save
+        that follows decides.
+        """
 
     @abstractmethod
     def release(self) -> None:

@@ -16,7 +16,7 @@ from ..keys import as_source
 from ..locks import KernelLock, pause
 from ..redaction import strip
 from . import network
-from .contract import Hold, State, TokenStore, must_write
+from .contract import Hold, LockLost, State, TokenStore, must_write
 from .reservation import Reservation, recover
 from .state_file import StateFile
 
@@ -218,10 +218,10 @@ class _FileHold(Hold):
         """Leave the file to the parent, whose refresh it marks."""
         self._reservation = None
 
-    def begin(self, state: State) -> None:
+    def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
         with self._store._reporting("reserve room beside"):
             if not self._lock.is_in_place():
-                raise StoreUnavailable(
+                raise LockLost(
                     f"{self._lock.path} was removed while it was locked: leave it where it is"
                 )
             self._reservation = self._store._reserve(state, self.interrupted_at)

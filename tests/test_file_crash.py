@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +23,16 @@ KEY = generate_key()
 OLD, NEW = Token("old", "old-refresh"), Token("new", "new-refresh")
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="processes fork here")
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A directory in memory where there is one: what syncing costs is not what is tested here."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        dir=memory if os.access(memory, os.W_OK) else tmp_path
+    ) as name:
+        yield Path(name)
 
 
 @pytest.fixture

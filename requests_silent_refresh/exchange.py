@@ -65,6 +65,7 @@ class Exchange:
         self._over = False
         self._sent = False
         self._tap: socket.socket | None = None
+        self._connection: socket.socket | None = None
         self._outcome: Answer | NoAnswer = NoAnswer("timeout")
         # Byte by byte where nobody watches, so that a trickle meets the deadline between two.
         self._step = 64 * 1024
@@ -91,6 +92,7 @@ class Exchange:
             self._tap = socket.fromfd(
                 connection.fileno(), connection.family, connection.type, connection.proto
             )
+            self._connection = connection
 
     def sending(self) -> None:
         """Note that the request leaves now; raises ``TimeoutError`` when it is too late."""
@@ -122,10 +124,18 @@ class Exchange:
                 if not self._over:
                     self._outcome = outcome
                 self._over = True
-                if self._tap is not None:
-                    self._tap.close()
-                    self._tap = None
+                self._close()
             self._done.set()
+
+    def _close(self) -> None:
+        """Close what is still open. Called by the talker, with the lock held."""
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
+        if self._connection is not None and self._connection.fileno() != -1:
+            # Older urllib3 leaves the socket of a failed CONNECT to the garbage collector,
+            # held by a half-read response, which is why close() would not do.
+            socket.close(self._connection.detach())
 
     def _send(self) -> Answer:
         with _Session() as session:

@@ -57,8 +57,7 @@ class Asking:
             if not call.leave():
                 break
             return token or SessionExpired(
-                f"the session expired and nobody signed in within {self._timeout:g} s: "
-                "call manager.sign_in(token)"
+                f"the session expired and nobody signed in within {self._timeout:g} s"
             )
         return self._answer(call, error)
 

@@ -151,7 +151,7 @@ class Keeper:
     def current_or_expired(self) -> Token | SilentRefreshError:
         """Return the published token, or the error for a session that was ended meanwhile."""
         return self._queue.current.token or SessionExpired(
-            "signed out while a refresh was under way: call manager.sign_in(token)"
+            "signed out while a refresh was under way"
         )
 
     def save_unsaved(self) -> Unsaved | None:

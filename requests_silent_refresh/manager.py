@@ -67,6 +67,8 @@ class TokenManager:
         would wait for its own answer raises ``RefreshFailed`` at once.
     ``sign_in_timeout``
         Seconds the waiting requests wait for that, 300 by default.
+    ``sign_in_hint``
+        What a person does to sign in; the message of a ``SessionExpired`` ends with it.
     ``on_refreshed``
         Called with the token that a refresh ended with (exchanged here, or
         adopted from the store), after the waiters went on, in the refresh's own
@@ -87,6 +89,7 @@ class TokenManager:
         refresh_ahead: float = 0.2,
         on_session_expired: OnSessionExpired | None = None,
         sign_in_timeout: float = 300.0,
+        sign_in_hint: str = "call manager.sign_in(token)",
         on_refreshed: Callable[[Token], object] | None = None,
         on_event: Callable[[Event], object] | None = None,
         clock: Callable[[], float] = time.time,
@@ -105,12 +108,14 @@ class TokenManager:
             "refresh_ahead": refresh_ahead,
             "on_session_expired": on_session_expired,
             "sign_in_timeout": sign_in_timeout,
+            "sign_in_hint": sign_in_hint,
             "on_refreshed": on_refreshed,
             "on_event": on_event,
             "clock": clock,
             "monotonic": monotonic,
         }
         self._store = store = MemoryStore() if store is None else store
+        self._sign_in_hint = sign_in_hint
         self._clock = clock
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
         self._keeper = Keeper(store, self._queue, refresh_ahead, clock)
@@ -166,7 +171,11 @@ class TokenManager:
                 self._keeper.adopt_stored()
             except StoreError as trouble:
                 logger.warning("the store cannot be read: %s", trouble)
-        return self._queue.renew(rejected, self._worker.lead)
+        try:
+            return self._queue.renew(rejected, self._worker.lead)
+        except SessionExpired as expired:  # one of this caller's own
+            expired.args = (f"{expired}; {self._sign_in_hint}",)
+            raise
 
     def start_refresh(self, rejected: Token | None = None) -> None:
         """Begin a refresh in the background, unless ``rejected`` was replaced already.
@@ -235,7 +244,7 @@ class TokenManager:
             break
         self._keeper.adopt_stored()
         if self._refresher.needs_sign_in:
-            self._queue.end_session(SessionExpired("signed out: call manager.sign_in(token)"))
+            self._queue.end_session(SessionExpired("signed out"))
         logger.info("signed out")
 
     @property

@@ -228,9 +228,7 @@ class RefreshQueue:
 
     def _too_late(self, batch: Batch) -> SilentRefreshError:
         if batch.asking:
-            return SessionExpired(
-                "the session expired and nobody signed in in time: call manager.sign_in(token)"
-            )
+            return SessionExpired("the session expired and nobody signed in in time")
         return RefreshTimeout(
             f"the refresh has not ended within {self.wait_timeout:g} s; it goes on in the "
             "background and its result will be used: try again"

@@ -159,7 +159,7 @@ class Refresher:
         """Exchange the token of ``state``; only called while ``hold`` is held."""
         token = None if state is None else state.token
         if token is None and self.needs_sign_in:
-            return SessionExpired("nobody is signed in: call manager.sign_in(token)")
+            return SessionExpired("nobody is signed in")
         if state is not None and self._keeper.unsaved is None:
             hold.begin(state, self.exchange_timeout)
         try:

@@ -16,7 +16,9 @@ import hmac
 import logging
 import re
 import secrets
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
+from urllib.parse import quote_plus
 
 MASK = "***"
 
@@ -118,14 +120,18 @@ _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11
 _PAYLOADS = frozenset({"__notes__", "doc", "output", "stdout", "stderr", "body", "text", "content"})
 
 
-def strip(error: BaseException) -> BaseException:
+def strip(error: BaseException, hide: Iterable[Secret | None] = ()) -> BaseException:
     """Make ``error`` safe to be kept as a cause, in place, and return it.
 
     Cuts the frames (their locals hold tokens) and every object the exception
     holds (its request's body is the refresh token; its response holds tokens and
     a connection; so does urllib3's pool), and masks what is left of text, along
     the whole chain. What it was and what it said stay. Never raises.
+
+    ``hide`` are secrets that were in play: servers quote a refresh token in
+    their ``error_description``, and programs quote one in their exceptions.
     """
+    clean = _cleaner(hide)
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -138,21 +144,36 @@ def strip(error: BaseException) -> BaseException:
         if isinstance(link, _GROUP):
             todo += link.exceptions
         todo += [v for v in vars(link).values() if isinstance(v, BaseException)]
-        _strip_attributes(link)
+        _strip_attributes(link, clean)
     return error
 
 
-def _strip_attributes(link: BaseException) -> None:
+def _cleaner(hide: Iterable[Secret | None]) -> Callable[[str], str]:
+    """Return what masks text: all that looks like a credential, and these secrets."""
+    values = {secret.reveal() for secret in hide if secret is not None}
+    values |= {quote_plus(value) for value in values}
+    # A short one is a placeholder of somebody's tests, and stands in any text.
+    known = sorted((v for v in values if len(v) >= 8), key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for value in known:
+            text = text.replace(value, MASK)
+        return redact(text)
+
+    return clean
+
+
+def _strip_attributes(link: BaseException, clean: Callable[[str], str]) -> None:
     # Through the dictionary and the base class: properties of urllib3 warn when they
     # are read, and an exception may be a frozen dataclass.
     arguments = BaseException.args.__get__(link)  # type: ignore[attr-defined]
     plain = all(isinstance(a, (str, int, float, type(None))) for a in arguments)
     if not plain or isinstance(link, UnicodeError):  # which has the whole text for an argument
         arguments = (_said(link),)
-    arguments = tuple(redact(a) if isinstance(a, str) else a for a in arguments)
+    arguments = tuple(clean(a) if isinstance(a, str) else a for a in arguments)
     fields = vars(link)
     for name, value in list(fields.items()):
-        fields[name] = "" if name in _PAYLOADS else _stripped(value)
+        fields[name] = "" if name in _PAYLOADS else _stripped(value, clean)
     BaseException.args.__set__(link, arguments)  # type: ignore[attr-defined]
     if isinstance(link, UnicodeDecodeError):
         link.object = b""
@@ -160,13 +181,13 @@ def _strip_attributes(link: BaseException) -> None:
         link.object = ""
 
 
-def _stripped(value: Any) -> Any:
+def _stripped(value: Any, clean: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        return clean(value)
     if isinstance(value, bytes):
         return b""  # the type stays, `str()` of http.client's errors needs it
     if type(value) in (tuple, list):
-        return type(value)(_stripped(item) for item in value)
+        return type(value)(_stripped(item, clean) for item in value)
     return value if isinstance(value, (int, float, BaseException)) else None
 
 

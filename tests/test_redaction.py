@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from requests_silent_refresh import redaction
-from requests_silent_refresh.errors import WrongKey
+from requests_silent_refresh.errors import SessionExpired, WrongKey
 from requests_silent_refresh.redaction import HeaderValue, MaskedDict, Secret, redact, strip
 
 CANARY = "canary-0123456789abcdef"
@@ -305,6 +305,19 @@ def test_an_error_of_ours_keeps_its_attributes() -> None:
     before = dict(vars(error))
     strip(error)
     assert (vars(error), str(error)) == (before, "no")
+
+
+def test_secrets_that_were_in_play_are_hidden_wherever_they_are_quoted() -> None:
+    """P12: a server's words and a program's message may quote the token; a placeholder stays."""
+    secret = Secret("canary/0123+456")
+    error = SessionExpired(
+        f"answered 400: {secret.reveal()} is gone", error_description=f"{secret.reveal()}!"
+    )
+    error.__cause__ = KeyError(secret.reveal(), ["canary%2F0123%2B456"])
+    strip(error, hide=(secret, None, Secret("gone")))
+    assert str(error) == "answered 400: *** is gone"
+    assert error.error_description == "***!"
+    assert "canary" not in repr(error.__cause__)
 
 
 def test_a_stripped_cause_keeps_no_connection(echo: str) -> None:

@@ -27,7 +27,7 @@ LAYERS = [
     },
     {
         *("freshness", "futility", "refresh_queue", "keeper", "asking", "refresher"),
-        *("worker", "manager"),
+        *("worker", "backoff", "events", "manager"),
     },
     {"replay", "adapter"},
     {"discovery", "sign_in", "profiles", "testing", "cli", "__main__"},

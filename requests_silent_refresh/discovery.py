@@ -132,9 +132,7 @@ def _read(payload: Mapping[str, Any], issuer: str, url: str) -> Metadata:
     known = tuple(str(method) for method in methods) if isinstance(methods, list) else None
     return Metadata(
         issuer=issuer,
-        code_challenge_methods=tuple(str(m) for m in methods)
-        if isinstance(methods, list)
-        else None,
+        code_challenge_methods=known,
         iss_in_callback=payload.get("authorization_response_iss_parameter_supported") is True,
         **found,
     )

@@ -1,0 +1,138 @@
+"""Secrets in settings: never the secret itself, always where it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..grant import literal_secrets
+from ..sources import FromEnvironment, FromFile
+from . import paths
+
+KINDS = ("environment", "file", "keyring", "kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class FromKeyring:
+    """Reads a secret from the operating system's keyring each time it is asked (extra ``keyring``).
+
+    Calling it raises ``LookupError`` where the keyring holds none.
+    """
+
+    service: str
+    account: str
+
+    def __call__(self) -> str:
+        import keyring
+
+        value = keyring.get_password(self.service, self.account)
+        if not value:
+            raise LookupError(
+                f"the keyring holds nothing for {self.account!r} of {self.service!r}: put the "
+                "secret there"
+            )
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Reads a secret that was typed once and is kept encrypted, as the profile's tokens are.
+
+    Calling it raises ``LookupError`` where none is kept, and ``StoreError``
+    where it cannot be read.
+    """
+
+    profile: str
+    what: str
+
+    def __call__(self) -> str:
+        state = self._store().load()
+        secret = None if state is None or state.token is None else state.token.extra.get("secret")
+        if not secret:
+            raise LookupError(
+                f"no {self.what} is kept for the profile {self.profile!r}: sign in anew with "
+                "--client-secret ask"
+            )
+        return str(secret)
+
+    def keep(self, secret: str) -> None:
+        """Keep ``secret`` from now on. Raises ``StoreError`` where it cannot be saved."""
+        from ..token import Token
+
+        # A store keeps tokens; what is kept rides along as an extra of one that is none.
+        self._store().save(Token("none", extra={"secret": secret}), after=None)
+
+    def forget(self) -> None:
+        """Wipe the secret."""
+        store = self._store()
+        state = store.load()
+        if state is not None:
+            store.clear(after=state)
+
+    def rotate_key(self) -> None:
+        """Encrypt it with the profile's newest key."""
+        self._store().rotate_key()
+
+    def _store(self) -> Any:
+        from ..keys import KeyFile
+        from ..stores.file import EncryptedFileStore
+
+        key = KeyFile(paths.key_file(self.profile), make=True)
+        return EncryptedFileStore(paths.kept_file(self.profile, self.what), key)
+
+
+def is_reference(value: object) -> bool:
+    """Say whether ``value`` is how settings write where a secret is."""
+    return isinstance(value, Mapping) and any(kind in value for kind in KINDS)
+
+
+def resolve(value: Any, profile: str) -> Any:
+    """Return the callable that a reference stands for; anything else, with those in it resolved."""
+    if not isinstance(value, Mapping):
+        return value
+    if not is_reference(value):
+        return {name: resolve(field, profile) for name, field in value.items()}
+    fields = dict(value)
+    source: Callable[[], str]
+    if "environment" in fields:
+        source = FromEnvironment(fields.pop("environment"))
+    elif "file" in fields:
+        source = FromFile(fields.pop("file"))
+    elif "keyring" in fields:
+        source = FromKeyring(fields.pop("keyring"), fields.pop("account", profile))
+    else:
+        source = Kept(profile, fields.pop("kept"))
+    if fields:
+        raise ValueError(f"{', '.join(fields)}: a reference to a secret has no such field")
+    return source
+
+
+def refuse_literals(settings: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where a secret is written out; the message does not hold it."""
+    for name, value in settings.items():
+        hint = "name where it is: {'environment': NAME}, {'file': PATH} or {'keyring': SERVICE}"
+        if name == "client_secret" and not (value is None or is_reference(value)):
+            raise ValueError(f"client_secret is not written into settings: {hint}")
+        if name in ("extra", "headers", "parameters") and isinstance(value, Mapping):
+            plain = {k: v for k, v in value.items() if not is_reference(v)}
+            for where in literal_secrets(name, plain):
+                raise ValueError(f"{where} is not written into settings: {hint}")
+        if name == "proxies" and isinstance(value, Mapping):
+            for url in value.values():
+                _refuse_password(name, url)
+        if name.endswith(("url", "endpoint")):
+            _refuse_password(name, value)
+
+
+def _refuse_password(name: str, url: object) -> None:
+    try:
+        password = urlsplit(url).password if isinstance(url, str) else None
+    except ValueError:
+        return  # whoever uses it says what is wrong with it
+    if password:
+        raise ValueError(
+            f"the password in {name} is not written into settings: put the whole URL into an "
+            "environment variable and name that, {'environment': NAME}"
+        )

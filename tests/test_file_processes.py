@@ -260,6 +260,20 @@ class TestLockFile:
             assert os.path.exists(f"{path}.lock")
             assert not is_free(path)
 
+    def test_a_removed_file_and_no_time(self, store, state, path, monkeypatch):
+        """P1: with no time left for another try, the lock on a removed file is not given."""
+        really = locks.files.call
+
+        def calling(function, /, *args, **kwargs):
+            if function.__name__ == "lock_descriptor":
+                os.unlink(f"{path}.lock")
+            return really(function, *args, **kwargs)
+
+        monkeypatch.setattr(locks.files, "call", calling)
+        with pytest.raises(StoreUnavailable) as error:
+            store.exclusive(0.0, state)
+        assert error.value.holder is None
+
     def test_a_stuck_writer(self, store, state, path, monkeypatch):
         """P8: a save waits a bounded time for another's save, and says who it was."""
         from requests_silent_refresh.stores import state_file

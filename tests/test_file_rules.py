@@ -22,7 +22,7 @@ from requests_silent_refresh import (
 )
 from requests_silent_refresh.keys import generate_key
 from requests_silent_refresh.stores import network
-from requests_silent_refresh.stores.contract import StateMoved
+from requests_silent_refresh.stores.contract import State, StateMoved
 
 KEY = generate_key()
 
@@ -186,6 +186,16 @@ class TestPlanted:
         assert (tmp_path / "elsewhere").read_text() == "precious"
         assert store.load().generation == 2
 
+    @pytest.mark.parametrize("name", ["tokens.next.2", "tokens.next.77", "tokens.next.2.new"])
+    def test_what_is_planted_as_a_mark_is_removed(self, store, signed_in, path, tmp_path, name):
+        """P12: a link in the place of a mark is neither read nor in the way."""
+        (tmp_path / "elsewhere").write_text("precious")
+        (path.parent / name).symlink_to(tmp_path / "elsewhere")
+        with store.exclusive(1.0, signed_in) as hold:
+            assert hold.interrupted_at is None
+            assert not (path.parent / name).is_symlink()
+        assert (tmp_path / "elsewhere").read_text() == "precious"
+
     def test_a_dangling_link(self, store, path, tmp_path):
         """A link that leads nowhere is no empty store."""
         path.parent.mkdir()
@@ -215,6 +225,17 @@ class TestPlanted:
             store.load()
         with pytest.raises(StoreError, match="run it as that user"):
             store.save(Token("b"), None)
+
+    @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root to give away")
+    def test_nothing_is_left_beside_somebody_elses_file(self, store, signed_in, path):
+        """Run once as another user, no lock file is left that would lock the owner out."""
+        os.chown(path, 65534, 65534)
+        for name in ("tokens.lock", "tokens.write.lock"):
+            (path.parent / name).unlink(missing_ok=True)
+        for attempt in (lambda: store.exclusive(1.0), lambda: store.save(Token("b"), None)):
+            with pytest.raises(StoreError, match="belongs to"):
+                attempt()
+        assert os.listdir(path.parent) == ["tokens"]
 
     def test_a_huge_file(self, store, signed_in, path):
         """A file that cannot be ours is not read into memory."""
@@ -390,6 +411,28 @@ class TestTrouble:
             store.save(Token("b", "r2"), signed_in)
         assert store.load().generation == 2
 
+    def test_room_for_what_was_never_stored(self, store, path):
+        """A grant that starts from nothing can begin as well."""
+        with store.exclusive(1.0) as hold:
+            hold.begin(State("ab", 1, None))
+            assert (path.parent / "tokens.next.2").exists()
+        assert not (path.parent / "tokens.next.2").exists()
+
+    def test_a_note_that_cannot_be_written(self, store, signed_in, monkeypatch):
+        """A full disk does not keep anybody from the lock; its holder is just not named."""
+
+        def full(function, /, *args, **kwargs):
+            if function is os.write:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(files, "call", full)
+        with (
+            store.exclusive(1.0, signed_in),
+            pytest.raises(StoreUnavailable, match="somebody else"),
+        ):
+            store.exclusive(0.0, signed_in)
+
     @needs_posix
     def test_the_room_is_real(self, store, signed_in, path):
         """P4: the room is allocated and not a hole."""
@@ -504,6 +547,11 @@ class TestNetworkFileSystem:
             EncryptedFileStore(path, key=KEY)
         assert caught[0].filename == __file__
         EncryptedFileStore(path, key=KEY)
+
+    def test_where_there_is_no_list_of_mounts(self, tmp_path, monkeypatch):
+        """Elsewhere than on Linux nothing is known, and nothing said."""
+        monkeypatch.setattr(network, "MOUNTS", str(tmp_path / "none"))
+        EncryptedFileStore(tmp_path / "tokens", key=KEY)
 
     def test_a_local_one_is_fine(self, tmp_path):
         """No warning for a local disk, nor where there is no list of mounts."""

@@ -488,6 +488,27 @@ def test_a_source_of_ones_own():
         decrypts(Mine(), encrypted_by(generate_key()))
 
 
+def test_a_source_of_ones_own_without_a_key():
+    """A source that has no key is named."""
+
+    class Mine(KeySource):
+        def for_reading(self, kdf):
+            return ()
+
+        def __repr__(self):
+            return "Mine()"
+
+    with pytest.raises(StoreError, match=r"Mine\(\) has no key"):
+        encrypted_by(Mine())
+
+
+def test_every_absence_is_named(tmp_path):
+    """With several sources that have no key, each says so."""
+    sources = [KeyFile(tmp_path / "one"), KeyFile(tmp_path / "two")]
+    with pytest.raises(WrongKey, match=r"one is missing.*; .*two is missing"):
+        decrypts(sources, encrypted_by(generate_key()))
+
+
 def test_a_renamed_key_is_damage_and_not_another_key():
     """A file whose key id was changed is corrupt: the key itself still fits."""
     key = generate_key()

@@ -16,7 +16,7 @@ What a store takes as ``key``:
 not from anyone who can run code as you.*
 """
 
-from .ciphers import Cipher, Keys, as_source
+from .ciphers import Cipher, KeyLike, Keys, as_source
 from .key_file import KeyFile, default_key_file
 from .keyring_key import KeyringKey
 from .passphrase import Passphrase
@@ -26,6 +26,7 @@ __all__ = [
     "Cipher",
     "KDFParameters",
     "KeyFile",
+    "KeyLike",
     "KeySource",
     "KeyringKey",
     "Keys",

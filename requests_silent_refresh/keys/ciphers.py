@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import StoreCorrupted, WrongKey
 from .key_file import default_key_file
@@ -13,16 +13,24 @@ if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
 
-def as_source(key: Any) -> KeySource:
+_OneKey: TypeAlias = bytes | bytearray | str | KeySource | Callable[[], object]
+KeyLike: TypeAlias = _OneKey | Sequence[_OneKey]
+"""What a store takes as ``key``."""
+
+
+def as_source(key: KeyLike | None) -> KeySource:
     """Make a source of what a store was given as ``key``. Raises ``ValueError``, ``TypeError``."""
     if key is None:
         return default_key_file()
     if isinstance(key, KeySource):
         return key
-    if isinstance(key, (bytes, bytearray, str)):
-        return Literal(bytes(key) if isinstance(key, bytearray) else key)
+    if isinstance(key, (bytes, bytearray, memoryview)):
+        return Literal(bytes(key))
+    if isinstance(key, str):
+        return Literal(key)
     if isinstance(key, Sequence):
-        return Several([as_source(one) for one in key])
+        several: Sequence[Any] = key  # the type checker would have bytes among them, and so int
+        return Several([as_source(one) for one in several])
     if callable(key):
         return Asked(key)
     raise TypeError(

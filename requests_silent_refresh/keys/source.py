@@ -91,8 +91,8 @@ class KeySource(ABC):
         return False
 
     def absence(self) -> str:
-        """Say in a sentence why :meth:`for_reading` gave nothing."""
-        return "no key was given"
+        """Say in a clause why :meth:`for_reading` gave nothing."""
+        return f"{self!r} has no key"
 
 
 class Literal(KeySource):

@@ -12,7 +12,7 @@ from typing import Any
 from .. import files
 from ..errors import StoreError, StoreUnavailable
 from ..forking import reset_in_child
-from ..keys import as_source
+from ..keys import KeyLike, as_source
 from ..locks import KernelLock, pause
 from ..redaction import strip
 from . import network
@@ -64,7 +64,7 @@ class EncryptedFileStore(TokenStore):
     - *fork*: a child has neither the locks nor the reservation of its parent.
     """
 
-    def __init__(self, path: str | os.PathLike[str], key: Any = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], key: KeyLike | None = None) -> None:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text:
             raise ValueError("path is the path of a file, a str or a pathlib.Path")
@@ -93,20 +93,14 @@ class EncryptedFileStore(TokenStore):
             return self._file.state()
 
     def replace(self, new: State, after: State | None) -> None:
-        with self._reporting("save"), self._file.writing():
-            stored = self._file.read()
-            if must_write(new, after, None if stored is None else stored.state):
-                kdf = None if stored is None else stored.envelope.kdf
-                _, content = self._file.seal(new, kdf)
-                reservation = self._reservation
-                room = None if reservation is None else reservation.room_for(new)
-                self._file.put(content, room)
-            else:
-                # An earlier try came as far as the rename.
-                files.sync_directory(self._file.directory)
+        with self._reporting("save"):
+            self._file.read()  # somebody else's file is refused before a lock is made beside it
+            with self._file.writing():
+                self._compare_and_replace(new, after)
 
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
         with self._reporting("lock"):
+            self._file.read()  # as in replace
             lock = KernelLock(self.path + ".lock")
             try:
                 if self._wait_for(lock, timeout, after):
@@ -154,6 +148,19 @@ class EncryptedFileStore(TokenStore):
 
     def __reduce__(self) -> Any:
         return type(self), (self.path, self._source)
+
+    def _compare_and_replace(self, new: State, after: State | None) -> None:
+        """Do it; the write lock is held."""
+        stored = self._file.read()
+        if must_write(new, after, None if stored is None else stored.state):
+            kdf = None if stored is None else stored.envelope.kdf
+            _, content = self._file.seal(new, kdf)
+            reservation = self._reservation
+            room = None if reservation is None else reservation.room_for(new)
+            self._file.put(content, room)
+        else:
+            # An earlier try came as far as the rename.
+            files.sync_directory(self._file.directory)
 
     def _wait_for(self, lock: KernelLock, timeout: float, after: State | None) -> bool:
         """Take ``lock``; False as soon as the stored state is another one than ``after``."""

@@ -8,6 +8,8 @@ import warnings
 
 _NETWORK = re.compile(r"nfs|cifs|smb|afs$|ceph|glusterfs|lustre|beegfs|fuse\.(sshfs|s3fs|gcsfuse)")
 
+MOUNTS = "/proc/self/mountinfo"
+
 _warned: set[str] = set()
 
 
@@ -20,7 +22,7 @@ def warn_once(path: str) -> None:
     if path in _warned:
         return
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
             kind = file_system(os.path.realpath(path), file.read())
     except OSError:  # not Linux
         return

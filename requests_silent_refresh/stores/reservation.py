@@ -28,7 +28,7 @@ import socket
 import time
 
 from .. import files
-from ..errors import StoreCorrupted, WrongKey
+from ..errors import StoreCorrupted, StoreError, WrongKey
 from .contract import State
 from .state_file import StateFile
 
@@ -88,8 +88,8 @@ def recover(file: StateFile) -> float | None:
     stored = file.state()
     interrupted_at = None
     for generation, path in _leftovers(file.path):
-        if stored is not None and generation > stored.generation:
-            content = (files.read_private(path) or b"").rstrip(b"\0")
+        content = _content(path)
+        if stored is not None and generation > stored.generation and content is not None:
             finished = _finished(file, content)
             if finished is None:
                 began_at = _began_at(path, content, stored)
@@ -115,6 +115,14 @@ def _leftovers(path: str) -> list[tuple[int, str]]:
             unfinished = match[2] is not None  # it was not yet the mark of anything
             found.append((0 if unfinished else int(match[1]), os.path.join(folder, entry)))
     return sorted(found)
+
+
+def _content(path: str) -> bytes | None:
+    """Return what was written into the room; ``None`` for a file that cannot be one of ours."""
+    try:
+        return (files.read_private(path) or b"").rstrip(b"\0")
+    except StoreError:  # a link, a FIFO, or somebody else's
+        return None
 
 
 def _finished(file: StateFile, content: bytes) -> State | None:

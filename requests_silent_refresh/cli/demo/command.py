@@ -40,10 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError, RuntimeError) as error:  # all of requests' and ours among them
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    if arguments.json:
-        print(report.as_json())
-    else:
-        screen.say("\n" + report.as_table())
+    print(report.as_json() if arguments.json else "\n" + report.as_table())
+    return exit_code(report)
+
+
+def exit_code(report: Report) -> int:
+    """Return 1 where a request failed or an expiry cost another number of exchanges than one."""
     return 0 if report.ok else 1
 
 

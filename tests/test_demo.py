@@ -248,8 +248,6 @@ def test_a_state_that_cannot_be_read_is_one_line_on_stderr(run, state):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required"),
-        (["demolish"], "invalid choice"),
         (["demo", "--threads", "0"], "'0' is not a whole number from 1 up"),
         (["demo", "--expiries", "x"], "'x' is not a whole number from 1 up"),
         (["demo", "--seconds", "-1"], "'-1' is not a number from 0 to 3000"),

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .stores.contract import TokenStore as TokenStore
     from .stores.file import EncryptedFileStore as EncryptedFileStore
     from .stores.memory import MemoryStore as MemoryStore
+    from .stores.moving import copy_state as copy_state
+    from .stores.redis import RedisStore as RedisStore
+    from .stores.sql import SQLStore as SQLStore
     from .token import Token as Token
 
 _WHERE = {
@@ -55,6 +58,9 @@ _WHERE = {
     "TokenStore": "stores.contract",
     "EncryptedFileStore": "stores.file",
     "MemoryStore": "stores.memory",
+    "copy_state": "stores.moving",
+    "RedisStore": "stores.redis",
+    "SQLStore": "stores.sql",
     "Token": "token",
 }
 

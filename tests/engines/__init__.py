@@ -1,0 +1,1 @@
+"""Real engines for the tests: servers started on free ports in directories of their own."""

@@ -1,0 +1,44 @@
+"""Fixtures: one server of each kind for the whole run, emptied for each test."""
+
+from __future__ import annotations
+
+import pytest
+
+from .redis import RedisServer
+from .sql import MariaDB, PgBouncer, Postgres, SQLite
+
+
+def _started(server):
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    """A Redis that writes every change down."""
+    yield from _started(RedisServer(tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    """A PostgreSQL."""
+    yield from _started(Postgres(tmp_path_factory.mktemp("postgres")))
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(tmp_path_factory, postgres):
+    """A PgBouncer in transaction mode before the PostgreSQL."""
+    yield from _started(PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgres))
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory):
+    """A MariaDB."""
+    yield from _started(MariaDB(tmp_path_factory.mktemp("mariadb")))
+
+
+@pytest.fixture
+def sqlite(tmp_path):
+    """A SQLite file."""
+    return SQLite(tmp_path / "tokens.sqlite")

@@ -1,0 +1,119 @@
+"""Starting, killing and waiting for servers; saying how to get one that is missing."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+PATIENCE = 60.0  # seconds; only a failing test waits that long
+
+
+def find(name, package, *places):
+    """Return the path of the program ``name``; skip, or fail in CI, where it is missing.
+
+    ``REQUIRE_ENGINES=1`` turns the skip into a failure: a run that proves
+    nothing about the engines must not look like one that did.
+    """
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+    for place in places:
+        found = found or next(iter(sorted(glob.glob(f"{place}/{name}"), reverse=True)), None)
+    if found is None:
+        missing = f"{name} is not installed: apt-get install {package}"
+        if os.environ.get("REQUIRE_ENGINES") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return found
+
+
+def free_port():
+    """Return a port of 127.0.0.1 that nobody listens at now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_until(condition, what, timeout=PATIENCE, every=0.02):
+    """Wait until ``condition()`` is true, looking every some milliseconds; return what it gave."""
+    pause, deadline = threading.Event(), time.monotonic() + timeout
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s")
+        pause.wait(every)
+
+
+def unprivileged(user):
+    """Return what makes a child process run as ``user``, where we are root; else nothing."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": user, "group": user, "extra_groups": []}
+
+
+def own(path, user):
+    """Give a directory to ``user`` and let it get there, where we are root."""
+    if os.geteuid() == 0:
+        shutil.chown(path, user, user)
+        for above in list(path.parents)[:3]:
+            if above.stat().st_uid == 0 and str(above) not in ("/", "/tmp"):
+                above.chmod(above.stat().st_mode | 0o011)
+
+
+class Server:
+    """A server process: ``start``, ``kill`` (SIGKILL) and start again, on one port."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.port = free_port()
+        self.process = None
+
+    def command(self):
+        """Return the command line."""
+        raise NotImplementedError
+
+    def options(self):
+        """Return more arguments of ``Popen``."""
+        return {}
+
+    def answers(self):
+        """Say whether it serves clients."""
+        raise NotImplementedError
+
+    def start(self):
+        """Start it and wait until it answers."""
+        log = open(self.directory / "log", "ab")
+        with log:
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, cwd=self.directory, **self.options()
+            )
+        wait_until(self._up, type(self).__name__)
+        return self
+
+    def _up(self):
+        if self.process.poll() is not None:
+            raise RuntimeError((self.directory / "log").read_text()[-2000:])
+        return self.answers()
+
+    def kill(self):
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def stop(self):
+        """End it in order; SIGKILL where that takes long."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()

@@ -1,0 +1,202 @@
+"""SQL databases: PostgreSQL, also behind PgBouncer; MariaDB; SQLite."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import sqlalchemy
+
+from .processes import PATIENCE, Server, find, own, unprivileged, wait_until
+
+TABLE = "silent_refresh_tokens"
+
+
+class Database(Server):
+    """What the tests ask of any database."""
+
+    account = None
+
+    def __init__(self, directory):
+        directory.mkdir(exist_ok=True)
+        if self.account is not None:
+            own(directory, self.account)
+        super().__init__(directory)
+        self.prepare()
+
+    def prepare(self):
+        """Make its files."""
+
+    def options(self):
+        return unprivileged(self.account)
+
+    def run(self, *command):
+        """Run a program of the database's as the account that it runs as."""
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            **self.options(),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def engine(self):
+        """Return an engine of our own, which keeps no connection."""
+        return sqlalchemy.create_engine(
+            self.url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+        )
+
+    def answers(self):
+        try:
+            return self.query("SELECT 1")
+        except sqlalchemy.exc.DBAPIError:
+            return False
+
+    def query(self, statement, **parameters):
+        """Run a statement; return its rows, if it has any."""
+        engine = self.engine()
+        with engine.connect() as connection:
+            result = connection.execute(sqlalchemy.text(statement), parameters)
+            return result.fetchall() if result.returns_rows else []
+
+    def empty(self):
+        """Forget everything."""
+        self.query(f"DROP TABLE IF EXISTS {TABLE}")
+
+    def dump(self):
+        """Return every row, as bytes."""
+        return repr(self.query(f"SELECT * FROM {TABLE}")).encode()
+
+
+class Postgres(Database):
+    """A PostgreSQL cluster of its own."""
+
+    account = "postgres"
+    place = "/usr/lib/postgresql/*/bin"
+
+    def prepare(self):
+        self._program = find("postgres", "postgresql", self.place)
+        initdb = os.path.join(os.path.dirname(self._program), "initdb")
+        self.data = self.directory / "data"
+        self.run(
+            *(initdb, "--auth=trust", "--username=app", "--no-sync", "--locale=C.UTF-8"),
+            *("--encoding=UTF8", "-D", str(self.data)),
+        )
+
+    @property
+    def url(self):
+        return f"postgresql+psycopg://app@127.0.0.1:{self.port}/postgres"
+
+    def command(self):
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            # Only a crash of the machine would tell the difference.
+            "fsync": "off",
+            "shared_buffers": "16MB",
+            "max_connections": 200,
+            "restart_after_crash": "off",
+        }
+        return [
+            *(self._program, "-D", str(self.data)),
+            *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
+        ]
+
+    def kill(self):
+        """SIGKILL of the postmaster; its children leave as soon as they notice."""
+        super().kill()
+        pid = self.data / "postmaster.pid"
+        segment = pid.read_text().split("\n")[6].split()
+        if segment:
+            wait_until(lambda: not _attached(segment[-1]), "children of the killed postmaster")
+        pid.unlink()
+
+
+def _attached(segment):
+    """Say whether a process still has the shared memory segment."""
+    with open("/proc/sysvipc/shm") as table:
+        rows = [line.split() for line in table.read().splitlines()[1:]]
+    return any(row[1] == segment and row[6] != "0" for row in rows)
+
+
+class PgBouncer(Server):
+    """PgBouncer in transaction mode, with one connection to the database."""
+
+    def __init__(self, directory, postgres):
+        self._program = find("pgbouncer", "pgbouncer")
+        directory.mkdir(exist_ok=True)
+        own(directory, "postgres")
+        super().__init__(directory)
+        self.engine = postgres.engine
+        (directory / "users").write_text('"app" ""\n')
+        (directory / "ini").write_text(
+            f"[databases]\npostgres = host=127.0.0.1 port={postgres.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+            f"unix_socket_dir =\nauth_type = trust\nauth_file = {directory}/users\n"
+            "pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\n"
+        )
+
+    @property
+    def url(self):
+        return f"postgresql+psycopg://app@127.0.0.1:{self.port}/postgres"
+
+    def command(self):
+        return [self._program, str(self.directory / "ini")]
+
+    def options(self):
+        return unprivileged("postgres")
+
+    def answers(self):
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
+        try:
+            with engine.connect():
+                return True
+        except sqlalchemy.exc.DBAPIError:
+            return False
+
+
+class MariaDB(Database):
+    """A MariaDB server of its own."""
+
+    account = "mysql"
+
+    def prepare(self):
+        self._program = find("mariadbd", "mariadb-server")
+        install = find("mariadb-install-db", "mariadb-server")
+        (self.directory / "init").write_text(
+            "CREATE DATABASE IF NOT EXISTS tokens;\n"
+            "CREATE USER IF NOT EXISTS app@'127.0.0.1';\n"
+            "GRANT ALL ON tokens.* TO app@'127.0.0.1';\n"
+        )
+        self.run(
+            *(install, "--no-defaults", f"--datadir={self.directory}/data"),
+            *("--skip-test-db", "--auth-root-authentication-method=normal"),
+        )
+
+    @property
+    def url(self):
+        return f"mysql+pymysql://app@127.0.0.1:{self.port}/tokens"
+
+    def command(self):
+        return [
+            *(self._program, "--no-defaults", f"--datadir={self.directory}/data"),
+            *("--bind-address=127.0.0.1", f"--port={self.port}", "--skip-name-resolve"),
+            *(f"--socket={self.directory}/socket", f"--init-file={self.directory}/init"),
+            *("--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=2"),
+        ]
+
+    def stop(self):
+        self.kill()  # it has nothing to lose, and takes its time
+
+
+class SQLite:
+    """A file; here for the sake of one interface."""
+
+    def __init__(self, path):
+        self.url = f"sqlite:///{path}"
+
+    query, engine, empty, dump = Database.query, Database.engine, Database.empty, Database.dump

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .asking import Asking, OnSessionExpired
-from .errors import SessionExpired, StoreError
+from .errors import SessionExpired, SilentRefreshError, StoreError
 from .freshness import NOT_LOADED, Current
 from .futility import FutilityGuard
 from .keeper import Keeper, is_newer
@@ -18,6 +18,7 @@ from .refresher import Refresh, Refresher
 from .stores.contract import StateMoved, TokenStore
 from .stores.memory import MemoryStore
 from .token import Token
+from .uploads import Uploads
 from .worker import Event, Worker
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -128,6 +129,7 @@ class TokenManager:
         self._worker = Worker(
             self._queue, self._keeper, self._refresher, asking, on_refreshed, on_event
         )
+        self._uploads = Uploads()
         self.futility = FutilityGuard(monotonic)
 
     # -- for requests ----------------------------------------------------------
@@ -142,20 +144,54 @@ class TokenManager:
         ``SessionExpired``, ``RefreshFailed``, ``RefreshUnavailable``,
         ``RefreshTimeout`` or ``StoreError``.
         """
+        return self.usable_token() or self.renew(None)
+
+    def usable_token(self) -> Token | None:
+        """Return what :meth:`token` returns without a wait; ``None`` where it would refresh first.
+
+        For who counts the refreshes a request asks for. Raises ``StoreError``
+        where the store cannot be read, which nobody did yet.
+        """
         current = self._queue.current
         if self._clock() < current.due_at:
-            return current.token  # type: ignore[return-value]  # no token is never before its due
+            return current.token
         return self._token_that_is_due(current)
 
-    def _token_that_is_due(self, current: Current) -> Token:
+    def _token_that_is_due(self, current: Current) -> Token | None:
         if current is NOT_LOADED:
             current = self._keeper.adopt_stored()
         now = self._clock()
         if current.token is None or now >= current.wait_at:
-            return self.renew(None)
-        if now >= current.due_at:
+            return None
+        if now >= current.due_at and not self._uploads.under_way:
             self.start_refresh()
         return current.token
+
+    def begin_upload(self) -> Token:
+        """Return a token for a request whose body can't be sent again (P15).
+
+        Where a refresh is due it is waited for, unless another upload is under
+        way, whose token it might end; if it fails, a token that is still valid
+        will do (P7). Until :meth:`end_upload`, which must follow unless this
+        raises, no refresh that can wait is begun. Blocks and raises as
+        :meth:`token`.
+        """
+        current = self._queue.current
+        if current is NOT_LOADED:
+            current = self._keeper.adopt_stored()
+        token, now = current.token, self._clock()
+        if token is None or now >= current.wait_at or not self._uploads.begin(now >= current.due_at):
+            try:
+                token = self.renew(token)
+            except SilentRefreshError:
+                if token is None or self._clock() >= current.expires_at:
+                    raise
+            self._uploads.begin()
+        return token
+
+    def end_upload(self) -> None:
+        """Say that an upload is over: its answer came, or none will."""
+        self._uploads.end()
 
     def renew(self, rejected: Token | None) -> Token:
         """Return a token other than ``rejected``, which the server did not take (P3).

@@ -27,9 +27,9 @@ LAYERS = [
     },
     {
         *("freshness", "futility", "refresh_queue", "keeper", "asking", "refresher"),
-        *("worker", "backoff", "events", "manager"),
+        *("worker", "backoff", "events", "uploads", "manager"),
     },
-    {"replay", "adapter"},
+    {"replay", "drain", "boundary", "adapter"},
     {"discovery", "sign_in", "profiles", "testing", "cli", "__main__"},
 ]
 

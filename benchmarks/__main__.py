@@ -1,0 +1,74 @@
+"""``python -m benchmarks [--quick] [--output DIRECTORY] [PART ...]``: run and write the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import expiries, overhead, report, stores, storm, waiting
+
+PARTS: dict[str, Callable[[bool, Path], Any]] = {
+    "instructions": lambda quick, out: overhead.instructions(),
+    "loopback": lambda quick, out: overhead.loopback(pairs=3 if quick else 11),
+    "storm": lambda quick, out: {
+        str(scenario): storm.run(scenario, rounds=1 if quick else 5) for scenario in storm.SCENARIOS
+    },
+    "processes": lambda quick, out: storm.processes(),
+    "early revocation": lambda quick, out: storm.early_revocation_against_no_auth(
+        rounds=3 if quick else 9
+    ),
+    "refresh ahead": lambda quick, out: expiries.refresh_ahead(pairs=2 if quick else 11),
+    "wake-up": lambda quick, out: waiting.wake_up(rounds=3 if quick else 9),
+    "memory": lambda quick, out: {
+        **waiting.memory(1000 if quick else 10_000),
+        "bytes a waiter holds": waiting.memory_of_a_waiter()["difference"],
+    },
+    "file store": lambda quick, out: stores.file_store(40 if quick else 200),
+    "import": lambda quick, out: stores.import_cost(5 if quick else 15),
+    "picture": lambda quick, out: expiries.picture(str(out / "latency.png")),
+}
+
+
+def main() -> None:
+    """Run the parts asked for, all by default, and write ``results.json`` and ``results.md``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it runs")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": _machine()}
+    for name in arguments.parts or PARTS:
+        began = time.monotonic()
+        print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
+        results[name] = PARTS[name](arguments.quick, arguments.output)
+        print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+        (arguments.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = report.markdown(results)
+    (arguments.output / "results.md").write_text(text)
+    print(text)
+
+
+def _machine() -> dict[str, Any]:
+    packages = "requests urllib3 singleflight-auth requests-oauthlib Authlib requests-oauth2client"
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in (*packages.split(), "google-auth")},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The results as markdown, for a person to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the report on whatever parts were run."""
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    lines = [
+        f"Python {machine['python']}, {machine['system']}, {machine['cores']} cores; {versions}.",
+        "",
+    ]
+    for name, value in results.items():
+        section = _SECTIONS.get(name, _facts)
+        if name not in ("machine", "picture"):
+            lines += [f"## {name.capitalize()}", "", *section(value), ""]
+    return "\n".join(lines)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
+    head = list(head)
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows),
+    ]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _facts(value: Mapping[str, Any]) -> list[str]:
+    return _table(
+        ("what", "figure"), ((k, v) for k, v in value.items() if not isinstance(v, (list, dict)))
+    )
+
+
+def _instructions(value: Mapping[str, Any]) -> list[str]:
+    if "skipped" in value:
+        return [value["skipped"]]
+    return _table(
+        ("", "fixed header", "ours", "ratio"),
+        ((k, round(v["plain"]), round(v["ours"]), v["ratio"]) for k, v in value.items()),
+    )
+
+
+def _loopback(value: Mapping[str, float]) -> list[str]:
+    return _table(("arm", "CPU time / fixed header"), value.items())
+
+
+def _storm(value: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for scenario, arms in value.items():
+        lines += [f"### {scenario}", "", *_arms(arms), ""]
+    return lines
+
+
+def _arms(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    head = ("arm", "failed", "exchanges", "sessions lost", "slowest request (s)")
+    return _table(
+        head,
+        (
+            (
+                name,
+                f"{r['failed']} of {r['of']}",
+                r["exchanges"],
+                r["sessions_lost"],
+                r.get("slowest", ""),
+            )
+            for name, r in arms.items()
+        ),
+    )
+
+
+_SECTIONS = {
+    "instructions": _instructions,
+    "loopback": _loopback,
+    "storm": _storm,
+    "processes": _arms,
+}

@@ -1,0 +1,182 @@
+"""Many threads at an expiry: who gets through, with how many exchanges, and how long it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import tempfile
+import time
+from collections import Counter
+from typing import Any
+
+from requests_silent_refresh.testing import AuthorizationServer
+
+from . import arms
+from .crowd import at_once, median
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """One kind of expiry. ``early``: revoked before its time, while all requests are in flight."""
+
+    threads: int
+    early: bool
+    latency: float
+
+    def __str__(self) -> str:
+        kind = "revoked early" if self.early else "known expiry"
+        return f"{self.threads} threads, {kind}, token endpoint {self.latency * 1000:g} ms"
+
+
+SCENARIOS = tuple(
+    Scenario(threads, early, latency)
+    for early in (False, True)
+    for threads in (8, 64, 256)
+    for latency in ((0.05, 1.0) if threads == 64 else (0.05,))
+)
+
+
+def run(scenario: Scenario, rounds: int = 5) -> dict[str, Any]:
+    """Let each arm through the scenario ``rounds`` times, in turns; medians over the rounds."""
+    found: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms.ARMS[1:]}
+    for _ in range(rounds):
+        for arm in arms.ARMS[1:]:
+            found[arm.name].append(_once(scenario, arm))
+    return {
+        name: {
+            "failed": sum(r["failed"] for r in results),
+            "of": scenario.threads * rounds,
+            "exchanges": median(r["exchanges"] for r in results),
+            "sessions_lost": sum(r["reuse_detections"] > 0 for r in results),
+            "slowest": median(r["slowest"] for r in results),
+            "outcomes": dict(sum((r["outcomes"] for r in results), Counter())),
+        }
+        for name, results in found.items()
+    }
+
+
+def _once(scenario: Scenario, arm: arms.Arm) -> dict[str, Any]:
+    with AuthorizationServer(client_secret=arms.CLIENT[1], latency=scenario.latency) as server:
+        answer = {**server.sign_in(), "expires_at": time.time() + 3600}
+        if scenario.early:
+            server.gate(scenario.threads, then=server.revoke_access_tokens)
+        else:
+            # Expired by its own word and at the server, as at the end of its hour.
+            answer["expires_at"] = time.time() - 1
+            answer["expires_in"] = -1
+            server.revoke_access_tokens()
+        get = arm.make(server, answer)
+        seconds, outcomes = at_once(scenario.threads, lambda _: get(server.resource).status_code)
+        return {
+            "failed": sum(outcome != 200 for outcome in outcomes),
+            "exchanges": server.counters.exchanges,
+            "reuse_detections": server.counters.reuse_detections,
+            "slowest": max(seconds),
+            "outcomes": Counter(map(str, outcomes)),
+        }
+
+
+def early_revocation_against_no_auth(threads: int = 256, rounds: int = 9) -> dict[str, Any]:
+    """The bar: the slowest of 256 rejected requests, against twice as many without any auth.
+
+    A rejected request is two requests and an exchange, so its fair measure is
+    the slowest of two consecutive batches of the same size without auth.
+    """
+    latency = 0.05
+    excess = []
+    exchanges = failed = 0
+    for _ in range(rounds):
+        with AuthorizationServer(client_secret=arms.CLIENT[1], latency=latency) as server:
+            answer = {**server.sign_in(), "expires_at": time.time() + 3600}
+            floor, get = arms.floor(server, answer), arms.ours(server, answer)
+
+            def twice(_: int, floor: arms.Get = floor, url: str = server.url) -> int:
+                floor(url + "/open")
+                return floor(url + "/open").status_code
+
+            base = max(at_once(threads, twice)[0])
+            server.gate(threads, then=server.revoke_access_tokens)
+            seconds, outcomes = at_once(
+                threads, lambda _, get=get, url=server.resource: get(url).status_code
+            )
+            failed += sum(outcome != 200 for outcome in outcomes)
+            exchanges += server.counters.exchanges
+            excess.append((max(seconds) - latency) / base)
+    return {
+        "revocations": rounds,
+        "exchanges": exchanges,
+        "failed": failed,
+        "ratio": median(excess),
+    }
+
+
+def processes(count: int = 4, threads: int = 8, expiries: int = 3) -> dict[str, Any]:
+    """Several processes of several threads share one session, where the arm can share it at all.
+
+    Peers keep their tokens in memory, so each process gets the same sign-in,
+    as when each reads the same configuration at its start.
+    """
+    found = {}
+    for arm in (arms.OURS_IN_A_FILE, *arms.PEERS):
+        with (
+            AuthorizationServer(client_secret=arms.CLIENT[1], latency=0.05) as server,
+            tempfile.TemporaryDirectory() as directory,
+        ):
+            answer = {**server.sign_in(), "expires_at": time.time() + 3600}
+            if arm is arms.OURS_IN_A_FILE:
+                answer["path"] = f"{directory}/tokens"
+                arm.make(server, answer)  # one sign-in, before there are several processes
+            context = multiprocessing.get_context("fork")
+            ready, go = context.Barrier(count + 1), context.Barrier(count + 1)
+            results: Any = context.SimpleQueue()
+            workers = [
+                context.Process(
+                    target=_work, args=(arm, server, answer, threads, expiries, ready, go, results)
+                )
+                for _ in range(count)
+            ]
+            for worker in workers:
+                worker.start()
+            for _ in range(expiries):
+                ready.wait()
+                server.gate(count * threads, then=server.revoke_access_tokens)
+                go.wait()
+            failed = sum(results.get() for _ in workers)
+            for worker in workers:
+                worker.join()
+            found[arm.name] = {
+                "failed": failed,
+                "of": count * threads * expiries,
+                "exchanges": server.counters.exchanges,
+                "expiries": expiries,
+                "sessions_lost": int(server.counters.reuse_detections > 0),
+            }
+    return found
+
+
+def _work(
+    arm: arms.Arm,
+    server: AuthorizationServer,
+    answer: dict[str, Any],
+    threads: int,
+    expiries: int,
+    ready: Any,
+    go: Any,
+    results: Any,
+) -> None:
+    get = arm.make(_Address(server.url), answer)  # type: ignore[arg-type]
+    failed = 0
+    for _ in range(expiries):
+        ready.wait()
+        go.wait()
+        _, outcomes = at_once(threads, lambda _: get(server.resource).status_code)
+        failed += sum(outcome != 200 for outcome in outcomes)
+    results.put(failed)
+
+
+class _Address:
+    """Where the parent's server is."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.token_endpoint = url + "/token"

@@ -6,12 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from .calls import Call
-from .errors import SessionExpired, SilentRefreshError, StoreError
+from .batch import Batch
+from .calls import Call, account_of, share
+from .errors import SessionExpired, SilentRefreshError
 from .keeper import Keeper
-from .redaction import strip
-from .refresh_queue import LOOK_INTERVAL, Batch, RefreshQueue
-from .stores.contract import TokenStore
+from .refresh_queue import LOOK_INTERVAL, RefreshQueue
 from .token import Token
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -27,21 +26,20 @@ class Asking:
     in another process must get through. It is over when the callback returns or
     raises, when somebody signs in here or in another process (the waiters leave
     with the published token at once, this worker notices within a second, by a
-    look into the store), or when the time is up. A callback that is left behind
-    and brings a token after all has it used, if nobody else signed in meanwhile.
+    look into the store), or when the time is up.
+
+    - *The callback returns a token although somebody signed in meanwhile*: the
+      later one stays. A callback that asked a person was answered by a person.
+    - *A callback that is left behind* and brings a token after all has it used,
+      if nobody else signed in meanwhile.
+    - *It signs in itself* and returns ``None``: that is a sign-in as any other.
     """
 
     def __init__(
-        self,
-        callback: OnSessionExpired,
-        timeout: float,
-        store: TokenStore,
-        queue: RefreshQueue,
-        keeper: Keeper,
+        self, callback: OnSessionExpired, timeout: float, queue: RefreshQueue, keeper: Keeper
     ) -> None:
         self._callback = callback
         self._timeout = timeout
-        self._store = store
         self._queue = queue
         self._keeper = keeper
 
@@ -62,11 +60,11 @@ class Asking:
         return self._answer(call, error)
 
     def _call_back(self, error: SessionExpired) -> Token | None:
-        self._queue.enter_callback()
-        try:
-            return self._callback(error.again())
-        finally:
-            self._queue.leave_callback()
+        with self._queue.insiders:
+            token = self._callback(error.again())
+        if token is not None and not isinstance(token, Token):
+            raise TypeError(f"it returned a {type(token).__name__}, neither a Token nor None")
+        return token
 
     def _answer(
         self, call: Call[Token | None], error: SessionExpired
@@ -74,22 +72,27 @@ class Asking:
         try:
             token = call.result(0)
             if token is not None:
-                self._store.save(token, after=None)
+                self._keeper.sign_in(token)
         except Exception as trouble:  # noqa: BLE001 (the application's code may raise anything)
-            logger.error("on_session_expired brought no token: %s", type(trouble).__name__)
-            failed = SessionExpired(f"{error}; on_session_expired failed: {trouble}")
-            failed.__cause__ = strip(trouble)
-            return failed
+            account = account_of(trouble)
+            logger.error("on_session_expired brought no token: %s", account)
+            failed = SessionExpired(f"{error}; on_session_expired failed: {account}")
+            return share(failed, trouble)
         return self._signed_in() or error
 
     def _signed_in(self) -> Token | None:
         """Return the token of a sign-in from anywhere, if there is one by now."""
         try:
             return self._keeper.adopt_stored().token
-        except StoreError:
+        except Exception:  # noqa: BLE001 (a store that cannot be read now may be read later)
             return self._queue.current.token
 
     def _late(self, token: Token | None) -> None:
-        if token is not None and self._signed_in() is None:
-            self._store.save(token, after=None)
-            self._keeper.adopt_stored()
+        if token is None or self._signed_in() is not None:
+            return
+        try:
+            self._keeper.sign_in(token)
+        except Exception as trouble:  # noqa: BLE001 (nobody above this thread would hear of it)
+            logger.error("a late sign-in could not be saved: %s", account_of(trouble))
+        else:
+            logger.info("signed in, late")

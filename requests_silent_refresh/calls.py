@@ -6,11 +6,22 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from .errors import SilentRefreshError
+from .redaction import redact, strip
+from .token import Token
+
 T = TypeVar("T")
 
 
 class LeftBehind(Exception):  # noqa: N818 (says what happened to the call, not what went wrong)
     """The call did not return in time; it goes on alone."""
+
+
+class Escaped(Exception):  # noqa: N818 (as above)
+    """The call raised what is no ``Exception``: ``SystemExit``, a cancellation.
+
+    That was meant for the thread of the call, not for the one that waits for it.
+    """
 
 
 class Call(Generic[T]):
@@ -41,6 +52,8 @@ class Call(Generic[T]):
             threading.Thread(target=self._run, name=name, daemon=True).start()
         except RuntimeError:
             self._run()
+            if self._error is not None and not isinstance(self._error, Exception):
+                raise self._error from None  # here it was meant for this thread
 
     def _run(self) -> None:
         try:
@@ -60,8 +73,8 @@ class Call(Generic[T]):
     def result(self, timeout: float) -> T:
         """Return what the call returned or raise what it raised.
 
-        Raises :class:`LeftBehind` after ``timeout`` seconds. However this ends
-        without a result, ``late`` gets it.
+        Raises :class:`LeftBehind` after ``timeout`` seconds, and
+        :class:`Escaped`. However this ends without a result, ``late`` gets it.
         """
         try:
             self._ended.wait(timeout)
@@ -70,7 +83,9 @@ class Call(Generic[T]):
         if left:
             raise LeftBehind
         if self._error is not None:
-            raise self._error
+            if isinstance(self._error, Exception):
+                raise self._error
+            raise Escaped(account_of(self._error))
         return self._result  # type: ignore[return-value]  # T may itself be Optional
 
     def leave(self) -> bool:
@@ -79,3 +94,54 @@ class Call(Generic[T]):
             if not self._ended.is_set():
                 self._left = True
             return self._left
+
+
+class Insiders:
+    """The threads that run a callback which a batch waits for; a context manager for each.
+
+    What such a thread asks of the queue would wait for itself. It takes no lock:
+    each thread adds and removes nothing but its own number.
+    """
+
+    def __init__(self) -> None:
+        self._threads: set[int] = set()
+
+    def am_one(self) -> bool:
+        """Say whether the calling thread is inside such a callback."""
+        return threading.get_ident() in self._threads
+
+    def __enter__(self) -> None:
+        self._threads.add(threading.get_ident())
+
+    def __exit__(self, *exception: object) -> None:
+        self._threads.discard(threading.get_ident())
+
+
+def share(
+    error: SilentRefreshError, cause: BaseException | None = None, token: Token | None = None
+) -> SilentRefreshError:
+    """Make ``error`` fit to be shared: no frames, no request, no response, a stripped cause.
+
+    ``token`` is what was in play: programs quote tokens in their exceptions.
+    """
+    hide = () if token is None else (token.access_token, token.refresh_token)
+    cause = cause or error.__cause__
+    strip(error, hide)
+    error.__context__ = None
+    error.__cause__ = None if cause is None else strip(cause, hide)
+    return error
+
+
+def account_of(error: BaseException) -> str:
+    """Say what a callable of the user's raised, and where; the frames themselves are cut (P12)."""
+    if isinstance(error, Escaped):
+        return str(error)
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = "" if frame is None else f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+    try:
+        said = redact(str(error))
+    except Exception:  # noqa: BLE001 (whatever the method of another's class does)
+        said = ""
+    return f"{type(error).__name__}{where}" + (f": {said}" if said else "")

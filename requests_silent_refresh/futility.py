@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from .forking import reset_in_child
 from .token import Token
 
 FIRST_MUTE = 5.0
@@ -38,22 +39,25 @@ class FutilityGuard:
 
     A real revocation must get through all that. It is told from a bad path by
     this: the rejected token had been accepted at the very path that now rejects
-    it. Then that path may refresh, and the mutes of all others end.
+    it. Then that path may refresh, and the mutes of all others end. A path that
+    took the token before this one, and has rejected none, may refresh too.
 
     A token counts once per path however many requests carried it. Both memories
     are bounded; what is forgotten costs two exchanges. The lock guards all
-    fields and is held over nothing else. ``active`` is read without it: while
-    nothing was ever futile, accepted requests cost one look at it.
+    fields and is held over nothing else; it is reentrant, for a signal handler
+    that sends a request. ``active`` is read without it: while nothing was ever
+    futile, accepted requests cost one look at it.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.active = False
         self._monotonic = monotonic
         self.after_fork_in_child()
+        reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
         """Start anew with a lock of one's own; what was learnt is forgotten."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._paths: OrderedDict[str, _Path] = OrderedDict()
         self._accepted: OrderedDict[str, Token] = OrderedDict()
         self._futile: deque[float] = deque(maxlen=FUTILE_PER_MINUTE)
@@ -68,8 +72,10 @@ class FutilityGuard:
                 for known in self._paths.values():
                     known.muted_until = -math.inf
                 return True
-            known_path = self._paths.get(path)
-            if known_path is not None and self._monotonic() < known_path.muted_until:
+            suspect = self._paths.get(path)
+            if suspect is None and path in self._accepted:
+                return True
+            if suspect is not None and self._monotonic() < suspect.muted_until:
                 return False
             return not self._is_spent()
 
@@ -82,6 +88,7 @@ class FutilityGuard:
     def rejected(self, path: str, token: Token) -> None:
         """Note that ``path`` rejected ``token``, which a refresh had just brought."""
         with self._lock:
+            self._accepted.pop(path, None)
             known = self._paths.setdefault(path, _Path())
             self._paths.move_to_end(path)
             if len(self._paths) > PATHS_REMEMBERED:
@@ -94,7 +101,8 @@ class FutilityGuard:
             if known.strikes > 1:
                 now = self._monotonic()
                 self._futile.append(now)
-                known.muted_until = now + min(MUTE_CAP, FIRST_MUTE * 2.0 ** (known.strikes - 2))
+                doublings = min(known.strikes - 2, 10)  # it stops before it overflows
+                known.muted_until = now + min(MUTE_CAP, FIRST_MUTE * 2.0**doublings)
 
     def accepted(self, path: str, token: Token) -> None:
         """Note that ``path`` took ``token``; only worth calling while :attr:`active`."""

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from .errors import SessionExpired, SilentRefreshError, StoreError
+from .errors import StoreError
 from .forking import reset_in_child
 from .freshness import NOT_LOADED, Current, current_of
 from .refresh_queue import RefreshQueue
@@ -34,9 +34,13 @@ class Keeper:
     spent, and this object holds on to the exclusive lock, so that nobody else
     spends the old one again, until :meth:`save_unsaved` succeeds.
 
-    ``keep``, ``save_unsaved`` and ``drop_unsaved`` are called by the worker of
-    the batch in flight only; the queue gives the lead to one at a time, so
-    ``unsaved`` needs no lock. The rest may be called by anybody.
+    ``keep``, ``wipe``, ``save_unsaved`` and ``drop_unsaved`` are called by the
+    worker of the batch in flight only; the queue gives the lead to one at a
+    time, so ``unsaved`` needs no lock. The rest may be called by anybody.
+
+    A sign-in or sign-out during the exchange wins (``keep``): it is noticed in
+    the store by compare-and-set, and where the store cannot be written at that
+    moment, by what is published here.
     """
 
     def __init__(
@@ -51,11 +55,20 @@ class Keeper:
         self._refresh_ahead = refresh_ahead
         self._clock = clock
         self.unsaved: Unsaved | None = None
+        self.is_copy = False
+        """Whether the session was copied by ``fork``, and is the parent's to refresh."""
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
         """Leave the unsaved token and its lock to the parent."""
         self.unsaved = None
+        self.is_copy = not self._store.shared
+
+    def sign_in(self, token: Token) -> None:
+        """Save ``token`` as a session of its own and publish it. Raises ``StoreError``."""
+        self._store.save(token, after=None)
+        self.is_copy = False
+        self.adopt_stored()
 
     def adopt_stored(self) -> Current:
         """Publish what the store holds, if it is newer, and return what is current then.
@@ -91,35 +104,56 @@ class Keeper:
                 continue
             logger.warning("the store had lost generation %d: saved it back", known.generation)
 
-    def keep(
-        self, granted: Token, exchanged: State | None, hold: Hold
-    ) -> Token | SilentRefreshError | StoreError:
-        """Save the token that ``exchanged`` was exchanged for, publish it and return it.
+    def keep(self, granted: Token, exchanged: State | None, hold: Hold) -> bool:
+        """Save the token that ``exchanged`` was exchanged for and publish it.
 
-        Returns another token where a sign-in won over the exchange, and an
-        error where a sign-out did.
+        Returns ``False`` where it is of no use: a sign-in or a sign-out won, and
+        is published. Raises nothing for a store that fails, whatever that raises:
+        the old token is spent, and nobody else has the new one.
         """
         seen = self._queue.current
         new = State.first(granted) if exchanged is None else exchanged.followed_by(granted)
         stored = self._stored(exchanged)
+        moved = seen.state is not exchanged
         try:
-            self._replace(new, stored, exchanged)
+            if not moved:
+                self._replace(new, stored, exchanged)
         except StateMoved:
-            self.drop_unsaved()
-            self.adopt_stored()
-            return self.current_or_expired()
-        except (StoreError, OSError) as trouble:
+            moved = True
+        except BaseException as trouble:
             self.unsaved = Unsaved(new, stored, hold)
             logger.error(
                 "the refreshed token could not be saved (%s): it is used from memory, other "
                 "processes wait, and saving is tried again",
-                trouble,
+                _said(trouble),
             )
-        else:
-            self.drop_unsaved()
-        if self._queue.publish(self._current(new), seen):
-            return granted
-        return self.current_or_expired()
+            if not isinstance(trouble, Exception):  # thrown into this thread
+                raise
+            return self._queue.publish(self._current(new), seen)
+        self.drop_unsaved()
+        if moved:
+            self.adopt_stored()
+            return False
+        return self._queue.publish(self._current(new), seen)
+
+    def keep_late(self, granted: Token, exchanged: State) -> bool:
+        """Do as :meth:`keep` for an exchange that was left behind; called by any thread.
+
+        Nobody leads for it, so nobody can hold the lock until a failed save
+        succeeds: the token is published, and the next refresh saves it.
+        """
+        seen = self._queue.current
+        new = exchanged.followed_by(granted)
+        try:
+            self._replace(new, exchanged, exchanged)
+        except StateMoved:
+            self.adopt_stored()
+            return False
+        except Exception as trouble:  # noqa: BLE001 (as above)
+            logger.error("a late answer could not be saved (%s): it is used", _said(trouble))
+            return seen.state is exchanged and self._queue.publish(self._current(new), seen)
+        self.adopt_stored()
+        return True
 
     def _replace(self, new: State, stored: State | None, exchanged: State | None) -> None:
         try:
@@ -137,22 +171,44 @@ class Keeper:
             self._store.replace(tombstone, self._stored(refused))
         except StateMoved:
             pass
-        except (StoreError, OSError) as trouble:
-            logger.error("the refused token could not be wiped from the store: %s", trouble)
+        except Exception as trouble:  # noqa: BLE001 (a store of the user's may raise anything)
+            logger.error("the refused token could not be wiped from the store: %s", _said(trouble))
         self.drop_unsaved()
         try:
             current = self.adopt_stored()
-        except StoreError:
+        except Exception:  # noqa: BLE001 (as above, and it has been reported)
             current = self._queue.current
-        if current.state is refused:  # the store could not be changed: end it here all the same
-            self._queue.publish(self._current(tombstone), current)
+        if current.state is refused:
+            self.forget(refused)  # the store could not be changed: end it here all the same
         return self._queue.current
 
-    def current_or_expired(self) -> Token | SilentRefreshError:
-        """Return the published token, or the error for a session that was ended meanwhile."""
-        return self._queue.current.token or SessionExpired(
-            "signed out while a refresh was under way"
-        )
+    def forget(self, state: State) -> None:
+        """End ``state`` in this process, if it is current and the store cannot be changed."""
+        current = self._queue.current
+        if current.state is not None and current.state.is_same(state):
+            self._queue.publish(self._current(state.followed_by(None)), current)
+
+    def sign_out(self, revoke: Callable[[Token], None]) -> None:
+        """Revoke the newest token there is, wipe the store, and publish that.
+
+        Raises ``StoreError`` where the store cannot be changed; the session is
+        over in this process then, too.
+        """
+        while True:
+            stored, known = self._store.load(), self._queue.current.state
+            state = known if is_newer(known, stored, same_lineage=True) else stored
+            if stored is None or state is None or state.token is None:
+                break
+            revoke(state.token)
+            try:
+                self._store.replace(state.followed_by(None), after=stored)
+            except StateMoved:  # refreshed meanwhile: that one as well
+                continue
+            except StoreError:
+                self.forget(state)
+                raise
+            break
+        self.adopt_stored()
 
     def save_unsaved(self) -> Unsaved | None:
         """Try once more to save the unsaved token; return it if it still is that."""
@@ -161,12 +217,12 @@ class Keeper:
             return None
         try:
             unsaved.hold.extend()
-            self._store.replace(unsaved.state, unsaved.after)
+            self._replace(unsaved.state, unsaved.after, unsaved.after)
         except StateMoved:
             self.drop_unsaved()
             self.adopt_stored()
-        except (StoreError, OSError) as trouble:
-            logger.error("the refreshed token still cannot be saved: %s", trouble)
+        except Exception as trouble:  # noqa: BLE001 (a store of the user's may raise anything)
+            logger.error("the refreshed token still cannot be saved: %s", _said(trouble))
             return unsaved
         else:
             logger.warning("the refreshed token is saved at last")
@@ -206,3 +262,8 @@ def is_newer(state: State | None, known: State | None, *, same_lineage: bool = F
     if state.lineage != known.lineage:
         return not same_lineage
     return state.generation > known.generation
+
+
+def _said(trouble: BaseException) -> str:
+    """Only our own stores are known to say no secret."""
+    return str(trouble) if isinstance(trouble, StoreError) else type(trouble).__name__

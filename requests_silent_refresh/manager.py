@@ -10,16 +10,17 @@ from typing import Any
 
 from .asking import Asking, OnSessionExpired
 from .errors import SessionExpired, SilentRefreshError, StoreError
+from .events import Announcer, Event
 from .freshness import NOT_LOADED, Current
 from .futility import FutilityGuard
-from .keeper import Keeper, is_newer
+from .keeper import Keeper
 from .refresh_queue import RefreshQueue
 from .refresher import Refresh, Refresher
-from .stores.contract import StateMoved, TokenStore
+from .stores.contract import TokenStore
 from .stores.memory import MemoryStore
 from .token import Token
 from .uploads import Uploads
-from .worker import Event, Worker
+from .worker import Worker
 
 logger = logging.getLogger("requests_silent_refresh")
 
@@ -75,7 +76,7 @@ class TokenManager:
         adopted from the store), after the waiters went on, in the refresh's own
         thread; what it raises is logged.
     ``on_event``
-        Called with an :class:`~requests_silent_refresh.worker.Event`, likewise;
+        Called with an :class:`~requests_silent_refresh.events.Event`, likewise;
         ``replayed`` comes in the request's own thread.
     ``clock``
         Returns Unix time in seconds; for tests.
@@ -120,15 +121,14 @@ class TokenManager:
         self._clock = clock
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
         self._keeper = Keeper(store, self._queue, refresh_ahead, clock)
-        self._refresher = Refresher(refresh, store, self._queue, self._keeper, clock)
-        asking = (
-            None
-            if on_session_expired is None
-            else Asking(on_session_expired, sign_in_timeout, store, self._queue, self._keeper)
+        self._announcer = Announcer(on_refreshed, on_event)
+        self._refresher = Refresher(
+            refresh, store, self._queue, self._keeper, self._announcer, clock
         )
-        self._worker = Worker(
-            self._queue, self._keeper, self._refresher, asking, on_refreshed, on_event
-        )
+        asking = None
+        if on_session_expired is not None:
+            asking = Asking(on_session_expired, sign_in_timeout, self._queue, self._keeper)
+        self._worker = Worker(self._queue, self._keeper, self._refresher, asking, self._announcer)
         self._uploads = Uploads()
         self.futility = FutilityGuard(monotonic)
 
@@ -180,7 +180,11 @@ class TokenManager:
         if current is NOT_LOADED:
             current = self._keeper.adopt_stored()
         token, now = current.token, self._clock()
-        if token is None or now >= current.wait_at or not self._uploads.begin(now >= current.due_at):
+        if (
+            token is None
+            or now >= current.wait_at
+            or not self._uploads.begin(now >= current.due_at)
+        ):
             try:
                 token = self.renew(token)
             except SilentRefreshError:
@@ -223,7 +227,7 @@ class TokenManager:
             return
         batch = self._queue.open_if_idle()
         if batch is not None:
-            self._worker.lead(batch)
+            self._worker.lead_in_background(batch)
 
     def may_renew(self, rejected: Token, path: str) -> bool:
         """Say whether :meth:`renew` may be asked because ``path`` rejected ``rejected``.
@@ -255,8 +259,7 @@ class TokenManager:
         """
         if not isinstance(token, Token):
             token = Token.from_response(token)
-        self._store.save(token, after=None)
-        self._keeper.adopt_stored()
+        self._keeper.sign_in(token)
         logger.info("signed in")
 
     def sign_out(self) -> None:
@@ -264,23 +267,17 @@ class TokenManager:
 
         The store is wiped even if the revocation fails; that blocks for as long
         as the grant's ``timeout`` at most. An exchange under way is fenced off,
-        and its result revoked. Raises ``StoreError`` where the store cannot be
-        changed.
+        and its result revoked. Nobody is asked to sign in again for it. Raises
+        ``StoreError`` where the store cannot be changed; the session is over in
+        this process all the same.
         """
-        while True:
-            stored, known = self._store.load(), self._queue.current.state
-            state = known if is_newer(known, stored, same_lineage=True) else stored
-            if stored is None or state is None or state.token is None:
-                break
-            self._refresher.revoke(state.token)
-            try:
-                self._store.replace(state.followed_by(None), after=stored)
-            except StateMoved:
-                continue
-            break
-        self._keeper.adopt_stored()
-        if self._refresher.needs_sign_in:
-            self._queue.end_session(SessionExpired("signed out"))
+        self._queue.ending = True
+        try:
+            self._keeper.sign_out(self._refresher.revoke)
+        finally:
+            self._queue.ending = False
+            if self._refresher.needs_sign_in:
+                self._queue.end_session(SessionExpired("signed out"))
         logger.info("signed out")
 
     @property
@@ -289,16 +286,15 @@ class TokenManager:
         return Stats(
             exchanges=self._refresher.exchanges,
             adopted=self._refresher.adopted,
-            failures=self._worker.failures,
+            failures=self._queue.failures,
             waits=self._queue.waits,
             wait_seconds=self._queue.wait_seconds,
-            replays=self._queue.replays,
+            replays=self._announcer.replays,
         )
 
     def replayed(self) -> None:
         """Count a request that an adapter sends again with a new token."""
-        self._queue.count_replay()
-        self._worker.tell(Event("replayed"))
+        self._announcer.replayed()
 
     def __repr__(self) -> str:
         return f"TokenManager({self._arguments['refresh']!r}, store={self._store!r})"

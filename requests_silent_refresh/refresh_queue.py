@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Callable
 
-from .errors import (
-    RefreshFailed,
-    RefreshTimeout,
-    SessionExpired,
-    SilentRefreshError,
-    StoreError,
-)
+from .backoff import Backoff
+from .batch import Batch
+from .calls import Insiders
+from .errors import RefreshFailed, RefreshTimeout, SessionExpired, SilentRefreshError
 from .forking import reset_in_child
 from .freshness import NOT_LOADED, Current
 from .token import Token
 
-BACKOFF_CAP = 60.0
-RETRY_AFTER_CAP = 300.0
-STORE_BACKOFF = 1.0
 LOOK_INTERVAL = 1.0
-
-
-class Batch:
-    """One refresh and everybody who waits for it. Its fields belong to the queue's Condition."""
-
-    __slots__ = ("asking", "based_on", "deadline", "outcome", "over", "started", "worker")
-
-    def __init__(self, based_on: Current, started: float, deadline: float) -> None:
-        self.based_on = based_on
-        self.started = started
-        self.deadline = deadline
-        self.asking = False
-        self.over = False
-        self.outcome: Token | SilentRefreshError | None = None
-        self.worker: threading.Thread | None = None
-
-    def has_lost_its_worker(self) -> bool:
-        """Say whether nobody works on this batch: the thread died, or was never started."""
-        return self.worker is None or not self.worker.is_alive()
 
 
 class RefreshQueue:
@@ -49,7 +23,7 @@ class RefreshQueue:
 
     The states, and what leads from one to the next::
 
-        IDLE       no batch, no verdict         enter() opens a batch  -> REFRESHING
+        IDLE       no batch, no verdict         renew() opens a batch  -> REFRESHING
         REFRESHING a batch is in flight         finish(token)          -> IDLE
                                                 finish(error)          -> BACKOFF or DEAD
                                                 deadline passes        -> LATE
@@ -57,7 +31,7 @@ class RefreshQueue:
                    deadline                     requests fail at once, nobody leads
         ASKING     somebody is asked to sign    finish(...) as above; waiters stay
                    in                           until sign_in_timeout
-        BACKOFF    a verdict until retry_at     time passes            -> IDLE
+        BACKOFF    a verdict until some time    time passes            -> IDLE
         DEAD       a verdict without end        publish(state with a token) -> IDLE
 
     The interleavings that matter:
@@ -68,19 +42,26 @@ class RefreshQueue:
       batch that replaces it, or the new token; never the old one without batch.
     - *Publish, then finish.* The worker publishes before it finishes the batch.
       A waiter that wakes in between leaves with the published token; one that
-      comes in between finds the token and never looks at the batch.
+      comes in between finds the token and never looks at the batch. One that had
+      the new token rejected already, in between, joins the old batch and is not
+      served by it: it goes round again and leads the next.
     - *A waiter is interrupted or times out.* It owns nothing, so it just leaves.
       The worker never learns of it (P5).
-    - *The leader is interrupted between opening the batch and starting its
-      worker.* Nobody would finish that batch: whoever finds it past its
-      deadline without a living worker closes it.
+    - *The leader is interrupted before its worker has begun*, or the worker's
+      thread dies. Waiters look at it once a second; whoever finds the batch
+      abandoned closes it, and one of them leads anew. A worker that begins after
+      that is told so by :meth:`begin` and does nothing.
     - *A sign-in while a batch is in flight* is published at once and wakes
       everybody; the batch goes on alone and its result meets another state.
     - *Two publishers.* ``publish`` takes effect only if the current state still
       is the one that the publisher started from, so a slow reader of the store
       cannot bring back an older session.
+    - *A signal handler* may run in a thread that holds the lock and ask for a
+      token itself: the Condition's lock is reentrant, and each change under it
+      is one that may be cut off after any line. A wake-up lost so costs a second.
 
-    Nothing is done under the lock but reading and writing these fields.
+    Nothing is done under the lock but reading and writing these fields. A dead
+    session is told without it (P9).
     """
 
     def __init__(
@@ -91,11 +72,12 @@ class RefreshQueue:
     ) -> None:
         self.current: Current = NOT_LOADED  # written under the lock, read without it
         self.wait_timeout = wait_timeout
-        self._clock = clock
-        self._monotonic = monotonic
+        self.ending = False  # a sign-out is under way: nobody is to be asked to sign in
         self.waits = 0
         self.wait_seconds = 0.0
-        self.replays = 0
+        self.failures = 0
+        self._clock = clock
+        self._monotonic = monotonic
         self.after_fork_in_child()
         reset_in_child(self)
 
@@ -103,12 +85,10 @@ class RefreshQueue:
         """Start anew: threads that held the lock or led a batch exist in the parent only."""
         self._condition = threading.Condition()
         self._batch: Batch | None = None
-        self._insiders: set[int] = set()
-        self._verdict: SilentRefreshError | None = None
-        self._retry_at = -math.inf
-        self._failures = 0
+        self.insiders = Insiders()
+        self._backoff = Backoff(self._monotonic)
         self._looked_at = -math.inf
-        self.asked = False
+        self.ending = False
 
     # -- for those who want a token ------------------------------------------
 
@@ -118,44 +98,59 @@ class RefreshQueue:
         ``lead(batch)`` is called, without the lock, by the one caller that finds
         nobody refreshing; it starts the work and returns.
         """
+        deadline = time.monotonic() + self.wait_timeout
         while True:
+            self._fail_if_dead()
             entered = self._enter(rejected)
             if isinstance(entered, Token):
                 return entered
             batch, leads = entered
             if leads:
                 lead(batch)
-            token = self._wait(batch, rejected)
+            token = self._wait(batch, rejected, deadline)
             if token is not None:
                 return token
+            if batch.asking:  # a person's time is not the refresh's
+                deadline = time.monotonic() + self.wait_timeout
 
-    def open_if_idle(self) -> Batch | None:
-        """Open a batch that nobody waits for; ``None`` while one is in flight or must not be."""
+    def open_if_idle(self, *, whatever_the_verdict: bool = False) -> Batch | None:
+        """Open a batch that nobody waits for; ``None`` while one is in flight or must not be.
+
+        A verdict is a reason not to refresh, but none not to save.
+        """
         with self._condition:
-            if self._batch is not None or self._standing_verdict() is not None:
+            self._drop_abandoned()
+            if self._batch is not None:
+                return None
+            if self._backoff.standing() is not None and not whatever_the_verdict:
                 return None
             return self._open()
+
+    def _fail_if_dead(self) -> None:
+        # In this order: a sign-in is published before the verdict is forgotten.
+        verdict = self._backoff.verdict
+        if verdict is not None and verdict.is_final and self.current.token is None:
+            raise verdict.error.again()
 
     def _enter(self, rejected: Token | None) -> Token | tuple[Batch, bool]:
         with self._condition:
             token = self._usable(rejected)
             if token is not None:
                 return token
-            if threading.get_ident() in self._insiders:
+            if self.insiders.am_one():
                 raise RefreshFailed(
                     "a refresh or sign-in callback asked for the token that it is to bring and "
                     "would wait for itself: give it a session of its own, without this adapter"
                 )
-            if self._batch is not None:
-                self._depose_if_dead(self._batch)
+            self._drop_abandoned()
             if self._batch is not None:
                 return self._batch, False
-            verdict = self._standing_verdict()
-            if verdict is not None:
-                return self._fall_back(rejected, verdict)
+            error = self._backoff.standing()
+            if error is not None:
+                return self._fall_back(rejected, error)
             return self._open(), True
 
-    def _wait(self, batch: Batch, rejected: Token | None) -> Token | None:
+    def _wait(self, batch: Batch, rejected: Token | None, deadline: float) -> Token | None:
         """Wait for the batch. ``None`` means that it settled nothing: enter again."""
         began = time.monotonic()
         with self._condition:
@@ -165,21 +160,19 @@ class RefreshQueue:
                     token = self._usable(rejected)
                     if token is not None:
                         return token
-                    if self._is_dead() and not batch.asking:
-                        break  # signed out meanwhile; the result of the batch will be dropped
-                    left = batch.deadline - time.monotonic()
+                    if self._backoff.is_dead and not batch.asking:
+                        return None  # signed out meanwhile; the batch's result will be dropped
+                    self._drop_abandoned()
+                    until = batch.deadline if batch.asking else min(batch.deadline, deadline)
+                    left = until - time.monotonic()
                     if left <= 0:
-                        self._depose_if_dead(batch)
                         return self._fall_back(rejected, self._too_late(batch))
-                    self._condition.wait(left)
+                    self._condition.wait(min(left, LOOK_INTERVAL))
             finally:
                 self.wait_seconds += time.monotonic() - began
-            outcome = batch.outcome
-            if isinstance(outcome, Token):
-                return outcome
-            if outcome is None:
-                outcome = self._standing_verdict()
-            return None if outcome is None else self._fall_back(rejected, outcome)
+            if isinstance(batch.outcome, SilentRefreshError):
+                return self._fall_back(rejected, batch.outcome.again())
+            return None if batch.outcome is rejected else batch.outcome
 
     # -- helpers that need the lock held --------------------------------------
 
@@ -198,25 +191,16 @@ class RefreshQueue:
             and self._clock() < current.expires_at
         ):
             return current.token
-        raise error.again()
+        raise error
 
     def _open(self) -> Batch:
         now = time.monotonic()
         self._batch = Batch(self.current, now, now + self.wait_timeout)
         return self._batch
 
-    def _standing_verdict(self) -> SilentRefreshError | None:
-        return self._verdict if self._monotonic() < self._retry_at else None
-
-    def _is_dead(self) -> bool:
-        return self._retry_at == math.inf
-
-    def _depose_if_dead(self, batch: Batch) -> None:
-        if (
-            self._batch is batch
-            and time.monotonic() >= batch.deadline
-            and batch.has_lost_its_worker()
-        ):
+    def _drop_abandoned(self) -> None:
+        batch = self._batch
+        if batch is not None and batch.is_abandoned():
             self._close(batch, None)
 
     def _close(self, batch: Batch, outcome: Token | SilentRefreshError | None) -> None:
@@ -236,6 +220,13 @@ class RefreshQueue:
 
     # -- for the worker ------------------------------------------------------
 
+    def begin(self, batch: Batch) -> bool:
+        """Note that this thread works on ``batch``; ``False`` if it was given up before."""
+        with self._condition:
+            if not batch.over:
+                batch.worker = threading.current_thread()
+            return not batch.over
+
     def publish(self, new: Current, replacing: Current) -> bool:
         """Make ``new`` what everybody uses, if ``replacing`` still is that; else say ``False``.
 
@@ -247,8 +238,7 @@ class RefreshQueue:
                 return False
             self.current = new
             if new.token is not None:
-                self._forget_failures()
-                self.asked = False
+                self._backoff.forget()
             self._condition.notify_all()
             return True
 
@@ -262,7 +252,6 @@ class RefreshQueue:
     def ask(self, batch: Batch, timeout: float) -> None:
         """Let the batch's waiters stay ``timeout`` seconds: somebody is asked to sign in."""
         with self._condition:
-            self.asked = True
             batch.asking = True
             batch.deadline = time.monotonic() + timeout
 
@@ -275,72 +264,42 @@ class RefreshQueue:
         """
         with self._condition:
             if isinstance(outcome, Token):
-                self._forget_failures()
-            elif isinstance(outcome, SessionExpired):
-                if self.current.token is None:
+                self._backoff.forget()
+            elif outcome is not None:
+                self.failures += 1
+                if not isinstance(outcome, SessionExpired):
+                    self._backoff.fail(outcome)
+                elif self.current.token is None:
                     self._latch(outcome)
                 else:
                     outcome = None  # somebody signed in meanwhile
-            elif outcome is not None:
-                self._back_off(outcome)
             self._close(batch, outcome)
 
     def _latch(self, error: SilentRefreshError) -> None:
-        self._verdict = error
-        self._retry_at = math.inf
+        self._backoff.end(error)
         self._looked_at = self._monotonic()
-
-    def _forget_failures(self) -> None:
-        self._verdict = None
-        self._retry_at = -math.inf
-        self._failures = 0
-
-    def _back_off(self, error: SilentRefreshError) -> None:
-        if isinstance(error, StoreError):
-            delay = STORE_BACKOFF  # the store is near, and its holder may be gone any moment
-        else:
-            # The factor spreads a fleet; the exponent stops before it overflows.
-            ceiling = min(BACKOFF_CAP, 2.0 ** min(self._failures, 10))
-            delay = ceiling * random.uniform(0.5, 1.0)  # noqa: S311
-            delay = max(delay, min(error.retry_after or 0.0, RETRY_AFTER_CAP))
-        self._failures += 1
-        error.retry_after = delay
-        self._verdict = error
-        self._retry_at = self._monotonic() + delay
 
     # -- for the manager -------------------------------------------------------
 
     def time_for_a_look(self) -> bool:
         """Say, to one caller a second, that a dead session deserves a look into the store."""
+        if not self._backoff.is_dead or self._monotonic() - self._looked_at < LOOK_INTERVAL:
+            return False
         with self._condition:
             now = self._monotonic()
-            if not self._is_dead() or now - self._looked_at < LOOK_INTERVAL:
+            if now - self._looked_at < LOOK_INTERVAL:
                 return False
             self._looked_at = now
             return True
 
-    def wait_until_idle(self, timeout: float) -> bool:
-        """Wait until no batch is in flight or it only waits for a person; for the exit handler."""
+    def wait_until_idle(self, timeout: float) -> None:
+        """Wait until no batch is in flight, or only one that waits for a person (at exit)."""
         deadline = time.monotonic() + timeout
         with self._condition:
-            while (batch := self._batch) is not None:
+            while (batch := self._batch) is not None and not batch.asking:
                 left = deadline - time.monotonic()
-                if left <= 0 or batch.asking or batch.has_lost_its_worker():
-                    return False
-                self._condition.wait(min(left, 0.5))
-            return True
-
-    def count_replay(self) -> None:
-        """Count a request that is sent again."""
-        with self._condition:
-            self.replays += 1
-
-    def enter_callback(self) -> None:
-        """Note that this thread runs a callback that a batch waits for."""
-        with self._condition:
-            self._insiders.add(threading.get_ident())
-
-    def leave_callback(self) -> None:
-        """Undo :meth:`enter_callback`."""
-        with self._condition:
-            self._insiders.discard(threading.get_ident())
+                # Who is here does not work on it: an interrupt cut its work short.
+                if left <= 0 or batch.worker is threading.current_thread():
+                    return
+                self._condition.wait(min(left, LOOK_INTERVAL))
+                self._drop_abandoned()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import requests
 
-from .calls import Call, LeftBehind
+from .batch import Batch
+from .calls import Call, LeftBehind, account_of, share
 from .errors import (
     RefreshFailed,
     RefreshUnavailable,
@@ -18,12 +20,11 @@ from .errors import (
     StoreError,
     StoreUnavailable,
 )
-from .forking import reset_in_child
+from .events import Announcer
 from .freshness import Current
 from .keeper import Keeper
-from .redaction import strip
-from .refresh_queue import Batch, RefreshQueue
-from .stores.contract import Hold, LockLost, State, StateMoved, TokenStore
+from .refresh_queue import RefreshQueue
+from .stores.contract import Hold, LockLost, State, TokenStore
 from .token import Token
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -66,6 +67,9 @@ class Refresher:
     An exchange that hangs past its own deadline is left behind: it keeps neither
     the lead nor the lock. If it is granted in the end, :meth:`_late` saves the
     result by compare-and-set, which drops it where anything newer is stored.
+    A grant of this package never gets there: it cuts its connection at its
+    deadline and sends nothing afterwards. A callable without a timeout of its own
+    may still be talking when the next refresh sends the same refresh token.
     """
 
     def __init__(
@@ -74,26 +78,21 @@ class Refresher:
         store: TokenStore,
         queue: RefreshQueue,
         keeper: Keeper,
+        announcer: Announcer,
         clock: Callable[[], float],
     ) -> None:
         self._refresh = refresh
         self._store = store
         self._queue = queue
         self._keeper = keeper
+        self._announcer = announcer
         self._clock = clock
-        self._forked = False
         self.exchanges = 0
         self.adopted = 0
         self._rotates: bool = getattr(refresh, "rotates", True)
         self.needs_sign_in: bool = getattr(refresh, "needs_sign_in", True)
-        timeout: float | None = getattr(refresh, "timeout", None)
         # A grant keeps its own deadline; this one is for what a grant cannot interrupt.
-        self.exchange_timeout = EXCHANGE_TIMEOUT if timeout is None else timeout + 0.5
-        reset_in_child(self)
-
-    def after_fork_in_child(self) -> None:
-        """Remember that a store of this process only was copied."""
-        self._forked = True
+        self.exchange_timeout = _timeout_of(refresh) + 0.5
 
     def run(self, batch: Batch) -> Token | SilentRefreshError:
         """Refresh for ``batch`` and return the token, or the error that everybody shares."""
@@ -104,13 +103,13 @@ class Refresher:
             return self._under_lock(batch)
         except SilentRefreshError as error:
             return share(error)
-        except Exception as error:
-            logger.exception("a refresh failed where it must not")
-            message = f"the refresh failed unexpectedly{_place(error)}: {type(error).__name__}"
-            return share(RefreshFailed(message), error)
+        except Exception as error:  # noqa: BLE001 (nobody above would tell the waiters)
+            # A store of the user's, or a mistake of ours.
+            failure = RefreshFailed(f"the refresh failed where it must not: {account_of(error)}")
+            return share(failure, error)
 
     def _under_lock(self, batch: Batch) -> Token | SilentRefreshError:
-        if self._forked and not self._store.shared and self._rotates:
+        if self._keeper.is_copy and self._rotates:
             raise StoreError(
                 f"{self._store!r} was copied by fork(): a refresh here would spend the parent's "
                 "refresh token. Give the manager an EncryptedFileStore, which processes share"
@@ -166,12 +165,16 @@ class Refresher:
             granted = self._call(state, token, hold)
         except SessionExpired as error:
             return self._refused(state, error, hold.interrupted_at)
-        answer = self._keeper.keep(granted, state, hold)
-        if answer is granted:
+        if self._keeper.keep(granted, state, hold):
             logger.info("refreshed")
-        elif not isinstance(answer, Token):
-            self.revoke(granted)  # a sign-out won: nobody else will ever know this token
-        return answer
+            return granted
+        return self._queue.current.token or self._signed_out_meanwhile(granted)
+
+    def _signed_out_meanwhile(self, granted: Token) -> SilentRefreshError:
+        self.revoke(granted)  # nobody else will ever know this token
+        what = "signed out while a refresh was under way"
+        # Without anybody to sign in, the next request may start from nothing.
+        return SessionExpired(what) if self.needs_sign_in else RefreshUnavailable(what)
 
     def _call(self, state: State | None, token: Token | None, hold: Hold) -> Token:
         """Run the exchange under its deadline. Raises errors of this package only."""
@@ -182,11 +185,8 @@ class Refresher:
             if needs_lock and not hold.still_held():
                 raise LockLost("this process was stopped before it could refresh: try again")
             self.exchanges += 1
-            self._queue.enter_callback()
-            try:
+            with self._queue.insiders:
                 return self._refresh(token)
-            finally:
-                self._queue.leave_callback()
 
         call = Call(exchange, lambda granted: self._late(granted, state), "silent-refresh-exchange")
         cause: BaseException | None = None
@@ -210,10 +210,8 @@ class Refresher:
             failure, cause = kind(f"the token endpoint is out of reach: {error}"), error
         except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
             cause = error
-            failure = RefreshFailed(
-                f"the refresh callable raised {type(error).__name__}{_place(error)}: {error}"
-            )
-        raise share(failure, cause)
+            failure = RefreshFailed(f"the refresh callable raised {account_of(error)}")
+        raise share(failure, cause, token)
 
     def _refused(
         self, state: State | None, error: SessionExpired, interrupted_at: float | None
@@ -228,7 +226,13 @@ class Refresher:
                 return current.token
         if not self.needs_sign_in:
             # Nobody could sign in: latching would end for ever what a restart would mend.
-            return share(RefreshFailed(str(error), error=error.error), error)
+            failure = RefreshFailed(
+                str(error),
+                error=error.error,
+                error_description=error.error_description,
+                status_code=error.status_code,
+            )
+            return share(failure, error)
         logger.warning("the session expired: %s", error)
         return share(error)
 
@@ -237,40 +241,42 @@ class Refresher:
         if not isinstance(granted, Token) or state is None:
             return
         try:
-            self._store.save(granted, after=state)
-            logger.info("a late answer of the token endpoint was saved")
-        except StateMoved as moved:
-            if moved.state is None or moved.state.token is None:
-                self.revoke(granted)
+            kept = self._keeper.keep_late(granted, state)
         except Exception as error:  # noqa: BLE001 (nobody above this thread would hear of it)
-            logger.error("a late answer could not be saved: %s", type(error).__name__)
+            logger.error("the store failed when a late answer came: %s", account_of(error))
             return
-        self._keeper.adopt_stored()
+        if kept:
+            logger.info("a late answer of the token endpoint is used")
+            self._announcer.refreshed(granted)
+        elif self._queue.current.token is None:
+            self.revoke(granted)
 
     def revoke(self, token: Token) -> None:
-        """Revoke ``token`` at the server, best effort (RFC 7009). Never raises; may block as long
-        as an exchange."""
+        """Revoke ``token`` at the server, best effort (RFC 7009).
+
+        Never raises; blocks as long as an exchange at the most.
+        """
         revoke: Any = getattr(self._refresh, "revoke", None)
         if revoke is None:
             return
+
+        def revoking() -> None:
+            with self._queue.insiders:
+                revoke(token)
+
         try:
-            revoke(token)
+            call = Call(revoking, lambda _: None, "silent-refresh-revoke")
+            call.result(self.exchange_timeout)
         except Exception as error:  # noqa: BLE001 (best effort, whatever the callable raises)
-            logger.warning("a token could not be revoked: %s", type(error).__name__)
+            share(SilentRefreshError(""), error, token)
+            logger.warning("a token could not be revoked: %s", account_of(error))
 
 
-def share(error: SilentRefreshError, cause: BaseException | None = None) -> SilentRefreshError:
-    """Make ``error`` fit to be shared: no frames, no request, no response, a stripped cause."""
-    cause = cause or error.__cause__
-    strip(error)
-    error.__context__ = None
-    error.__cause__ = None if cause is None else strip(cause)
-    return error
-
-
-def _place(error: BaseException) -> str:
-    """Where a callable of the user's raised; the frames themselves are cut (P12)."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return "" if frame is None else f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+def _timeout_of(refresh: Refresh) -> float:
+    """Read the callable's own deadline in seconds, if it has one."""
+    timeout: object = getattr(refresh, "timeout", None)
+    if timeout is None:
+        return EXCHANGE_TIMEOUT
+    if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        raise ValueError("the refresh callable's timeout is a number of seconds above zero")
+    return timeout

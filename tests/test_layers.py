@@ -26,7 +26,7 @@ LAYERS = [
         "stores",
     },
     {
-        *("freshness", "futility", "refresh_queue", "keeper", "asking", "refresher"),
+        *("batch", "freshness", "futility", "refresh_queue", "keeper", "asking", "refresher"),
         *("worker", "backoff", "events", "uploads", "manager"),
     },
     {"replay", "drain", "boundary", "adapter"},

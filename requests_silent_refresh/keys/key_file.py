@@ -54,6 +54,16 @@ class KeyFile(KeySource):
         self._change(lambda keys: (generate_key(), *keys))
         return self.for_reading(None)[0].id
 
+    def retire_keys(self, keep: int) -> None:
+        """Take all but the first ``keep`` keys away: what was encrypted with those is lost.
+
+        The last step of a rotation, when every store that uses the file has been
+        encrypted anew.
+        """
+        if keep < 1:
+            raise ValueError("keep is at least 1: the first key is in use")
+        self._change(lambda keys: keys[:keep])
+
     def absence(self) -> str:
         return f"the key file {self.path} is missing or holds no key"
 

@@ -13,6 +13,7 @@ from ..stores.contract import State, StateMoved, TokenStore
 from ..token import Token
 from . import paths, settings
 from .profile import Profile, load
+from .references import Kept, resolve
 from .settings import ProfileError
 
 _PATIENCE = 10.0  # seconds; the lock is held for a save and a rename
@@ -73,13 +74,25 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
     return previous if previous is not None and previous.place != profile.place else None
 
 
-def forget(name: str) -> None:
-    """Remove the profile's settings and its kept secrets. Its session was ended before."""
-    from .references import Kept
+def forget(profile: Profile) -> None:
+    """Remove the profile's settings and its kept secret. Its session was ended before."""
+    with _alone(profile.name):
+        settings.remove(profile.name)
+        kept = _kept(profile)
+        if kept is not None:
+            kept.forget()
 
-    with _alone(name):
-        Kept(name, "client_secret").forget()
-        settings.remove(name)
+
+def rotate_kept(profile: Profile) -> None:
+    """Encrypt the profile's kept secret, if it has one, with the newest key."""
+    kept = _kept(profile)
+    if kept is not None:
+        kept.rotate_key()
+
+
+def _kept(profile: Profile) -> Kept | None:
+    secret = resolve(profile.grant.get("client_secret"), profile.name)
+    return secret if isinstance(secret, Kept) else None
 
 
 def wipe(store: TokenStore) -> None:

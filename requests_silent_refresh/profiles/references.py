@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,12 +48,16 @@ class Kept:
     profile: str
     what: str
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9_-]{1,60}", self.what):
+            raise ValueError(f"no secret is kept under the name {self.what!r}")
+
     def __call__(self) -> str:
         state = self._store().load()
         secret = None if state is None or state.token is None else state.token.extra.get("secret")
         if not secret:
             raise LookupError(
-                f"no {self.what} is kept for the profile {self.profile!r}: sign in anew with "
+                f"the secret of the profile {self.profile!r} is not kept any more: sign in with "
                 "--client-secret ask"
             )
         return str(secret)

@@ -1,0 +1,187 @@
+"""``silent-refresh doctor``: what may keep a profile from working, found before it does."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import click
+
+from .. import profiles
+from ..answer import Answer, NoAnswer
+from ..errors import SilentRefreshError
+from ..locks import KernelLock
+from ..profiles import paths
+from ..profiles.profile import NETWORK, Profile
+from ..token_endpoint import TokenEndpoint
+from . import exits
+from .options import names_argument
+from .times import until
+
+_PATIENCE = 5.0  # seconds for each endpoint, all at once
+_SKEW = 30.0  # seconds; lifetimes are counted from receipt, so only tools that read dates mind
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. ``level`` is ``ok``, ``warning`` or ``problem``."""
+
+    level: str
+    text: str
+
+
+@click.command()
+@names_argument
+def doctor(names: tuple[str, ...]) -> int:
+    """Look for what is wrong with the profiles (all of them without NAMEs).
+
+    File modes, key, stored state, lock holder, endpoints and clock. Sends no
+    token and no secret, and changes nothing. Exit code 1: there is a problem.
+    """
+    healthy = True
+    for name in names or profiles.listed():
+        click.echo(f"{name}:")
+        for finding in examine(name):
+            healthy = healthy and finding.level != "problem"
+            click.echo(f"  {finding.level:<8} {' '.join(finding.text.split())}")
+    return exits.DONE if healthy else exits.FAILED
+
+
+def examine(name: str) -> Iterator[Finding]:
+    """Yield what was found, one thing after the other. Never raises for what is wrong."""
+    try:
+        profile = profiles.load(name)
+    except (SilentRefreshError, ValueError) as error:
+        yield Finding("problem", str(error))
+        return
+    yield from _modes(paths.settings_file(name), "settings")
+    for check in (_grant, _key, _state, _lock):
+        try:
+            yield from check(profile)
+        except (SilentRefreshError, OSError, ValueError) as error:
+            yield Finding("problem", str(error))
+    yield from _network(profile)
+
+
+def _modes(path: str, what: str) -> Iterator[Finding]:
+    """Look who else may read or replace a file."""
+    try:
+        found, directory = os.lstat(path), os.stat(os.path.dirname(path))
+    except FileNotFoundError:
+        yield Finding("ok", f"{what}: {path} is not there yet")
+        return
+    mode = stat.S_IMODE(found.st_mode)
+    if os.name == "posix" and mode & 0o077:
+        yield Finding("warning", f"{what}: {path} can be opened by others (mode {mode:o})")
+    elif os.name == "posix" and directory.st_mode & 0o022 and not directory.st_mode & stat.S_ISVTX:
+        yield Finding(
+            "problem", f"{what}: others may replace {path}: chmod go-w {os.path.dirname(path)}"
+        )
+    else:
+        yield Finding("ok", f"{what}: {path}, mode {mode:o}")
+
+
+def _grant(profile: Profile) -> Iterator[Finding]:
+    profile.make_grant()
+    reference = profile.grant.get("client_secret")
+    if reference is not None:
+        from ..profiles.references import resolve
+
+        try:
+            resolve(reference, profile.name)()
+        except (LookupError, OSError, ValueError, ImportError) as error:
+            yield Finding("problem", f"client secret: {error}")
+        else:
+            yield Finding("ok", f"client secret: found by {reference}")
+
+
+def _key(profile: Profile) -> Iterator[Finding]:
+    if profile.key is None and profile.store.get("kind", "file") == "file":
+        yield from _modes(paths.key_file(profile.name), "key file")
+    elif isinstance(profile.key, dict) and "key_file" in profile.key:
+        yield from _modes(os.path.expanduser(profile.key["key_file"]), "key file")
+    else:
+        yield Finding("ok", f"key: {profile.key}")
+
+
+def _state(profile: Profile) -> Iterator[Finding]:
+    store = profile.open_store()
+    path = getattr(store, "path", None)
+    if isinstance(path, str):
+        yield from _modes(path, "tokens")
+    state = store.load()
+    if state is None or state.token is None:
+        yield Finding("warning", f"nobody is signed in: run {profile.sign_in_command}")
+        return
+    token = state.token
+    expires = "" if token.expires_at is None else f", the token expires {until(token.expires_at)}"
+    yield Finding("ok", f"signed in, generation {state.generation}{expires}")
+    if token.refresh_token is None and getattr(profile.make_grant(), "needs_sign_in", True):
+        yield Finding("warning", "there is no refresh token: the session ends with this token")
+
+
+def _lock(profile: Profile) -> Iterator[Finding]:
+    """Try the lock that an exchange holds, for an instant."""
+    path = getattr(profile.open_store(), "path", None)
+    if not isinstance(path, str) or not os.path.exists(path + ".lock"):
+        return
+    lock = KernelLock(path + ".lock")
+    try:
+        if lock.try_acquire():
+            yield Finding("ok", "nobody holds the lock")
+        else:
+            holder = lock.holder() or "an unknown process"
+            yield Finding("warning", f"the lock is held by {holder}: a refresh is under way")
+    finally:
+        lock.release()
+
+
+def _network(profile: Profile) -> Iterator[Finding]:
+    """Ask each endpoint for anything at all: what counts is that it answers, and its clock."""
+    network = {name: profile.grant[name] for name in NETWORK if name in profile.grant}
+    urls = {
+        **_urls(profile.grant, ("url", "token_endpoint", "revocation_endpoint")),
+        **_urls(
+            profile.sign_in, ("issuer", "authorization_endpoint", "device_authorization_endpoint")
+        ),
+    }
+    probes: list[tuple[str, Callable[[], Answer | NoAnswer]]] = []
+    deadline = time.monotonic() + _PATIENCE
+    for name, url in urls.items():
+        try:
+            endpoint = TokenEndpoint(url, name=name, **network)
+        except (SilentRefreshError, ValueError) as error:
+            yield Finding("problem", str(error))
+            continue
+        probes.append((f"{name} {endpoint}", lambda endpoint=endpoint: endpoint.get(deadline)))  # type: ignore[misc]
+    with ThreadPoolExecutor(max(1, len(probes))) as pool:
+        answers = [(name, pool.submit(probe)) for name, probe in probes]
+        for name, future in answers:
+            try:
+                yield from _judged(name, future.result())
+            except SilentRefreshError as error:
+                yield Finding("problem", str(error))
+
+
+def _urls(settings: Any, names: tuple[str, ...]) -> dict[str, str]:
+    return {name: settings[name] for name in names if isinstance(settings.get(name), str)}
+
+
+def _judged(name: str, answer: Answer | NoAnswer) -> Iterator[Finding]:
+    if isinstance(answer, NoAnswer):
+        yield Finding("problem", f"{name}: no answer ({answer.detail or answer.kind})")
+        return
+    if answer.status >= 500:
+        yield Finding("warning", f"{name}: answers {answer.status}")
+    else:
+        yield Finding("ok", f"{name}: answers")
+    skew = answer.received_at - answer.server_time
+    if abs(skew) > _SKEW:
+        ahead = "ahead of" if skew > 0 else "behind"
+        yield Finding(
+            "warning",
+            f"this machine's clock is {abs(skew):.0f} s {ahead} the server's: set it by NTP",
+        )

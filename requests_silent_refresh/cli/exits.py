@@ -1,0 +1,52 @@
+"""How a command ends: its exit code, and one line that says what to do."""
+
+from __future__ import annotations
+
+#: What was asked for is done.
+DONE = 0
+#: Something failed that is none of the following; ``doctor`` found something.
+FAILED = 1
+#: The arguments cannot be meant.
+USAGE = 2
+#: Nobody is signed in, or the session is over: sign in (again).
+SIGNED_OUT = 3
+#: The set-up is wrong: profile, issuer, client, key, a missing extra.
+SETUP = 4
+#: Not now: server, network or store cannot be reached, or somebody holds a lock. Try again.
+UNAVAILABLE = 5
+#: The sign-in was not completed: denied, expired, or not this one's answer.
+NOT_COMPLETED = 6
+#: Ctrl-C.
+INTERRUPTED = 130
+
+
+def code_for(error: Exception) -> int:
+    """Return the exit code for an expected failure."""
+    from .. import errors
+    from ..discovery import DiscoveryFailed
+    from ..profiles import ProfileError
+    from ..sign_in.client import SignInFailed
+
+    if isinstance(error, errors.SessionExpired):
+        return SIGNED_OUT
+    if isinstance(error, SignInFailed):
+        return UNAVAILABLE if error.transient else NOT_COMPLETED
+    if isinstance(error, DiscoveryFailed):
+        return UNAVAILABLE if error.transient else SETUP
+    if isinstance(
+        error, (errors.RefreshUnavailable, errors.RefreshTimeout, errors.StoreUnavailable)
+    ):
+        return UNAVAILABLE
+    setup = (errors.RefreshFailed, errors.InsecureTransport, errors.WrongKey, ProfileError)
+    if isinstance(error, (*setup, ValueError, ImportError)):
+        return SETUP
+    return FAILED
+
+
+def line_for(error: BaseException) -> str:
+    """Return what is said of an error, in one line; with the cause where only that says enough."""
+    text = str(error) or type(error).__name__
+    cause = error.__cause__
+    if isinstance(cause, (LookupError, OSError)) and str(cause) and str(cause) not in text:
+        text += f" ({cause})"
+    return "silent-refresh: " + " ".join(text.split())

@@ -1,0 +1,136 @@
+"""``silent-refresh status``: the profiles and their sessions, never a token."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+import click
+
+from .. import profiles
+from ..errors import SilentRefreshError
+from ..profiles import changes
+from . import exits
+from .app import is_terminal
+from .options import names_argument
+from .times import since, until
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What there is to say of a profile. Times are Unix times in seconds."""
+
+    name: str
+    signed_in: bool | None
+    """``None`` where that cannot be told: see ``error``."""
+    subject: str | None = None
+    scope: list[str] = dataclasses.field(default_factory=list)
+    expires_at: float | None = None
+    generation: int | None = None
+    refreshed_at: float | None = None
+    origins: list[str] = dataclasses.field(default_factory=list)
+    store: str | None = None
+    error: str | None = None
+
+
+@click.command()
+@names_argument
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def status(names: tuple[str, ...], as_json: bool) -> int:
+    """Show the profiles and their sessions.
+
+    Takes no lock, asks no server but the store, and prints no token. With NAMEs
+    the exit code is 3 where one of them is not signed in.
+    """
+    found = [look(name) for name in names or profiles.listed()]
+    if as_json:
+        click.echo(json.dumps([_as_json(one) for one in found], indent=2))
+    elif found:
+        _print(found)
+    else:
+        click.echo("There are no profiles. Make one: silent-refresh sign-in --help")
+    if any(one.error for one in found):
+        return exits.FAILED
+    return exits.SIGNED_OUT if names and not all(one.signed_in for one in found) else exits.DONE
+
+
+def look(name: str) -> Status:
+    """Look at one profile. Never raises for what is wrong with it."""
+    try:
+        profile = profiles.load(name)
+        known = Status(profile.name, None, origins=list(profile.origins), store=profile.place)
+    except (SilentRefreshError, ValueError, OSError) as error:
+        return Status(name, None, error=str(error))
+    try:
+        state = profile.open_store().load()
+    except (SilentRefreshError, ValueError, OSError) as error:
+        return dataclasses.replace(known, error=str(error))
+    if state is None or state.token is None:
+        generation = None if state is None else state.generation
+        return dataclasses.replace(known, signed_in=False, generation=generation)
+    token = state.token
+    subject = changes.subject_of(token)
+    if subject is None and profile.signed_in.get("lineage") == state.lineage:
+        subject = profile.signed_in.get("subject")
+    return dataclasses.replace(
+        known,
+        signed_in=True,
+        subject=subject,
+        scope=list(token.scope),
+        expires_at=token.expires_at,
+        generation=state.generation,
+        refreshed_at=token.issued_at,
+    )
+
+
+def _as_json(one: Status) -> dict[str, Any]:
+    left = None if one.expires_at is None else round(one.expires_at - time.time(), 3)
+    return {**dataclasses.asdict(one), "expires_in": left}
+
+
+_HEAD = ("PROFILE", "SIGNED IN", "SCOPE", "EXPIRES", "GEN.", "REFRESHED", "STORE")
+
+
+def _row(one: Status) -> tuple[str, ...]:
+    if one.error is not None:
+        return (one.name, "?", "", "", "", "", f"{' '.join(one.error.split())}")
+    if not one.signed_in:
+        generation = "" if one.generation is None else str(one.generation)
+        return (one.name, "no", "", "", generation, "", one.store or "")
+    return (
+        one.name,
+        one.subject or "yes",
+        " ".join(one.scope),
+        "unknown" if one.expires_at is None else until(one.expires_at),
+        str(one.generation),
+        since(one.refreshed_at),
+        one.store or "",
+    )
+
+
+def _print(found: list[Status]) -> None:
+    rows = [_row(one) for one in found]
+    if is_terminal(sys.stdout):
+        _print_table(rows)
+        return
+    # One line a profile, whatever its width: for grep and cut.
+    widths = [max(len(row[i]) for row in [_HEAD, *rows]) for i in range(len(_HEAD))]
+    for row in [_HEAD, *rows]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in _HEAD:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a name are no markup
+    Console().print(table)

@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from requests import PreparedRequest, RequestException, Response, Session
 from requests.adapters import BaseAdapter, HTTPAdapter
-from requests.utils import select_proxy
 
 from . import challenge
+from .boundary import Boundary, without_token
 from .connections import QuietHTTPAdapter
-from .errors import InsecureTransport, SilentRefreshError
+from .drain import keep_body
+from .errors import SilentRefreshError
 from .manager import TokenManager
 from .origin import Origin
 from .redaction import HeaderValue
-from .replay import is_rewindable, keep_body, rewind, shallow_copy, with_cookies_of
+from .replay import is_rewindable, rewind, shallow_copy, show_callers, with_cookies_of
 from .token import Token
+
+__all__ = ["SilentRefreshAdapter", "without_token"]
 
 logger = logging.getLogger("requests_silent_refresh")
 
 MAX_REPLAYS = 2
-
-
-def _unmarked(response: Response, *args: Any, **kwargs: Any) -> None:
-    """The mark of :func:`without_token`: a response hook that does nothing."""
-
-
-def _path(request: PreparedRequest) -> str:
-    """The origin and path of a request: where a token is accepted or rejected."""
-    return (request.url or "").partition("#")[0].partition("?")[0]
-
-
-def without_token(request: PreparedRequest) -> PreparedRequest:
-    """Send one request without a token: ``session.get(url, auth=without_token)``.
-
-    Its own ``Authorization`` header, if it has one, is left alone, on every
-    redirect too. The mark travels among the request's hooks, the one place that
-    ``PreparedRequest.copy`` keeps.
-    """
-    request.register_hook("response", _unmarked)
-    return request
+MAX_RENEWALS = 2
 
 
 class SilentRefreshAdapter(QuietHTTPAdapter):
@@ -61,8 +44,9 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         here; ``None`` sends as an ``HTTPAdapter`` does, with ``http_adapter_options``.
     ``is_rejected``
         ``is_rejected(response) -> bool``: whether the server did not take the
-        token. ``None``: a 401, unless its challenges offer no such scheme or say
-        ``insufficient_scope`` (RFC 6750 section 3).
+        token. Called with every response that a token went out for; one that
+        reads the body ends streaming. ``None``: a 401, unless its challenges
+        offer no such scheme or say ``insufficient_scope`` (RFC 6750 section 3).
     ``skip``
         ``skip(request) -> bool``: requests to send without a token.
     ``header``, ``scheme``
@@ -74,6 +58,9 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     Raises ``ValueError`` for an origin that is none and for ``max_retries`` that
     would retry a 401 below the adapter, ``InsecureTransport`` for a plain http
     origin that is not this machine.
+
+    ``close`` closes the adapter's own connections; never the manager or a given
+    transport. A pickle takes the settings, and the manager's and the transport's.
     """
 
     __attrs__ = [  # noqa: RUF012 (the name and kind that HTTPAdapter pickles by)
@@ -81,11 +68,10 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         "manager",
         "origins",
         "transport",
+        "_boundary",
         "_is_rejected",
-        "_skip",
         "_header",
         "_scheme",
-        "_allow_insecure_http",
     ]
 
     def __init__(
@@ -105,61 +91,37 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             raise ValueError(
                 f"{', '.join(http_adapter_options)}: these belong to the transport that was given"
             )
-        if isinstance(origins, (str, Origin)):
-            origins = [origins]
         self.manager = manager
-        self.origins = frozenset(o if isinstance(o, Origin) else Origin.parse(o) for o in origins)
-        if not self.origins:
-            raise ValueError("give at least one origin, as 'https://api.example.com'")
+        self._boundary = Boundary(origins, skip, allow_insecure_http)
+        self.origins = self._boundary.origins
         self.transport = transport
         self._is_rejected = is_rejected
-        self._skip = skip
         self._header = header
         self._scheme = scheme
-        self._allow_insecure_http = allow_insecure_http
         super().__init__(**http_adapter_options)
         for retries in (self.max_retries, getattr(transport, "max_retries", None)):
-            if retries is not None and 401 in (retries.status_forcelist or ()):
+            if 401 in (getattr(retries, "status_forcelist", None) or ()):
                 raise ValueError(
                     "max_retries has 401 in its status_forcelist: urllib3 would send the rejected "
                     "token again and again below this adapter; take it out"
                 )
-        self._check_transport_security()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pools; ``requests`` calls this at construction and on unpickling."""
         super().init_poolmanager(*args, **kwargs)
-        # Derived here, because unpickling does not call __init__.
-        self._secure_prefixes = tuple(o.prefix for o in self.origins if o.is_secure)
-        self._plain_prefixes = tuple(o.prefix for o in self.origins if not o.is_secure)
+        # Here, because unpickling does not call __init__ and no pickle holds a token.
         self._last_value: tuple[Token | None, HeaderValue] = (None, HeaderValue(""))
-
-    def _check_transport_security(self) -> None:
-        for origin in self.origins:
-            if origin.is_secure or origin.is_loopback:
-                continue
-            if not self._allow_insecure_http:
-                raise InsecureTransport(
-                    f"{origin} is plain http, where everybody on the way reads the token: use "
-                    "https, or say allow_insecure_http=True for an old intranet"
-                )
-            warnings.warn(
-                f"tokens for {origin} travel over plain http and can be read on the way",
-                stacklevel=3,
-            )
 
     def mount_on(self, session: Session) -> None:
         """Mount this adapter for each of its origins.
 
         Without a closing slash, so that ``https://api.example.com:443/`` and a
-        trailing dot get here too. The prefix is no boundary, the origins are.
+        trailing dot get here too. The prefix is no boundary, the origins are. A
+        URL with user information (``https://user@api.example.com``) does not get
+        here and carries no token.
         """
         for origin in self.origins:
             session.mount(str(origin), self)
-
-    def close(self) -> None:
-        """Close the adapter's own connections; never the manager or a given transport."""
-        super().close()
 
     # -- sending ---------------------------------------------------------------
 
@@ -186,35 +148,42 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             "cert": cert,
             "proxies": proxies,
         }
-        if not self._carries_token(request, proxies):
+        if not self._boundary.admits(request, verify, proxies):
             return self._transmit(request, how)
+        if request.body is not None and not is_rewindable(request):
+            return self._send_upload(request, how)
+        renewals = 0
         try:
-            token = self.manager.token()
+            token = self.manager.usable_token()
+            if token is None:
+                renewals = 1
+                token = self.manager.renew(None)
         except SilentRefreshError as error:
             error.request = request
             raise
         response = self._send_with(token, request, request, how)
         if self._rejects(response):
-            return self._renew_and_replay(token, request, response, how)
+            return self._renew_and_replay(token, request, response, how, renewals)
         if self.manager.futility.active:
             self.manager.futility.accepted(_path(request), token)
         return response
 
     def _renew_and_replay(
-        self, token: Token, request: PreparedRequest, response: Response, how: dict[str, Any]
+        self,
+        token: Token,
+        request: PreparedRequest,
+        response: Response,
+        how: dict[str, Any],
+        renewals: int,
     ) -> Response:
         rejected: list[Response] = []
         again = request
         path = _path(request)
-        while len(rejected) < MAX_REPLAYS and self.manager.may_renew(token, path):
-            if not is_rewindable(request):
-                logger.warning(
-                    "a request to %s was rejected and its body cannot be sent again: the 401 is "
-                    "handed back, the token is refreshed for the next one",
-                    Origin.of(request.url),
-                )
-                self.manager.start_refresh(token)
-                return response
+        while len(rejected) < MAX_REPLAYS and renewals < MAX_RENEWALS:
+            if not self.manager.may_renew(token, path):
+                break
+            if not rewind(request):
+                return self._hand_back(token, request, response)
             keep_body(response)
             try:
                 token = self.manager.renew(token)
@@ -222,8 +191,8 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
                 error.request = request
                 error.response = response
                 raise
+            renewals += 1
             again = with_cookies_of(again, response)
-            rewind(request)
             rejected.append(response)
             self.manager.replayed()
             response = self._send_with(token, again, request, how)
@@ -232,6 +201,39 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
                 self.manager.futility.accepted(path, token)
                 break
             self.manager.futility.rejected(path, token)
+        return response
+
+    def _send_upload(self, request: PreparedRequest, how: dict[str, Any]) -> Response:
+        """Send a body that can't be sent again, with a token that lasts until it was (P15)."""
+        try:
+            token = self.manager.begin_upload()
+        except SilentRefreshError as error:
+            error.request = request
+            raise
+        try:
+            response = self._send_with(token, request, request, how)
+        finally:
+            self.manager.end_upload()
+        if self._rejects(response):
+            return self._hand_back(token, request, response)
+        if self.manager.futility.active:
+            for place in _upload_places(request):
+                self.manager.futility.accepted(place, token)
+        return response
+
+    def _hand_back(self, token: Token, request: PreparedRequest, response: Response) -> Response:
+        """Return a rejected response unread, and refresh in the background for the next request."""
+        logger.warning(
+            "a request to %s was rejected and its body cannot be sent again: the %d is handed "
+            "back, the token is refreshed for the next one",
+            Origin.of(request.url),
+            response.status_code,
+        )
+        places = _upload_places(request)
+        if all(self.manager.may_renew(token, place) for place in places):
+            self.manager.start_refresh(token)
+        for place in places:
+            self.manager.futility.rejected(place, token)
         return response
 
     def _send_with(
@@ -243,10 +245,12 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         try:
             response = self._transmit(outgoing, how)
         except RequestException as error:
-            if error.request is outgoing:
-                error.request = callers
+            show_callers(error, outgoing, callers)
             raise
         response.request = callers
+        for earlier in response.history:  # of a transport that sends again by itself
+            if earlier.request is outgoing:
+                earlier.request = callers
         return response
 
     def _transmit(self, request: PreparedRequest, how: dict[str, Any]) -> Response:
@@ -259,36 +263,30 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     def _value(self, token: Token) -> HeaderValue:
         known, value = self._last_value
         if known is not token:
-            secret = token.access_token.reveal()
-            value = HeaderValue(f"{self._scheme} {secret}" if self._scheme else secret)
+            # In no variable until it is masked, since a traceback may show those.
+            value = HeaderValue(f"{self._scheme} {token.access_token.reveal()}".lstrip(" "))
             self._last_value = (token, value)
         return value
 
     def _rejects(self, response: Response) -> bool:
-        if self._is_rejected is not None:
+        if self._is_rejected is None:
+            return response.status_code == 401 and challenge.is_rejected(response, self._scheme)
+        try:
             return self._is_rejected(response)
-        return response.status_code == 401 and challenge.is_rejected(response, self._scheme)
+        except BaseException:
+            response.close()  # nobody else will, and a blocking pool misses the connection
+            raise
 
-    # -- which requests ----------------------------------------------------------
 
-    def _carries_token(self, request: PreparedRequest, proxies: Any) -> bool:
-        url = request.url or ""
-        if not url.startswith(self._secure_prefixes):
-            # A prefix proves the origin; only oddly written URLs need to be taken apart.
-            if not url.startswith(self._plain_prefixes):
-                origin = Origin.of(url)
-                if origin not in self.origins:
-                    return False
-            if proxies and not self._allow_insecure_http:
-                self._refuse_proxy(url, proxies)
-        if _unmarked in request.hooks["response"]:
-            return False
-        return self._skip is None or not self._skip(request)
+def _path(request: PreparedRequest) -> str:
+    """The origin and path of a request: where a token is accepted or rejected."""
+    return (request.url or "").partition("#")[0].partition("?")[0]
 
-    def _refuse_proxy(self, url: str, proxies: Any) -> None:
-        origin = Origin.of(url)
-        if origin is not None and not origin.is_secure and select_proxy(url, proxies):
-            raise InsecureTransport(
-                f"{origin} is plain http, which is safe on this machine only, but a proxy applies "
-                "to it and would read the token: list its host in NO_PROXY"
-            )
+
+def _upload_places(request: PreparedRequest) -> tuple[str, str]:
+    """Where an upload was accepted or rejected: its path, and all uploads to its origin.
+
+    The latter because uploads often have a path each, and none is tried twice:
+    where every token is rejected, each would ask for a refresh.
+    """
+    return _path(request), f"uploads to {Origin.of(request.url)}"

@@ -1,42 +1,42 @@
-"""What it takes to send a request again: the 401's body, the request's body, the cookies."""
+"""What it takes to send a request again: its body, its headers, its cookies."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import socket
-import threading
-from collections.abc import Iterator
+from collections import OrderedDict
+from typing import Any
 
-import urllib3
 from requests import PreparedRequest, Response
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
+from requests.structures import CaseInsensitiveDict
 from requests.utils import rewind_body
 
-DRAIN_BYTES = 64 * 1024
-DRAIN_SECONDS = 1.0
-_PIECE = 16 * 1024
+_IN_MEMORY = (bytes, str, bytearray, memoryview)
 
 
 def is_rewindable(request: PreparedRequest) -> bool:
-    """Say whether the request's body can be sent a second time.
+    """Say whether the request's body looks as if it could be sent a second time.
 
     ``requests`` notes where a file stood when it prepared the request; a
     generator, a pipe or an encoder that was consumed has no such place.
     """
     body = request.body
-    return (
-        body is None
-        or isinstance(body, (bytes, bytearray, str))
-        or (isinstance(request._body_position, int) and hasattr(body, "seek"))
-    )
+    if body is None or isinstance(body, _IN_MEMORY):
+        return True
+    # `_body_position` has no public name, but requests' own redirects go by it.
+    return isinstance(request._body_position, int) and hasattr(body, "seek")
 
 
-def rewind(request: PreparedRequest) -> None:
-    """Put a file body back to where it stood; raises ``UnrewindableBodyError`` if it refuses."""
-    if not isinstance(request.body, (bytes, bytearray, str, type(None))):
+def rewind(request: PreparedRequest) -> bool:
+    """Put the body back to where it stood; ``False`` where it can't be sent again."""
+    if not is_rewindable(request):
+        return False
+    if request.body is None or isinstance(request.body, _IN_MEMORY):
+        return True
+    try:
         rewind_body(request)
+    except (OSError, ValueError):  # UnrewindableBodyError is an OSError; a closed file's is not
+        return False
+    return True
 
 
 def shallow_copy(request: PreparedRequest) -> PreparedRequest:
@@ -47,8 +47,36 @@ def shallow_copy(request: PreparedRequest) -> PreparedRequest:
     """
     twin = type(request).__new__(type(request))
     twin.__dict__.update(request.__dict__)
-    twin.headers = request.headers.copy()
+    twin.headers = _copied(request.headers)
     return twin
+
+
+def _copied(headers: Any) -> CaseInsensitiveDict[Any]:
+    """Copy headers at the price of a dictionary's copy.
+
+    Every request pays for this, and ``CaseInsensitiveDict.copy`` takes each
+    header apart. Where its inside is not what we know it is what we use; it
+    makes of a plain dictionary one in which ours replaces any spelling.
+    """
+    store = getattr(headers, "_store", None)
+    if type(headers) is CaseInsensitiveDict and type(store) is OrderedDict:
+        twin: CaseInsensitiveDict[Any] = CaseInsensitiveDict.__new__(CaseInsensitiveDict)
+        twin._store = store.copy()
+        return twin
+    return CaseInsensitiveDict(headers)
+
+
+def show_callers(error: BaseException, outgoing: PreparedRequest, callers: PreparedRequest) -> None:
+    """Put the caller's request in place of the one with the token, along the chain of ``error``."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        holders: tuple[Any, ...] = (link, getattr(link, "response", None))
+        for holder in holders:
+            if getattr(holder, "request", None) is outgoing:
+                holder.request = callers
+        link = link.__cause__ or link.__context__
 
 
 def with_cookies_of(request: PreparedRequest, rejected: Response) -> PreparedRequest:
@@ -71,86 +99,3 @@ def with_cookies_of(request: PreparedRequest, rejected: Response) -> PreparedReq
     if cookies is not None:
         again.headers["Cookie"] = cookies
     return again
-
-
-def keep_body(rejected: Response) -> None:
-    """Take the 401's body off the connection, so that waiting holds none of the pool's.
-
-    At most 64 KiB and one second; what is longer or slower is cut off and its
-    connection closed. What was read stays readable in ``rejected`` as before:
-    ``content``, ``iter_content`` and ``raw`` give it, undecoded in ``raw``. A
-    response whose body was read already (by an ``is_rejected`` of the
-    application's, by another transport) is left as it is.
-    """
-    raw = rejected.raw
-    if rejected._content_consumed:
-        return
-    if not isinstance(raw, urllib3.HTTPResponse):
-        with contextlib.suppress(Exception):
-            _ = rejected.content  # another transport's kind of body: it answers for its size
-        return
-    body, whole = _drain(raw)
-    if whole:
-        raw.release_conn()
-    else:
-        rejected.close()
-    rejected.raw = urllib3.HTTPResponse(
-        body=io.BytesIO(body),
-        headers=raw.headers,
-        status=raw.status,
-        version=raw.version,
-        reason=raw.reason,
-        preload_content=False,
-        decode_content=raw.decode_content,
-        original_response=raw._original_response,  # where requests looks for cookies
-        enforce_content_length=False,  # it may have been cut off
-    )
-
-
-def _drain(raw: urllib3.HTTPResponse) -> tuple[bytes, bool]:
-    """Read the body within bounds; say whether that is all of it."""
-    body = bytearray()
-    read = getattr(raw, "read1", raw.read)  # since urllib3 2.1; what a slow server sent so far
-    try:
-        with _cut_off_after(raw, DRAIN_SECONDS) as cut:
-            while len(body) <= DRAIN_BYTES:
-                piece = read(_PIECE, decode_content=False)
-                if not piece:
-                    return bytes(body), not cut.is_set()
-                body += piece
-    except (urllib3.exceptions.HTTPError, OSError):
-        pass
-    return bytes(body[:DRAIN_BYTES]), False
-
-
-@contextlib.contextmanager
-def _cut_off_after(raw: urllib3.HTTPResponse, seconds: float) -> Iterator[threading.Event]:
-    """Shut the connection down after ``seconds``, which ends any read of it.
-
-    A timeout of the socket would be one for each ``recv``, and a single read of
-    a chunked body may take thousands. The watch goes through a descriptor of its
-    own, because the socket's may be closed, and given to somebody else, meanwhile.
-    """
-    cut = threading.Event()
-    try:
-        connection = socket.socket(fileno=os.dup(raw.fileno()))
-    except (OSError, ValueError, AttributeError):
-        yield cut  # no socket behind it, or closed already: nothing can block
-        return
-
-    def shut_down() -> None:
-        cut.set()
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
-
-    watch = threading.Timer(seconds, shut_down)
-    watch.daemon = True
-    with contextlib.suppress(RuntimeError):  # no thread can be started: the reads' timeouts remain
-        watch.start()
-    try:
-        yield cut
-    finally:
-        watch.cancel()
-        if watch.ident is not None:
-            watch.join()  # it must not use the descriptor after this
-        connection.close()

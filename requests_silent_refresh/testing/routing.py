@@ -69,7 +69,7 @@ class Router:
                 return self._at_endpoint(target, request)
             if target.startswith("resource"):
                 return self._at_resource(request)
-            if target in PATHS:
+            if target in PATHS or "/.well-known/" in request.path:
                 return self._handled(request, self._sign_in.answer(request))
             if target.startswith("open"):
                 return self._in_the_open(request)

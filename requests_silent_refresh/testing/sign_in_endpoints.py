@@ -38,7 +38,7 @@ class SignInEndpoints:
 
     def answer(self, request: Request) -> Answer:
         """Answer what came to one of :data:`PATHS`."""
-        if request.path.startswith("/.well-known/"):
+        if "/.well-known/" in request.path:
             return self._metadata(request)
         page = {
             "/authorize": self._authorize,
@@ -76,9 +76,9 @@ class SignInEndpoints:
 
     def _metadata(self, request: Request) -> Answer:
         """Publish RFC 8414's metadata, under OpenID Connect's name as well."""
-        if request.path.partition("/.well-known/")[2] not in (
-            "oauth-authorization-server",
-            "openid-configuration",
+        if request.path not in (
+            "/.well-known/oauth-authorization-server",
+            "/.well-known/openid-configuration",
         ):
             return Answer.json(404, {"error": "there is nothing at this path"})
         issuer = self._issuer()

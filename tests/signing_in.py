@@ -1,0 +1,148 @@
+"""What the tests of signing in share: a home directory, a terminal, and somebody at a browser."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import requests
+
+from requests_silent_refresh.testing import AuthorizationServer
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 20.0
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Give the test directories of its own for settings, tokens and keys; no browser, no display."""
+    for kind in ("CONFIG", "STATE", "DATA"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / kind.lower()))
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def files_in(home: Path) -> dict[str, bytes]:
+    """Return every file below ``home`` that says something: locks do not."""
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in sorted(home.rglob("*"))
+        if path.is_file() and not path.name.endswith(".lock")
+    }
+
+
+class Terminal:
+    """The command, run as a process of its own."""
+
+    def __init__(self, *arguments: str, stdin: str | None = None, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "requests_silent_refresh", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if stdin is not None:
+            self.process.stdin.write(stdin)
+            self.process.stdin.close()
+            self.process.stdin = None
+        self._said: list[str] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def find(self, pattern: str) -> str:
+        """Wait until a line of the output matches, and return the match."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            if line is None:
+                raise AssertionError(f"no {pattern!r} in {self._said} {self.process.stderr.read()}")
+            self._said.append(line)
+            if found := re.search(pattern, line):
+                return found[0]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def finish(self) -> Done:
+        """Wait for the end."""
+        code = self.process.wait(PATIENCE)
+        while (line := self._lines.get(timeout=PATIENCE)) is not None:
+            self._said.append(line)
+        err = self.process.stderr.read()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return Done(code, "".join(self._said), err)
+
+
+def run(*arguments: str, stdin: str | None = None, **environment: str) -> Done:
+    """Run the command to its end."""
+    return Terminal(*arguments, stdin=stdin, **environment).finish()
+
+
+def one_line(done: Done) -> str:
+    """Return what stderr says, having checked that it is one line and no traceback."""
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1, done
+    assert lines[0].startswith("silent-refresh: ")
+    assert "Traceback" not in done.err
+    return lines[0]
+
+
+def set_up(server: AuthorizationServer) -> list[str]:
+    """Return the options that make a profile for ``server``."""
+    return ["--issuer", server.issuer, "--client-id", "client", "--origin", server.url]
+
+
+def answer(url: str, decision: str = "allow", username: str = "ann") -> requests.Response:
+    """Do at the login page what a person does, and return the page he ends up at."""
+    fields = dict(parse_qsl(urlsplit(url).query))
+    action = url.partition("?")[0]
+    return requests.post(
+        action, {**fields, "username": username, "decision": decision}, timeout=PATIENCE
+    )
+
+
+def come_back(url: str, **changes: Any) -> requests.Response:
+    """Come back to the redirect of the authorization request ``url`` with these fields."""
+    asked = dict(parse_qsl(urlsplit(url).query))
+    fields = {"state": asked["state"], "code": "code-made-up"} | changes
+    fields = {name: value for name, value in fields.items() if value is not None}
+    return requests.get(asked["redirect_uri"], params=fields, timeout=PATIENCE)
+
+
+def sign_in(server: AuthorizationServer, name: str = "work", *options: str) -> Done:
+    """Sign in to a profile from a terminal, with a browser that allows it."""
+    terminal = Terminal("sign-in", name, *set_up(server), *options)
+    page = answer(terminal.find(r"http\S+/authorize\S+"))
+    done = terminal.finish()
+    assert (done.code, done.err) == (0, ""), done
+    assert "Signed in" in page.text
+    return done

@@ -191,24 +191,30 @@ class Keeper:
     def sign_out(self, revoke: Callable[[Token], None]) -> None:
         """Revoke the newest token there is, wipe the store, and publish that.
 
-        Raises ``StoreError`` where the store cannot be changed; the session is
-        over in this process then, too.
+        Raises ``StoreError`` where the store cannot be read or changed; the
+        session is over in this process then, too.
         """
+        try:
+            self._wipe_newest(revoke)
+            self.adopt_stored()
+        except StoreError:
+            known = self._queue.current.state
+            if known is not None:
+                self.forget(known)
+            raise
+
+    def _wipe_newest(self, revoke: Callable[[Token], None]) -> None:
         while True:
             stored, known = self._store.load(), self._queue.current.state
             state = known if is_newer(known, stored, same_lineage=True) else stored
             if stored is None or state is None or state.token is None:
-                break
+                return
             revoke(state.token)
             try:
                 self._store.replace(state.followed_by(None), after=stored)
             except StateMoved:  # refreshed meanwhile: that one as well
                 continue
-            except StoreError:
-                self.forget(state)
-                raise
-            break
-        self.adopt_stored()
+            return
 
     def save_unsaved(self) -> Unsaved | None:
         """Try once more to save the unsaved token; return it if it still is that."""

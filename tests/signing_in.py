@@ -33,7 +33,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Give the test directories of its own for settings, tokens and keys; no browser, no display."""
+    """Give the test directories of its own, and neither a browser nor a display."""
     for kind in ("CONFIG", "STATE", "DATA"):
         monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / kind.lower()))
     for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):

@@ -38,23 +38,8 @@ def test_the_endpoints_are_those_that_the_issuer_publishes(server):
 @pytest.mark.parametrize("place", [RFC_8414 + "/realm", "/realm" + OIDC, OIDC + "/realm"])
 def test_an_issuer_with_a_path_is_found_at_each_of_its_places(server, place):
     """Discovery: RFC 8414 puts the path behind, OpenID Connect in front; both are asked."""
-    issuer = server.url + "/realm"
-    asked = []
-
-    def answer(request, _):
-        asked.append(request.path)
-        found = {"issuer": issuer, "token_endpoint": server.token_endpoint}
-        return Answer.json(200, found) if request.path == place else Answer(404)
-
-    for path in (RFC_8414 + "/realm", OIDC + "/realm"):
-        server.on(path, answer)
-    if place.startswith("/realm"):
-        # The testing server serves nothing there, so this place is asked for and missing.
-        with pytest.raises(DiscoveryFailed, match="/realm" + OIDC + " answered 404"):
-            discover(issuer)
-        return
-    assert discover(issuer).token_endpoint == server.token_endpoint
-    assert asked[0] == RFC_8414 + "/realm"
+    publishes(server, place, issuer=server.url + "/realm", token_endpoint=server.token_endpoint)
+    assert discover(server.url + "/realm").token_endpoint == server.token_endpoint
 
 
 @pytest.mark.parametrize("named", ["https://somebody-else.example", "", None, 7, ["a"], "x" * 5000])
@@ -70,7 +55,7 @@ def test_the_metadata_of_another_issuer_are_refused(server, named):
 
 def test_a_slash_at_the_end_makes_another_issuer(server):
     """Discovery: the comparison is of characters (RFC 8414 section 3.3)."""
-    with pytest.raises(DiscoveryFailed, match="not 'http://127.0.0.1:[0-9]+/'"):
+    with pytest.raises(DiscoveryFailed, match=r"not 'http://127.0.0.1:[0-9]+/'"):
         discover(server.issuer + "/")
 
 
@@ -150,5 +135,5 @@ def test_an_issuer_out_of_reach_is_transient():
 def test_a_trickling_issuer_is_left_at_the_deadline(server):
     """P8: metadata that crawl in hold nobody for ever."""
     server.on(RFC_8414, lambda request, answer: answer.but(trickle=1))
-    with pytest.raises(DiscoveryFailed, match="timeout|no answer"):
+    with pytest.raises(DiscoveryFailed, match="no answer"):
         discover(server.issuer, timeout=0.3)

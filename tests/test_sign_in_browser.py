@@ -1,0 +1,331 @@
+"""Sign in with a browser: authorization code, PKCE, state, loopback redirect, issuer."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import requests
+from signing_in import answer, come_back
+
+from requests_silent_refresh import Token
+from requests_silent_refresh.sign_in.browser import with_browser
+from requests_silent_refresh.sign_in.client import Client, SignInFailed
+from requests_silent_refresh.sign_in.redirect import LoopbackRedirect
+from requests_silent_refresh.testing import AuthorizationServer
+
+
+@pytest.fixture
+def server():
+    with AuthorizationServer() as server:
+        yield server
+
+
+@pytest.fixture
+def signing_in(server):
+    """Begin a sign-in; returns its URL and a future of its token. ``kept`` has what was stored."""
+    with ThreadPoolExecutor(8) as pool:
+
+        def begin(**options):
+            shown, kept = threading.Event(), []
+            urls = []
+
+            def show(url, opening):
+                urls.append(url)
+                shown.set()
+
+            client = options.pop("client", Client(server.token_endpoint, "client", scope=("read",)))
+            endpoint = options.pop("endpoint", server.authorization_endpoint)
+            keep = options.pop("keep", kept.append)
+            options = {"issuer": server.issuer, "open_browser": False, "timeout": 10.0, **options}
+            future = pool.submit(with_browser, client, endpoint, show, keep, **options)
+            while not shown.wait(0.01):
+                if future.done():
+                    return None, future, kept
+            return urls[0], future, kept
+
+        yield begin
+
+
+def test_whoever_allows_it_is_signed_in(server, signing_in):
+    """Sign-in: code and PKCE bring a token with the scope asked for, and the browser hears it."""
+    url, future, kept = signing_in()
+    asked = dict(parse_qsl(urlsplit(url).query))
+    assert asked["code_challenge_method"] == "S256"
+    assert asked["scope"] == "read"
+    page = answer(url)
+    token = future.result()
+    assert kept == [token]
+    assert token.scope == ("read",)
+    assert "Signed in" in page.text
+    assert page.headers["Referrer-Policy"] == "no-referrer"
+    assert page.headers["Cache-Control"] == "no-store"
+    assert server.log.of("sign-in")[0].grant == "authorization_code"
+
+
+def test_two_sign_ins_share_no_state_and_no_verifier(signing_in):
+    """Sign-in: state and challenge are made anew for each."""
+    asked = []
+    for _ in range(2):
+        url, future, _ = signing_in()
+        asked.append(dict(parse_qsl(urlsplit(url).query)))
+        answer(url)
+        future.result()
+    assert asked[0]["state"] != asked[1]["state"]
+    assert asked[0]["code_challenge"] != asked[1]["code_challenge"]
+    assert len(asked[0]["state"]) >= 32
+
+
+def test_the_browser_hears_of_it_only_when_the_token_is_stored(signing_in):
+    """P4: "Signed in" is said after the save, and not where the save failed."""
+
+    def fail(token):
+        raise OSError("no room")
+
+    url, future, _ = signing_in(keep=fail)
+    assert "Not signed in" in answer(url).text
+    with pytest.raises(OSError, match="no room"):
+        future.result()
+
+
+def test_a_denied_consent_is_said(signing_in):
+    """Sign-in: who denies it gets one clear line, and nothing is stored."""
+    url, future, kept = signing_in()
+    assert "Not signed in" in answer(url, decision="deny").text
+    with pytest.raises(SignInFailed, match="denied in the browser") as caught:
+        future.result()
+    assert caught.value.error == "access_denied"
+    assert kept == []
+
+
+@pytest.mark.parametrize("state", ["", "wrong", "\u00e9", None])
+def test_a_wrong_state_ends_the_sign_in(server, signing_in, state):
+    """Sign-in: what is not this sign-in's answer is not redeemed (RFC 6749 section 10.12)."""
+    url, future, kept = signing_in()
+    assert come_back(url, state=state).status_code == 400
+    with pytest.raises(SignInFailed, match="wrong state"):
+        future.result()
+    assert kept == []
+    assert not server.log.of("sign-in-refused")
+
+
+def test_a_field_that_stands_twice_ends_the_sign_in(server, signing_in):
+    """Sign-in: two codes in one answer are nobody's honest answer (RFC 6749 section 3.1)."""
+    url, future, _ = signing_in()
+    assert come_back(url, code=["one", "two"]).status_code == 400
+    with pytest.raises(SignInFailed, match="stands twice"):
+        future.result()
+
+
+def test_a_second_callback_changes_nothing(server, signing_in):
+    """Sign-in: while the first code is redeemed, and after, a second one is turned away."""
+    gate = server.token_gate()
+    url, future, kept = signing_in()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(answer, url)
+        assert gate.arrived.wait(10)
+        second = come_back(url)
+        gate.release()
+        assert (second.status_code, "has had its answer" in second.text) == (409, True)
+        assert "Signed in" in first.result().text
+    assert kept == [future.result()]
+    assert server.counters.sign_ins == 1
+
+
+def test_other_paths_are_not_the_callback(signing_in):
+    """Sign-in: a favicon or a scanner is told 404 and ends nothing."""
+    url, future, _ = signing_in()
+    redirect = dict(parse_qsl(urlsplit(url).query))["redirect_uri"]
+    assert requests.get(redirect + "/favicon.ico", timeout=10).status_code == 404
+    assert requests.post(redirect, timeout=10).status_code == 501
+    answer(url)
+    assert future.result()
+
+
+@pytest.mark.parametrize(
+    ("iss", "required", "said"),
+    [
+        ("https://evil.example", False, "names the issuer 'https://evil.example'"),
+        (None, True, "names the issuer none"),
+    ],
+)
+def test_another_issuers_answer_is_refused(server, signing_in, iss, required, said):
+    """RFC 9207: an answer that another server gave (a mix-up) is not redeemed."""
+    url, future, kept = signing_in(iss_required=required)
+    come_back(url, iss=iss)
+    with pytest.raises(SignInFailed, match=said):
+        future.result()
+    assert kept == []
+    assert not server.log.of("sign-in-refused")
+
+
+def test_an_issuer_that_is_not_named_is_asked_of_no_server_that_does_not_promise_it(
+    server, signing_in
+):
+    """RFC 9207: servers that know nothing of it can still be signed in to."""
+    url, future, _ = signing_in(iss_required=False)
+    come_back(url)  # the code is made up, so that it is the token endpoint that refuses
+    with pytest.raises(SignInFailed, match="invalid_grant"):
+        future.result()
+
+
+def test_an_answer_without_a_code_is_refused(signing_in, server):
+    """Sign-in: the line names what is missing."""
+    url, future, _ = signing_in()
+    come_back(url, code=None, iss=server.issuer)
+    with pytest.raises(SignInFailed, match="missing_code"):
+        future.result()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "transient"),
+    [
+        ({"status": 503}, "503", True),
+        ({"drop": "before"}, "no answer", True),
+        ({"status": 400, "body": '{"error": "invalid_client"}'}, "invalid_client", False),
+        ({"status": 200, "body": "{}"}, "answered 200", False),
+        ({"status": 200, "body": '{"token": 1}'}, "no access_token", False),
+    ],
+)
+def test_a_code_that_cannot_be_redeemed_is_said(server, signing_in, fault, said, transient):
+    """Sign-in: whatever the token endpoint does, it is sent once and said in one line."""
+    server.fault("token", times=None, **fault)
+    url, future, kept = signing_in()
+    assert "Not signed in" in answer(url).text
+    with pytest.raises(SignInFailed, match=said) as caught:
+        future.result()
+    assert caught.value.transient is transient
+    assert kept == []
+    assert server.counters.exchanges == 1
+
+
+def test_a_server_that_refuses_the_request_is_quoted(server, signing_in):
+    """Sign-in: the authorization endpoint's own words, in one printable line."""
+    url, future, _ = signing_in()
+    come_back(url, code=None, error="invalid_scope", error_description="no such\n scope\x1b[31m")
+    with pytest.raises(SignInFailed, match=r"\(invalid_scope: no such scope \[31m\)"):
+        future.result()
+
+
+def test_nobody_signs_in(signing_in):
+    """P8: a sign-in that nobody answers ends after its timeout."""
+    _, future, kept = signing_in(timeout=0.05)
+    with pytest.raises(SignInFailed, match=r"nobody signed in within 0\.05 s"):
+        future.result()
+    assert kept == []
+
+
+def test_a_port_that_is_taken_is_said(signing_in):
+    """Sign-in: the line names the port and the way out, and nobody was asked."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        url, future, _ = signing_in(redirect_uri=f"http://127.0.0.1:{port}/callback")
+        assert url is None
+        with pytest.raises(SignInFailed, match=f"port {port} of 127.0.0.1 is taken"):
+            future.result()
+
+
+def test_a_given_port_serves_one_sign_in_after_the_other(signing_in):
+    """Sign-in: servers that compare redirect URIs exactly get the same one each time."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for _ in range(2):
+        url, future, _ = signing_in(redirect_uri=f"http://localhost:{port}/cb")
+        asked = dict(parse_qsl(urlsplit(url).query))
+        assert asked["redirect_uri"] == f"http://localhost:{port}/cb"
+        answer(url)
+        assert isinstance(future.result(), Token)
+
+
+def test_it_listens_on_ipv6_where_told(signing_in):
+    """RFC 8252 section 7.3: both loopback addresses can be redirected to."""
+    url, future, _ = signing_in(redirect_uri="http://[::1]/callback")
+    answer(url)
+    assert isinstance(future.result(), Token)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://127.0.0.1/callback",
+        "http://0.0.0.0/callback",
+        "http://192.0.2.1/callback",
+        "http://evil.example/callback",
+        "http://user@127.0.0.1/callback",
+        "http://127.0.0.1/callback?x=1",
+        "http://127.0.0.1/callback#x",
+        "callback",
+    ],
+)
+def test_a_redirect_to_elsewhere_is_refused(uri):
+    """RFC 8252: the code comes back to this machine, and to nobody else in the network."""
+    with pytest.raises(ValueError, match="no redirect to this machine"):
+        LoopbackRedirect(uri, "state")
+
+
+def test_a_plain_http_authorization_endpoint_is_refused(signing_in):
+    """P11: a login page that others can change on the way is not opened."""
+    url, future, _ = signing_in(endpoint="http://auth.example.com/authorize")
+    assert url is None
+    with pytest.raises(requests.RequestException, match="use https"):
+        future.result()
+
+
+def test_parameters_are_sent_along(server, signing_in):
+    """Sign-in: audience and the like go with the request for consent."""
+    client = Client(server.token_endpoint, "client", parameters={"audience": "https://a.example"})
+    url, future, _ = signing_in(client=client)
+    assert dict(parse_qsl(urlsplit(url).query))["audience"] == "https://a.example"
+    answer(url)
+    future.result()
+
+
+def test_a_confidential_client_proves_itself():
+    """RFC 6749 section 4.1.3: with a secret the code is redeemed by Basic authentication."""
+    with AuthorizationServer(client_secret="s:%") as server:
+        for secret, good in (("s:%", True), ("wrong", False)):
+            client = Client(server.token_endpoint, "client", lambda secret=secret: secret)
+            outcome = []
+
+            def show(url, opening):
+                threading.Thread(target=answer, args=(url,)).start()
+
+            def go(client=client, outcome=outcome, show=show):
+                with_browser(
+                    client, server.authorization_endpoint, show, outcome.append, open_browser=False
+                )
+
+            if good:
+                go()
+                assert outcome
+            else:
+                with pytest.raises(SignInFailed, match="invalid_client"):
+                    go()
+
+
+def test_a_code_works_once_and_only_with_its_verifier(server):
+    """RFC 7636: the testing server holds PKCE, so that these tests prove something."""
+    code = server.authorizations.new_code("", "ann", "http://127.0.0.1/", "challenge")
+    form = {
+        "grant_type": "authorization_code",
+        "client_id": "client",
+        "code": code,
+        "redirect_uri": "http://127.0.0.1/",
+        "code_verifier": "another",
+    }
+    response = requests.post(server.token_endpoint, form, timeout=10)
+    assert response.json() == {"error": "invalid_grant"}
+    assert server.log.of("sign-in-refused")[0].reason == "wrong code_verifier"
+
+
+def test_whoever_hangs_up_does_not_end_the_sign_in(signing_in):
+    """Sign-in: a spare connection of a browser, or a port scan, is nothing to it."""
+    url, future, _ = signing_in()
+    parts = urlsplit(dict(parse_qsl(urlsplit(url).query))["redirect_uri"])
+    with socket.create_connection((parts.hostname, parts.port)) as spare:
+        spare.sendall(b"GET /callback?x HTTP/1.0\r\n")  # and never the rest
+        answer(url)
+        assert future.result()

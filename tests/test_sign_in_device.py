@@ -1,0 +1,228 @@
+"""Sign in on another device: the polling rules of RFC 8628."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from requests_silent_refresh import InsecureTransport
+from requests_silent_refresh.sign_in.client import Client, SignInFailed
+from requests_silent_refresh.sign_in.device import with_device
+from requests_silent_refresh.testing import Answer, AuthorizationServer
+
+DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+
+
+class Clock:
+    """A clock that both sides read; it goes on when the client pauses, and in no other way."""
+
+    def __init__(self):
+        self.now = 1_700_000_000.0
+        self.pauses = []
+
+    def __call__(self):
+        return self.now
+
+    def pause(self, seconds):
+        assert seconds > 0
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def server(clock):
+    with AuthorizationServer(clock=clock) as server:
+        yield server
+
+
+@pytest.fixture
+def sign_in(server, clock):
+    """Sign in; ``decide`` is called with the code before the first poll."""
+
+    def sign_in(decide=lambda code: None, **options):
+        client = Client(server.token_endpoint, "client", scope=("openid", "read"))
+        left = []
+
+        def waiting(seconds):
+            left.append(seconds)
+
+        sign_in.left = left
+        endpoint = options.pop("endpoint", server.device_authorization_endpoint)
+        return with_device(
+            client, endpoint, decide, waiting, monotonic=clock, pause=clock.pause, **options
+        )
+
+    return sign_in
+
+
+def polls(server):
+    answered = [event for event in server.log if event.path == "/token" or event.kind == "sign-in"]
+    return [event.wall for event in answered]
+
+
+def gaps(server):
+    times = polls(server)
+    return [b - a for a, b in itertools.pairwise(times)]
+
+
+def test_whoever_enters_the_code_is_signed_in(server, sign_in, clock):
+    """RFC 8628: a code shown here and allowed elsewhere brings a token."""
+    shown = []
+
+    def show(code):
+        shown.append(code)
+        assert server.authorizations.decide(code.user_code.lower(), "ann")
+
+    began = clock.now
+    token = sign_in(show)
+    assert token.scope == ("openid", "read")
+    (code,) = shown
+    assert code.verification_uri == server.url + "/device"
+    assert code.user_code in code.verification_uri_complete
+    assert polls(server) == [began + 5]
+
+
+def test_pending_is_asked_at_the_interval_until_it_is_decided(server, sign_in):
+    """RFC 8628 section 3.5: authorization_pending goes on, no faster than the server wants."""
+    server.authorizations.device_interval = 7.0
+
+    def show(code):
+        def decide(request, answer):
+            if len(polls(server)) == 4:
+                server.authorizations.decide(code.user_code, "ann")
+
+        server.on("/token", decide)
+
+    assert sign_in(show)
+    assert gaps(server) == [7.0] * 4
+    errors = [event.error for event in server.log.of("sign-in-refused")]
+    assert errors == ["authorization_pending"] * 4
+
+
+def test_slow_down_adds_five_seconds_each_time(server, sign_in):
+    """RFC 8628 section 3.5: the interval grows by 5 s with each slow_down, and stays."""
+    for word in ("slow_down", "authorization_pending", "slow_down"):
+        server.fault("token", status=400, body=json.dumps({"error": word}))
+
+    def show(code):
+        server.authorizations.decide(code.user_code, "ann")
+
+    assert sign_in(show)
+    assert gaps(server) == [10.0, 10.0, 15.0]
+
+
+def test_a_poll_without_an_answer_doubles_the_interval(server, sign_in):
+    """RFC 8628 section 3.5: a server in trouble is asked ever more rarely, and not given up."""
+    server.fault("token", times=3, status=503)
+
+    def show(code):
+        server.authorizations.decide(code.user_code, "ann")
+
+    assert sign_in(show)
+    assert gaps(server) == [10.0, 20.0, 40.0]
+
+
+def test_a_denied_consent_is_said(server, sign_in):
+    """RFC 8628: access_denied ends it with one clear line."""
+    with pytest.raises(SignInFailed, match="denied on the other device") as caught:
+        sign_in(lambda code: server.authorizations.decide(code.user_code, None))
+    assert caught.value.error == "access_denied"
+
+
+def test_a_code_that_expires_is_said(server, sign_in, clock):
+    """RFC 8628: when the code is over nobody is asked any more, and the countdown ended."""
+    server.authorizations.device_code_lifetime = 23.0
+    began = clock.now
+    with pytest.raises(SignInFailed, match="nobody entered the code before it expired"):
+        sign_in()
+    assert len(polls(server)) == 4
+    assert clock.now == began + 23
+    assert sign_in.left[0] == 23.0
+    assert sign_in.left == sorted(sign_in.left, reverse=True)
+    assert max(clock.pauses) <= 1.0
+
+
+def test_the_servers_word_that_it_expired_is_the_same(server, sign_in):
+    """RFC 8628: expired_token, though by our clock there is time left."""
+    server.on("/token", lambda request, real: Answer.json(400, {"error": "expired_token"}))
+    with pytest.raises(SignInFailed, match="nobody entered the code before it expired"):
+        sign_in()
+    assert len(polls(server)) == 1
+
+
+def test_a_timeout_of_ones_own_is_shorter(sign_in, clock):
+    """P8: ``timeout`` ends the waiting before the code does."""
+    began = clock.now
+    with pytest.raises(SignInFailed, match="nobody entered"):
+        sign_in(timeout=3)
+    assert clock.now == began + 3
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({}, "device_code, user_code"),
+        ({"device_code": "d", "user_code": "u"}, "verification_uri"),
+        (
+            {"device_code": "d", "user_code": "u", "verification_uri": "file:///etc/passwd"},
+            "verification_uri",
+        ),
+        ({"error": "invalid_client"}, "invalid_client"),
+    ],
+)
+def test_an_answer_that_is_none_is_said(server, sign_in, payload, said):
+    """RFC 8628 section 3.2: what is missing is named."""
+    server.on("/device_authorization", lambda request, real: Answer.json(200, payload or {"x": 1}))
+    with pytest.raises(SignInFailed, match=said):
+        sign_in()
+
+
+def test_a_servers_text_does_not_steer_the_terminal(server, sign_in):
+    """Sign-in: control characters in a code or a URL are not printed."""
+    payload = {
+        "device_code": "d",
+        "user_code": "AB\x1b[2JCD",
+        "verification_url": "https://auth.example.com/device\x07",
+        "expires_in": "1",
+        "interval": "x",
+    }
+    server.on("/device_authorization", lambda request, real: Answer.json(200, payload))
+    shown = []
+    with pytest.raises(SignInFailed):
+        sign_in(shown.append)
+    assert shown[0].user_code.isprintable()
+    assert shown[0].verification_uri.isprintable()
+    assert shown[0].verification_uri_complete is None
+    assert shown[0].expires_in == 1.0
+
+
+def test_a_plain_http_endpoint_is_refused(sign_in):
+    """P11: the device code is a secret and leaves over https or loopback only."""
+    with pytest.raises(InsecureTransport):
+        sign_in(endpoint="http://auth.example.com/device")
+
+
+def test_the_page_for_the_code_answers_each_code_once(server):
+    """The testing server: allowing, denying, an unknown code, and one that was decided."""
+    import requests
+
+    device = server.authorizations.new_device("")
+    page = requests.get(
+        server.url + "/device", params={"user_code": device["user_code"]}, timeout=10
+    )
+    assert device["user_code"] in page.text
+    form = {"user_code": device["user_code"], "decision": "allow", "username": "ann"}
+    assert requests.post(server.url + "/device", form, timeout=10).status_code == 200
+    assert requests.post(server.url + "/device", form, timeout=10).status_code == 400
+    wrong = form | {"user_code": "XXXX-XXXX", "decision": "deny"}
+    assert requests.post(server.url + "/device", wrong, timeout=10).status_code == 400
+    poll = {"grant_type": DEVICE_GRANT, "client_id": "client", "device_code": device["device_code"]}
+    assert "access_token" in requests.post(server.token_endpoint, poll, timeout=10).json()
+    assert requests.post(server.token_endpoint, poll, timeout=10).status_code == 400

@@ -14,6 +14,7 @@ from .events import Announcer, Event
 from .freshness import NOT_LOADED, Current
 from .futility import FutilityGuard
 from .keeper import Keeper
+from .redaction import MaskedDict
 from .refresh_queue import RefreshQueue
 from .refresher import Refresh, Refresher
 from .stores.contract import TokenStore
@@ -248,15 +249,17 @@ class TokenManager:
         """
         return self._keeper.adopt_stored().token is not None
 
-    def sign_in(self, token: Token | Mapping[str, Any]) -> None:
+    def sign_in(self, token: Token | Mapping[str, Any] | str) -> None:
         """Start a session with ``token``, replacing any other, and wake who waits for one.
 
-        A mapping is read as a token endpoint's answer (or a token dictionary of
-        requests-oauthlib or Authlib). Never waits for an exchange; a result of
-        one under way is dropped. Raises ``ValueError`` for a mapping without a
-        usable token and ``StoreError`` where it cannot be saved: nothing has
-        changed then.
+        A mapping is what a token endpoint answered or another library kept (see
+        :meth:`Token.from_response`); a ``str`` is a refresh token alone, which is
+        exchanged at the first use. Never waits for an exchange; a result of one
+        under way is dropped. Raises ``ValueError`` where there is no usable token
+        and ``StoreError`` where it cannot be saved: nothing has changed then.
         """
+        if isinstance(token, str):
+            token = MaskedDict(refresh_token=token)
         if not isinstance(token, Token):
             token = Token.from_response(token)
         self._keeper.sign_in(token)

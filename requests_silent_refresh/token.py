@@ -22,6 +22,12 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 # An expiry further away than this is as good as none and only breaks arithmetic.
 MAX_LIFETIME = 10 * 365 * 86400.0
 
+# google-auth's names, in its authorized-user JSON, for what a token endpoint calls otherwise.
+_KEPT_NAMES = {"token": "access_token", "expiry": "expires_at", "scopes": "scope"}
+
+# Stands where an access token would: it is over before it is used, so it is never sent.
+_NO_ACCESS_TOKEN = "none-yet"  # noqa: S105 (no secret)
+
 _KNOWN = frozenset(
     {"access_token", "refresh_token", "token_type", "expires_in", "expires_at", "scope"}
 )
@@ -115,20 +121,24 @@ class Token:
 
         ``received_at`` is the Unix time at which the answer came; the lifetime
         is counted from there, so the server's clock does not matter. ``None``
-        means that the payload was kept by somebody (a token dictionary of
-        requests-oauthlib or Authlib): its ``expires_at`` then goes before its
-        ``expires_in``, which was counted from a moment nobody knows.
+        means that the payload was kept by somebody: a token dictionary of
+        requests-oauthlib or Authlib, google-auth's authorized-user JSON, or
+        nothing but a ``refresh_token``. Its ``expires_at`` then goes before its
+        ``expires_in``, which was counted from a moment nobody knows; and a token
+        without an access token has expired, so that it is exchanged before its
+        first use and its placeholder never sent.
 
         ``previous`` is the token that was exchanged: an answer without
         ``refresh_token`` or ``scope`` leaves them as they were (section 6).
 
-        Raises ``ValueError`` where there is no usable access token.
+        Raises ``ValueError`` where there is no usable token.
         """
-        payload = MaskedDict(payload)
+        payload = MaskedDict(payload) if received_at is not None else _as_answer(payload)
         if "access_token" not in payload:
-            raise ValueError("the answer has no access_token")
+            nor = "" if received_at is not None else " and no refresh_token"
+            raise ValueError(f"the answer has no access_token{nor}")
         now = time.time() if received_at is None else received_at
-        absolute = _number(payload.get("expires_at")) if received_at is None else None
+        absolute = parse_time(payload.get("expires_at")) if received_at is None else None
         lifetime = None if absolute is not None else _lifetime(payload, now)
         expires_at = absolute if lifetime is None else now + lifetime
         refresh_token = _hidden(payload.get("refresh_token") or None)
@@ -165,6 +175,19 @@ class Token:
         """Undo :meth:`to_dict`. Raises ``ValueError`` or ``TypeError`` where that is impossible."""
         fields = MaskedDict(fields)
         return cls(**fields)
+
+
+def _as_answer(kept: Mapping[str, Any]) -> MaskedDict:
+    """Name what somebody kept as a token endpoint would have answered it."""
+    answer = MaskedDict(kept)
+    for theirs, name in _KEPT_NAMES.items():
+        if theirs in answer and not answer.get(name):
+            answer[name] = answer.pop(theirs)
+    answer.pop("client_secret", None)  # the grant's affair, and not to be kept with the token
+    if not answer.get("access_token") and answer.get("refresh_token"):
+        answer["access_token"] = _NO_ACCESS_TOKEN
+        answer["expires_at"] = 0
+    return answer
 
 
 def _hidden(value: object) -> Any:

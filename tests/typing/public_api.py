@@ -72,7 +72,9 @@ def managers(store: TokenStore) -> None:
     assert_type(manager.stats.exchanges, int)
     manager.sign_in(Token("a", "r"))
     manager.sign_out()
-    manager.sign_in("a")  # type: ignore[arg-type]
+    manager.sign_in({"access_token": "a", "expires_at": 5})
+    manager.sign_in("r")
+    manager.sign_in(5)  # type: ignore[arg-type]
     TokenManager(refresh)
     TokenManager(ClientCredentialsGrant("https://a/token", "client", FromFile("/run/secret")))
     TokenManager(JSONRefresh("https://a/refresh", access_token_path="data.access_token"))

@@ -78,9 +78,11 @@ class Call(Generic[T]):
         """
         try:
             self._ended.wait(timeout)
-        finally:
-            left = self.leave()
-        if left:
+        except BaseException:  # thrown into this thread
+            if not self.leave() and self._error is None:
+                self._late(self._result)  # type: ignore[arg-type]  # as above
+            raise
+        if self.leave():
             raise LeftBehind
         if self._error is not None:
             if isinstance(self._error, Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import random
 import shutil
 import signal
 import socket
@@ -34,10 +35,18 @@ def find(name, package, *places):
 
 
 def free_port():
-    """Return a port of 127.0.0.1 that nobody listens at now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Return a port of 127.0.0.1 that is free now, and also while its server is down.
+
+    Below the ports that the kernel gives to connections: one of these might have it by then.
+    """
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_until(condition, what, timeout=PATIENCE, every=0.02):

@@ -1,0 +1,92 @@
+"""Several hosts on one store: processes that share nothing but the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .processes import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: What the long bars run for; longer or shorter, they claim the same.
+SECONDS = float(os.environ.get("FLEET_SECONDS", "5"))
+
+KEY = "k" * 43 + "="
+
+
+class Fleet:
+    """Hosts that are started together and asked together; a context manager that ends them."""
+
+    def __init__(self, tmp_path, server, store_url, hosts, **order):
+        self.processes = []
+        self.homes = [tmp_path / f"host-{number}" for number in range(hosts)]
+        self.order = order | {
+            "store": store_url,
+            "resource": server.resource,
+            "token_endpoint": server.token_endpoint,
+        }
+
+    def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self):
+        for home in self.homes:
+            home.mkdir()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "engines.host"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=home,
+                env=environment(home),
+            )
+            self.processes.append(process)
+            self._say(process, json.dumps(self.order))
+        for process in self.processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in self.processes:
+            self._say(process, "go")
+
+    def _say(self, process, line):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+
+    def reports(self):
+        """Wait until all have ended by themselves; return what each tells."""
+        return [json.loads(process.stdout.readline()) for process in self.processes]
+
+    def stop(self):
+        """End them and return what each tells."""
+        for process in self.processes:
+            process.stdin.close()
+        return self.reports()
+
+    def __exit__(self, *exception):
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait(PATIENCE)
+            process.stdin.close()
+            process.stdout.close()
+
+
+def environment(home):
+    kept = {name: os.environ[name] for name in ("PATH", "CI", "LANG") if name in os.environ}
+    coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *(p for p in sys.path if p)])
+    return {
+        **kept,
+        **coverage,
+        "HOME": str(home),
+        "FLEET_KEY": KEY,
+        "PYTHONPATH": path,
+    }

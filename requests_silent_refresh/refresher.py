@@ -57,9 +57,9 @@ class Refresher:
     1. ``exclusive``: nothing happened; the kernel (or the lease) frees the lock.
     2. reload: somebody else refreshed meanwhile? Adopt theirs, no exchange.
     3. ``begin``: a mark says that a refresh of this generation is under way.
-    4. exchange: the server may have rotated. The mark stays; the next holder
-       tries the stored token once at once (grace windows are seconds long) and
-       can say why it was refused.
+    4. exchange: the server may have rotated. The mark stays, as it does where no
+       answer came; the next holder tries the stored token once at once (grace
+       windows are seconds long) and can say why it was refused.
     5. save, by compare-and-set: durable from here on. A state that moved
        meanwhile (a sign-in, a sign-out, a lost lease) wins over the result.
     6. publish, then release the lock, then wake the waiters.
@@ -165,6 +165,12 @@ class Refresher:
             granted = self._call(state, token, hold)
         except SessionExpired as error:
             return self._refused(state, error, hold.interrupted_at)
+        except LockLost:
+            raise  # nothing was sent
+        except BaseException as error:
+            if not _was_answered(error):
+                hold.unanswered()
+            raise
         if self._keeper.keep(granted, state, hold):
             logger.info("refreshed")
             return granted
@@ -219,7 +225,8 @@ class Refresher:
         """The server's verdict: wipe, unless somebody else rotated or signed in meanwhile (P7)."""
         if interrupted_at is not None:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(interrupted_at))
-            error.args = (f"{error} (a refresh that began at {when} was interrupted)",)
+            what = f"a refresh that began at {when} was interrupted or not answered"
+            error.args = (f"{error} ({what})",)
         if state is not None:
             current = self._keeper.wipe(state)
             if current.token is not None:
@@ -270,6 +277,13 @@ class Refresher:
         except Exception as error:  # noqa: BLE001 (best effort, whatever the callable raises)
             share(SilentRefreshError(""), error, token)
             logger.warning("a token could not be revoked: %s", account_of(error))
+
+
+def _was_answered(error: BaseException) -> bool:
+    """Say whether the server, by its answer, left the refresh token as it was."""
+    status: int | None = getattr(error, "status_code", None)
+    # A server or gateway that breaks down (500, 502, 504) may have rotated before.
+    return status is not None and (status < 500 or status == 503)
 
 
 def _timeout_of(refresh: Refresh) -> float:

@@ -102,8 +102,8 @@ class Hold(ABC):
     """
 
     interrupted_at: float | None = None
-    """Unix time at which a refresh of the stored state began and was never
-    finished (its process died); ``None`` where nothing points to that."""
+    """Unix time at which a refresh of the stored state began that was never
+    finished (its process died) or answered; ``None`` where nothing points to that."""
 
     def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
         """Say that ``state``'s refresh token is about to be sent; the last call before it is.
@@ -122,6 +122,13 @@ class Hold(ABC):
         that sends it: the process may have been stopped since ``begin``. No I/O.
         """
         return True
+
+    def unanswered(self) -> None:
+        """Say that no answer came to the refresh token, which the server may have spent.
+
+        The mark of ``begin`` then outlives the lock, as after a crash, and ends
+        with the next state. Only makes a message clearer; never raises.
+        """
 
     def extend(self) -> None:
         """Keep the lock while a granted token could not be saved yet (P4).

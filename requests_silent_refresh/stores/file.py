@@ -233,6 +233,9 @@ class _FileHold(Hold):
                 )
             self._reservation = self._store._reserve(state, self.interrupted_at)
 
+    def unanswered(self) -> None:
+        self.interrupted_at = self.interrupted_at or time.time()
+
     def release(self) -> None:
         reservation, self._reservation = self._reservation, None
         if reservation is not None:

@@ -14,6 +14,8 @@ after it wrote, before it renamed      the whole new state: the holder renames i
 after the rename                       nothing: the new state is in place
 =====================================  ==========================================
 
+A mark is also left by a refresh that no answer came to: what it says is the same.
+
 Only the holder of the exclusive lock makes, reads or removes these files. One
 that belongs to another lineage or generation than the stored state is a
 leftover of a session that was replaced meanwhile, and is removed.
@@ -72,8 +74,9 @@ class Reservation:
     def discard(self, interrupted_at: float | None) -> None:
         """Remove the file, unless it tells the next holder something.
 
-        It does when a result was to be written into it, or when it took the
-        place of an earlier mark: the stored token may be spent since then.
+        It does when a result was to be written into it, when no answer came, or
+        when it took the place of an earlier mark: the stored token may be spent
+        since then.
         """
         if not self._written and interrupted_at is None:
             files.remove(self.path)

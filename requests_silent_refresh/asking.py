@@ -45,6 +45,7 @@ class Asking:
 
     def ask(self, batch: Batch, error: SessionExpired) -> Token | SilentRefreshError:
         """Return the token everybody goes on with, or the error everybody gets."""
+        logger.info("asking for a sign-in: %s", error)
         self._queue.ask(batch, self._timeout)
         deadline = time.monotonic() + self._timeout
         call = Call(lambda: self._call_back(error), self._late, "silent-refresh-sign-in")

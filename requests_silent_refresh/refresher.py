@@ -240,7 +240,6 @@ class Refresher:
                 status_code=error.status_code,
             )
             return share(failure, error)
-        logger.warning("the session expired: %s", error)
         return share(error)
 
     def _late(self, granted: Token, state: State | None) -> None:

@@ -298,6 +298,7 @@ def test_an_exception_thrown_into_the_worker_fails_its_batch_once(server):
         throw_into(worker, Thrown)
     # Those who wake between the late result and the verdict have the token.
     assert set(crowd.kinds()) <= {"RefreshUnavailable", "Token"}
+    worker.join(10)
     until(lambda: manager.token() is not first)
     assert server.counters.exchanges == 1
 

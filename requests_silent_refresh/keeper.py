@@ -206,8 +206,13 @@ class Keeper:
     def _wipe_newest(self, revoke: Callable[[Token], None]) -> None:
         while True:
             stored, known = self._store.load(), self._queue.current.state
-            state = known if is_newer(known, stored, same_lineage=True) else stored
-            if stored is None or state is None or state.token is None:
+            if stored is None:
+                return
+            state = stored
+            # A manager that was not used before knows nothing, and that is not newer.
+            if known is not None and is_newer(known, stored, same_lineage=True):
+                state = known
+            if state.token is None:
                 return
             revoke(state.token)
             try:

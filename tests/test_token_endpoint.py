@@ -25,6 +25,7 @@ import trustme
 import urllib3
 
 from requests_silent_refresh.answer import SIZE_LIMIT, Answer, NoAnswer
+from requests_silent_refresh.answer import no_answer as why_not
 from requests_silent_refresh.errors import InsecureTransport
 from requests_silent_refresh.testing import AuthorizationServer
 from requests_silent_refresh.token_endpoint import TokenEndpoint
@@ -89,7 +90,9 @@ class RawServer:
             while True:
                 connection, _ = self._listener.accept()
                 self._open.append(connection)
-                self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
+                self._threads.append(
+                    threading.Thread(target=self._serve, args=(connection,), daemon=True)
+                )
                 self._threads[-1].start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -493,6 +496,25 @@ class TestWhyThereIsNone:
         with raw_server(lambda server, connection: None) as server:
             assert no_answer(server.url.replace("http:", "https:")).kind == "unreachable"
 
+    def test_a_proxy_that_hangs_up(self) -> None:
+        """A CONNECT is not the request: a proxy that closes after it has seen no refresh token."""
+        with raw_server(lambda server, connection: connection.recv(1)) as server:
+            proxies = {"https": f"http://127.0.0.1:{server.port}"}
+            assert no_answer("https://auth.invalid/", proxies=proxies).kind == "unreachable"
+
+    def test_the_cause_stands_alone(self) -> None:
+        """P12: what led to the system's error is not kept with it, nor any frame."""
+        try:
+            try:
+                raise ValueError("canary")
+            except ValueError as error:
+                raise ConnectionResetError("reset") from error
+        except ConnectionResetError as error:
+            outcome = why_not(error, sent=True)
+        cause = outcome.cause
+        assert isinstance(cause, ConnectionResetError)
+        assert cause.__cause__ is cause.__context__ is cause.__traceback__ is None
+
     @pytest.mark.parametrize(
         "parts",
         [
@@ -647,7 +669,9 @@ class TestTheDeadline:
         """P8: a second try has no time of its own."""
         with raw_server(reading_until_closed) as server:
             assert no_answer(server.url, seconds=0).kind == "timeout"
-        assert server.received == []
+            for talker in talkers():
+                talker.join(5)
+        assert b"".join(server.received) == b""
 
     def test_an_interrupt_cuts_the_connection(self, server: Any) -> None:
         """P5: Ctrl-C in a direct call is raised at once, and the exchange does not linger."""
@@ -781,6 +805,43 @@ class TestWhatIsLeftBehind:
         assert len(kept) == 200
         now = [thing for thing in gc.get_objects() if isinstance(thing, KINDS)]
         assert [thing for thing in now if id(thing) not in before] == []
+
+    @pytest.mark.parametrize("endless", [True, False])
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_the_connection_is_closed_whoever_holds_it(
+        self,
+        scheme: str,
+        endless: bool,
+        server_tls: Any,
+        ca: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A server that would keep the connection sees it end, garbage collector or not."""
+        held = []
+        build = requests.adapters.HTTPAdapter.build_response
+
+        def holding(*args: Any) -> requests.Response:
+            held.append(build(*args))
+            return held[-1]
+
+        def script(server: RawServer, connection: socket.socket) -> None:
+            if scheme == "https":
+                connection = server_tls.wrap_socket(connection, server_side=True)
+            with connection:
+                server.read_request(connection)
+                if endless:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * SIZE_LIMIT * 2)
+                else:
+                    connection.sendall(ok(b"{}", "Connection: keep-alive"))
+                while connection.recv(65536):
+                    pass
+
+        monkeypatch.setattr(requests.adapters.HTTPAdapter, "build_response", holding)
+        with raw_server(script) as server:
+            url = server.url.replace("http:", f"{scheme}:")
+            assert isinstance(post(url, verify=ca), Answer)
+            assert server.ended.acquire(timeout=5)
+        assert len(held) == 1
 
     def test_under_dev_mode_no_resource_is_warned_about(self, server: Any) -> None:
         """`python -X dev -W error` says nothing about unclosed sockets, whatever the outcome."""

@@ -49,6 +49,8 @@ def sign_in(profile: Profile, token: Token) -> Profile | None:
 
 def _sign_in(profile: Profile, token: Token) -> Profile | None:
     store = profile.open_store()
+    if hasattr(store, "create_table"):
+        store.create_table()
     previous = _previous(profile.name)
     state = State.first(token)
     subject = subject_of(token)
@@ -143,8 +145,12 @@ class _alone:  # noqa: N801 (used as a function)
         self._lock = KernelLock(paths.settings_file(name) + ".lock")
 
     def __enter__(self) -> None:
-        self._lock.acquire(_PATIENCE)
-        self._lock.sign()
+        try:
+            self._lock.acquire(_PATIENCE)
+            self._lock.sign()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()

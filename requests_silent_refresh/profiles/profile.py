@@ -128,14 +128,14 @@ class Profile:
         """Return the grant. Raises :class:`ProfileError`."""
         from .. import grants
 
-        arguments = {k: references.resolve(v, self.name) for k, v in self.grant.items()}
         kinds = {
             "refresh_token": grants.RefreshTokenGrant,
             "client_credentials": grants.ClientCredentialsGrant,
             "json": grants.JSONRefresh,
         }
-        kind = arguments.pop("kind", None)
         with _blaming(self.name):
+            arguments = {k: references.resolve(v, self.name) for k, v in self.grant.items()}
+            kind = arguments.pop("kind", None)
             if kind not in kinds:
                 raise ValueError(f"grant: its kind is one of {', '.join(kinds)}, not {kind!r}")
             return kinds[kind](**arguments)

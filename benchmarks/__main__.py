@@ -31,7 +31,7 @@ PARTS: dict[str, Callable[[bool, Path], Any]] = {
         **waiting.memory(1000 if quick else 10_000),
         "bytes a waiter holds": waiting.memory_of_a_waiter()["difference"],
     },
-    "file store": lambda quick, out: stores.file_store(40 if quick else 200),
+    "file store": lambda quick, out: stores.file_store(40 if quick else 200, out),
     "import": lambda quick, out: stores.import_cost(5 if quick else 15),
     "picture": lambda quick, out: expiries.picture(str(out / "latency.png")),
 }

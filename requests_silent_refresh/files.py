@@ -80,13 +80,12 @@ def read_private(path: str) -> bytes | None:
 
 
 def write_private(path: str, content: bytes) -> None:
-    """Create the private file ``path`` with ``content``, synced; an old one is removed first.
+    """Create the private file ``path`` with ``content``, synced; an old one is removed.
 
     For a file nobody else looks at yet; the caller renames it and holds the
     lock that makes the name its own. On failure nothing stays.
     """
-    remove(path)
-    fd = open_private(path, _FOR_WRITING | os.O_CREAT | os.O_EXCL)
+    fd = _create(path)
     try:
         try:
             write_all(fd, content)
@@ -113,8 +112,7 @@ def overwrite_private(path: str, content: bytes) -> None:
 
 def reserve_private(path: str, content: bytes, size: int) -> None:
     """Create the private file ``path`` with ``content`` and really allocate ``size`` bytes."""
-    remove(path)
-    fd = open_private(path, _FOR_WRITING | os.O_CREAT | os.O_EXCL)
+    fd = _create(path)
     try:
         try:
             _allocate(fd, size)
@@ -128,6 +126,15 @@ def reserve_private(path: str, content: bytes, size: int) -> None:
         with contextlib.suppress(OSError):
             remove(path)
         raise
+
+
+def _create(path: str) -> int:
+    flags = _FOR_WRITING | os.O_CREAT | os.O_EXCL
+    try:
+        return open_private(path, flags)
+    except FileExistsError:  # a dead process left it, or somebody planted it
+        remove(path)
+        return open_private(path, flags)
 
 
 def open_private(path: str, flags: int = _FOR_WRITING | os.O_CREAT) -> int:

@@ -335,6 +335,14 @@ class TestUnreadable:
         anew = store.save(Token("b"), None)
         assert anew.is_same(store.load())
 
+    def test_reset_of_a_file_that_lies_alone(self, store, signed_in, path):
+        """The same for one that came out of a backup, without the lock files."""
+        content = self.damage(path)
+        for name in ("tokens.lock", "tokens.write.lock"):
+            (path.parent / name).unlink(missing_ok=True)
+        assert Path(store.reset()).read_bytes() == content
+        assert store.load() is None
+
     def test_reset_of_nothing(self, store):
         """With nothing stored, reset() has nothing to put aside."""
         assert store.reset() is None

@@ -94,7 +94,8 @@ class EncryptedFileStore(TokenStore):
 
     def replace(self, new: State, after: State | None) -> None:
         with self._reporting("save"):
-            self._file.read()  # somebody else's file is refused before a lock is made beside it
+            if files.signature(self._file.lock_path) is None:
+                self._file.read()  # somebody else's file: no lock is made beside it
             with self._file.writing():
                 self._compare_and_replace(new, after)
 
@@ -129,9 +130,9 @@ class EncryptedFileStore(TokenStore):
             state = self._file.state()
             if state is None:
                 return None
-            key_id, content = self._file.seal(state, None)
-            self._file.put(content)
-            return key_id
+            envelope = self._file.seal(state, None)
+            self._file.put(state, envelope)
+            return envelope.key_id
 
     def reset(self) -> str | None:
         """Move what is stored aside for a new start, and return where it went.
@@ -154,10 +155,10 @@ class EncryptedFileStore(TokenStore):
         stored = self._file.read()
         if must_write(new, after, None if stored is None else stored.state):
             kdf = None if stored is None else stored.envelope.kdf
-            _, content = self._file.seal(new, kdf)
+            envelope = self._file.seal(new, kdf)
             reservation = self._reservation
             room = None if reservation is None else reservation.room_for(new)
-            self._file.put(content, room)
+            self._file.put(new, envelope, room)
         else:
             # An earlier try came as far as the rename.
             files.sync_directory(self._file.directory)

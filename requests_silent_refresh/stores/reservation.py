@@ -32,7 +32,7 @@ import time
 from .. import files
 from ..errors import StoreCorrupted, StoreError, WrongKey
 from .contract import State
-from .state_file import StateFile
+from .state_file import StateFile, Stored
 
 _ROOM = 32 * 1024  # bytes; a token answer with two JWTs is about 10 KiB
 
@@ -99,8 +99,8 @@ def recover(file: StateFile) -> float | None:
                 if began_at is not None:
                     interrupted_at = began_at if interrupted_at is None else interrupted_at
                     continue
-            elif finished.lineage == stored.lineage and finished.generation > stored.generation:
-                _put_in_place(file, path, content, stored)
+            elif _follows(finished.state, stored):
+                _put_in_place(file, path, finished, stored)
                 stored, interrupted_at = file.state(), None
                 continue
         files.remove(path)
@@ -128,18 +128,22 @@ def _content(path: str) -> bytes | None:
         return None
 
 
-def _finished(file: StateFile, content: bytes) -> State | None:
+def _finished(file: StateFile, content: bytes) -> Stored | None:
     try:
-        return file.open(content).state
+        return file.open(content)
     except (StoreCorrupted, WrongKey):
         return None
 
 
-def _put_in_place(file: StateFile, path: str, content: bytes, stored: State) -> None:
+def _follows(state: State, stored: State) -> bool:
+    return state.lineage == stored.lineage and state.generation > stored.generation
+
+
+def _put_in_place(file: StateFile, path: str, finished: Stored, stored: State) -> None:
     with file.writing():
         if stored.is_same(file.state()):
             # Written again, because nobody knows how much of it has been synced.
-            file.put(content, room=path)
+            file.put(finished.state, finished.envelope, room=path)
 
 
 def _began_at(path: str, content: bytes, stored: State) -> float | None:

@@ -36,10 +36,12 @@ class StateFile:
 
     def __init__(self, path: str, source: KeySource) -> None:
         self.path = path
+        self.lock_path = path + ".write.lock"
         self.directory, name = os.path.split(path)
         self.place = f"{os.path.basename(os.path.realpath(self.directory))}/{name}"
         self._keys = Keys(source)
-        # The same bytes are the same state: who only looks whether it moved need not decrypt.
+        # The same bytes are the same state, read or written: who only looks whether it
+        # moved need not decrypt.
         self._last_read: tuple[bytes, Stored] | None = None
 
     def read(self) -> Stored | None:
@@ -71,15 +73,15 @@ class StateFile:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the write lock, for a compare and a replace. Waits 10 s at most."""
-        lock = KernelLock(self.path + ".write.lock")
+        lock = KernelLock(self.lock_path)
         lock.acquire(_PATIENCE)
         try:
             yield
         finally:
             lock.release()
 
-    def seal(self, new: State, kdf: KDFParameters | None) -> tuple[str, bytes]:
-        """Encrypt ``new``; returns the key's identifier and the file's content.
+    def seal(self, new: State, kdf: KDFParameters | None) -> Envelope:
+        """Encrypt ``new``.
 
         ``kdf`` is what the state to be replaced was stored with; ``None`` lets a
         passphrase take a new salt. What is there was read before, under the
@@ -87,16 +89,16 @@ class StateFile:
         it encrypted, and nothing unreadable is overwritten.
         """
         cipher = self._keys.encrypting(kdf)
-        content = seal(new, cipher, self.place).to_bytes()
-        if len(content) > files.SIZE_LIMIT:
-            raise StoreError(f"a token of {len(content)} bytes is too large to be stored")
-        return cipher.key_id, content
+        return seal(new, cipher, self.place)
 
-    def put(self, content: bytes, room: str | None = None) -> None:
-        """Replace the file's content; the write lock is held.
+    def put(self, new: State, envelope: Envelope, room: str | None = None) -> None:
+        """Replace the file's content by ``new`` in its ``envelope``; the write lock is held.
 
         ``room`` is a file beside it to be used up for that; ``None`` makes one.
         """
+        content = envelope.to_bytes()
+        if len(content) > files.SIZE_LIMIT:
+            raise StoreError(f"a token of {len(content)} bytes is too large to be stored")
         self.forget()
         if room is None:
             room = self.path + ".new"
@@ -104,6 +106,7 @@ class StateFile:
         else:
             files.overwrite_private(room, content)
         files.rename(room, self.path)
+        self._last_read = (content, Stored(new, envelope))
 
     def set_aside(self) -> str | None:
         """Rename the file out of the way and return its new name; the write lock is held."""

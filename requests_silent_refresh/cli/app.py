@@ -49,6 +49,19 @@ class _Lazy(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
+def _show_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from importlib import metadata
+
+    try:
+        version = metadata.version("requests-silent-refresh")
+    except metadata.PackageNotFoundError:
+        version = "(not installed)"
+    click.echo(f"silent-refresh, version {version}")
+    context.exit()
+
+
 @click.group(
     cls=_Lazy,
     invoke_without_command=True,
@@ -58,7 +71,14 @@ class _Lazy(click.Group):
         "5 try again later, 6 sign-in not completed, 130 interrupted."
     ),
 )
-@click.version_option(package_name="requests-silent-refresh", prog_name="silent-refresh")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log to standard error what is being done.")
 @click.pass_context
 def app(context: click.Context, verbose: bool) -> None:

@@ -126,7 +126,10 @@ def _state(profile: Profile) -> Iterator[Finding]:
 def _lock(profile: Profile) -> Iterator[Finding]:
     """Try the lock that an exchange holds, for an instant."""
     path = getattr(profile.open_store(), "path", None)
-    if not isinstance(path, str) or not os.path.exists(path + ".lock"):
+    if not isinstance(path, str):
+        return
+    if not os.path.exists(path + ".lock"):
+        yield Finding("ok", "nobody ever held the lock")
         return
     lock = KernelLock(path + ".lock")
     try:

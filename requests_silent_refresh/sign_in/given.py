@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ..redaction import MaskedDict
 from ..token import Token
@@ -22,18 +23,20 @@ def read_given(text: str) -> Token:
     text = text.strip()
     if not text:
         raise ValueError("there was nothing to import: give JSON, or a refresh token")
-    if not text.startswith("{"):
+    if not text.startswith(("{", "[", '"')):
         return Token.from_response(MaskedDict(refresh_token=text))
     fields = _parse(text)
     if fields is None:
-        raise ValueError("what was given starts like JSON but is none")
+        raise ValueError("what was given starts like JSON but is no JSON object")
     return Token.from_response(fields)
 
 
 def _parse(text: str) -> MaskedDict | None:
     """Read JSON; no frame or error that holds it is left for a traceback to show."""
     try:
-        value = json.loads(text)
+        value: Any = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return MaskedDict((_NAMES.get(name, name), field) for name, field in value.items())
+    if not isinstance(value, dict):
+        return None
+    return MaskedDict({_NAMES.get(str(name), name): field for name, field in value.items()})

@@ -12,10 +12,13 @@ import http.client
 import json
 import logging
 import pickle
+import re
+import textwrap
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -33,6 +36,7 @@ from requests_silent_refresh import (
     SessionExpired,
     SilentRefreshError,
     Token,
+    connections,
 )
 from requests_silent_refresh.answer import Answer
 from requests_silent_refresh.sources import FromEnvironment, FromFile
@@ -893,3 +897,43 @@ def test_a_grant_is_used_from_many_threads_at_once() -> None:
         assert families == dict.fromkeys(range(16), True)
         assert server.counters.granted == 32
         assert server.counters.reuse_detections == 0
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "grants.rst"
+
+
+def test_the_page_on_grants_runs(monkeypatch: pytest.MonkeyPatch, web: Any) -> None:
+    """Each block of docs/grants.rst runs, and what it makes does what the page says."""
+    monkeypatch.setattr(connections, "allow_debug_output", False)
+    monkeypatch.setenv("REPORT_SECRET", "s")
+    monkeypatch.setenv("REPORT_API_KEY", "k")
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(textwrap.dedent(block), str(PAGE), "exec"), names)
+    assert len(blocks) == 6
+    assert connections.allow_debug_output
+
+    oauth = "https://auth.example.com/oauth2/token"
+    web.post(oauth, json={"access_token": "A"})
+    for grant in ("public", "confidential", "machine"):
+        assert names[grant](token()).access_token.reveal() == "A"
+    web.post("https://github.com/login/oauth/access_token", json={"error": "bad_refresh_token"})
+    with pytest.raises(SessionExpired):
+        names["github"](token())
+    for answer in (
+        {"accessToken": "A", "expiresIn": 60},
+        {"access": "A", "refresh": "R"},
+        {"data": {"access_token": "A", "expires": "2027-01-15T08:00:00Z"}},
+    ):
+        web.upsert("POST", "https://api.example.com/refresh", json=answer)
+        assert names["simple"](token()).access_token.reveal() == "A"
+    session = {"key": "A", "renewal_key": "R", "milliseconds_left": 1000}
+    web.post("https://api.example.com/v2/session/renew", json={"session": session})
+    assert names["odd"](token()).refresh_token.reveal() == "R"
+    web.post("https://api.example.com/renew", status=410)
+    with pytest.raises(SessionExpired):
+        names["renew"](token())
+    web.upsert("POST", "https://api.example.com/renew", json={"access_token": "A"})
+    assert names["renew"](token()).refresh_token.reveal() == "rt-old"

@@ -34,9 +34,10 @@ def read_given(text: str) -> Token:
 def _parse(text: str) -> MaskedDict | None:
     """Read JSON; no frame or error that holds it is left for a traceback to show."""
     try:
-        value: Any = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None
-    return MaskedDict({_NAMES.get(str(name), name): field for name, field in value.items()})
+    fields: dict[str, Any] = value
+    return MaskedDict({_NAMES.get(name, name): field for name, field in fields.items()})

@@ -477,7 +477,7 @@ def test_a_failed_connection_shows_the_callers_request(session, server):
 
 
 def test_the_whole_chain_of_a_transports_exceptions_is_cleaned(manager):
-    """P12: neither a cause, nor the request of a response that an exception holds, has the token."""
+    """P12: neither a cause nor the response that an exception holds shows the token."""
 
     class Failing(BaseAdapter):
         def send(self, request, **how):

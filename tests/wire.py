@@ -1,4 +1,4 @@
-"""What the tests of the adapter share: a session for a server, and listeners that keep what they hear."""
+"""What the tests of the adapter share: a session for a server, and listeners that keep heads."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True
         ).start()
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -97,9 +98,13 @@ _HEAD = ("PROFILE", "SIGNED IN", "SCOPE", "EXPIRES", "GEN.", "REFRESHED", "STORE
 def _row(one: Status) -> tuple[str, ...]:
     if one.error is not None:
         return (one.name, "?", "", "", "", "", f"{' '.join(one.error.split())}")
+    home = os.path.expanduser("~") + os.sep
+    store = one.store or ""
+    if store.startswith(home):
+        store = os.path.join("~", store[len(home) :])
     if not one.signed_in:
         generation = "" if one.generation is None else str(one.generation)
-        return (one.name, "no", "", "", generation, "", one.store or "")
+        return (one.name, "no", "", "", generation, "", store)
     return (
         one.name,
         one.subject or "yes",
@@ -107,7 +112,7 @@ def _row(one: Status) -> tuple[str, ...]:
         "unknown" if one.expires_at is None else until(one.expires_at),
         str(one.generation),
         since(one.refreshed_at),
-        one.store or "",
+        store,
     )
 
 

@@ -1,0 +1,193 @@
+"""``silent-refresh`` on a real terminal: prompts, countdown, table; and how long it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+from signing_in import PATIENCE, ROOT, home, set_up  # noqa: F401 (home is a fixture)
+
+from requests_silent_refresh import Token, profiles
+from requests_silent_refresh.cli import exits
+from requests_silent_refresh.profiles import Profile, changes
+from requests_silent_refresh.testing import AuthorizationServer
+
+pty = pytest.importorskip("pty")
+
+pytestmark = pytest.mark.usefixtures("home")
+
+# Makes the terminal the process's own, so that Ctrl-C arrives as from a keyboard.
+_ATTACH = (
+    "import fcntl, os, sys, termios\n"
+    "os.setsid()\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execv(sys.executable, [sys.executable, '-W', 'error', '-m', 'requests_silent_refresh',"
+    " *sys.argv[1:]])\n"
+)
+
+
+@pytest.fixture
+def server():
+    with AuthorizationServer() as server:
+        yield server
+
+
+class Screen:
+    """The command on a terminal of 120 columns, and what was written to it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._terminal, end = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _ATTACH, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+            stdin=end,
+            stdout=end,
+            stderr=end,
+        )
+        os.close(end)
+        self.text = ""
+
+    def find(self, pattern: str) -> str:
+        """Wait until what was written matches, and return the match."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := re.search(pattern, self.text)) is None:
+            assert self._read(deadline), f"no {pattern!r} in {self.text!r}"
+        return found[0]
+
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self._terminal, keys.encode())
+
+    def finish(self) -> int:
+        """Wait for the end, and return the exit code."""
+        deadline = time.monotonic() + PATIENCE
+        while self._read(deadline):
+            pass
+        os.close(self._terminal)
+        return self.process.wait(PATIENCE)
+
+    def _read(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"nothing more came after {self.text!r}"
+        with contextlib.suppress(OSError):  # the other end is closed
+            content = os.read(self._terminal, 65536)
+            # Colours and cursor movements stand between the words.
+            self.text += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", content.decode())
+            return bool(content)
+        return False
+
+
+def test_a_countdown_shows_how_long_the_code_is_good(server):
+    """RFC 8628: the seconds run down while somebody looks for the other device."""
+    server.authorizations.device_interval = 30.0
+    server.authorizations.device_code_lifetime = 90.0
+    screen = Screen("sign-in", "work", "--device", *set_up(server))
+    code = screen.find("[A-Z]{4}-[A-Z]{4}")
+    screen.find("Waiting for you to enter the code: 1:(30|29) left")
+    screen.find("1:2[0-8] left")
+    assert server.authorizations.decide(code, "ann")
+    screen.type("\x03")
+    assert screen.finish() == exits.INTERRUPTED
+    assert "silent-refresh: interrupted: nothing was changed" in screen.text
+    assert profiles.listed() == []
+
+
+def test_a_secret_is_typed_without_echo():
+    """P12: what is typed at the prompt does not appear on the screen."""
+    with AuthorizationServer(client_secret="s3cret") as server:
+        options = ["--client-credentials", "--client-secret", "ask"]
+        screen = Screen("sign-in", "bot", *set_up(server), *options)
+        screen.find("Client secret: ")
+        screen.type("s3cret\n")
+        assert screen.finish() == 0
+        assert "Signed in to bot." in screen.text
+        assert "s3cret" not in screen.text
+
+
+def test_a_refresh_token_is_pasted_without_echo(server):
+    """P12: import asks for one where nothing is piped in."""
+    refresh_token = server.sign_in()["refresh_token"]
+    screen = Screen("import", "work", *set_up(server))
+    screen.find("Refresh token: ")
+    screen.type(refresh_token + "\n")
+    assert screen.finish() == 0
+    assert "Refreshed: the token expires" in screen.text
+    assert refresh_token not in screen.text
+
+
+@pytest.mark.parametrize("keys", ["\x03", "\x04"])
+def test_ctrl_c_at_a_prompt_changes_nothing(server, keys):
+    """Sign-in: Ctrl-C and Ctrl-D at the prompt end it with one line."""
+    options = ["--client-credentials", "--client-secret", "ask"]
+    screen = Screen("sign-in", "bot", *set_up(server), *options)
+    screen.find("Client secret: ")
+    screen.type(keys)
+    assert screen.finish() == exits.INTERRUPTED
+    assert "silent-refresh: interrupted: nothing was changed" in screen.text
+    assert "Traceback" not in screen.text
+    assert profiles.listed() == []
+
+
+def test_status_is_a_table_on_a_terminal():
+    """Status: the table, and brackets in a name are no markup."""
+    make_profile("[bold]work", Token("secret-at", "secret-rt", expires_at=time.time() + 3600))
+    screen = Screen("status")
+    assert screen.finish() == 0
+    assert "[bold]work" in screen.text
+    assert re.search(r"PROFILE.* +SIGNED IN +SCOPE +EXPIRES +GEN\. +REFRESHED +STORE", screen.text)
+    assert "in 59 min" in screen.text
+    assert "secret" not in screen.text
+
+
+def make_profile(name, token):
+    grant = {"kind": "refresh_token", "token_endpoint": "https://auth.example.com/token"}
+    profile = Profile(name, ["https://api.example.com"], {**grant, "client_id": "client"})
+    changes.sign_in(profile, token)
+
+
+@pytest.fixture
+def hundred(home, monkeypatch):  # noqa: F811
+    """A hundred profiles that somebody signed in to."""
+    # Only here: what is measured is reading, and syncing 600 files to a slow disk is not.
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    for number in range(100):
+        make_profile(f"profile {number}", Token("a", "r", expires_at=time.time() + 3600, scope="x"))
+    return [sys.executable, "-m", "requests_silent_refresh", "status"]
+
+
+def test_status_of_a_hundred_profiles_is_quick(hundred):
+    """Status: 100 profiles in less than 300 ms of processor time, start of Python included."""
+    best = 10.0
+    for _ in range(5):
+        before = os.times()
+        done = subprocess.run(hundred, cwd=ROOT, capture_output=True, text=True, check=True)
+        after = os.times()
+        used = (after.children_user - before.children_user) + (
+            after.children_system - before.children_system
+        )
+        best = min(best, used)
+        assert len(done.stdout.splitlines()) == 101
+    if "COVERAGE_PROCESS_START" not in os.environ:  # which measures every line, and counts too
+        assert best < 0.3, f"{best:.3f} s"
+
+
+def test_looking_at_a_hundred_profiles_is_quick(hundred):
+    """Status: without the imports it is 100 ms of processor time, and less."""
+    from requests_silent_refresh.cli.status import look
+
+    look("profile 0")  # imports
+    best = 10.0
+    for _ in range(5):
+        began = time.process_time()
+        found = [look(name) for name in profiles.listed()]
+        best = min(best, time.process_time() - began)
+        assert all(one.signed_in for one in found)
+    assert len(found) == 100
+    assert best < (0.1 if sys.gettrace() is None else 1.0), f"{best:.3f} s"

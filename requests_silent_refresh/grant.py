@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -149,11 +150,23 @@ class Grant:
 
 
 def contained(step: Callable[[], T]) -> T | SilentRefreshError:
-    """Run ``step``; return what it returned, or what it raised with all its frames cut."""
+    """Run ``step``; return what it returned, or what it raised with all its frames cut.
+
+    What is not of this package is replaced: the ``UnicodeEncodeError`` of a
+    secret that is no text, for one, carries the secret.
+    """
+    failure: SilentRefreshError
     try:
         return step()
     except SilentRefreshError as error:
         failure = error
+    except Exception as error:  # noqa: BLE001 (whatever else a user's value or a mistake here brings)
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        failure = RefreshFailed(
+            f"the exchange could not be made: {type(error).__name__} in "
+            f"{frame.f_code.co_filename}:{line}. Check what the grant's callables return"
+        )
+        del frame
     strip(failure)
     failure.__context__ = None
     return failure

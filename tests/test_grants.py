@@ -575,6 +575,21 @@ class TestSecrets:
             RefreshTokenGrant(URL, "me", lambda: value)(token())
         assert len(web.calls) == 0
 
+    @pytest.mark.parametrize("value", [f"{CANARY}\udc80", [CANARY], {CANARY}])
+    @pytest.mark.parametrize("auth", ["basic", "post"])
+    def test_a_source_that_returns_no_text(self, web: Any, value: Any, auth: Any) -> None:
+        """P12: Python's own error would carry the secret, so it is replaced, not chained."""
+        web.post(URL, status=503, body="")
+        with pytest.raises(SilentRefreshError) as caught:
+            RefreshTokenGrant(URL, "me", lambda: value, client_auth=auth)(token())
+        error = caught.value
+        assert error.__cause__ is error.__context__ is None
+        assert CANARY not in str(error) + repr(error) + repr(vars(error))
+        if auth == "basic":
+            assert type(error) is RefreshFailed
+            assert "callables" in str(error)
+        web.assert_all_requests_are_fired = False
+
     @pytest.mark.parametrize(
         "grant",
         [

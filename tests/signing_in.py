@@ -38,7 +38,15 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / kind.lower()))
     for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    yield tmp_path
+    while _started:  # what a test that failed left behind
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+_started: list[subprocess.Popen[str]] = []
 
 
 def files_in(home: Path) -> dict[str, bytes]:
@@ -63,6 +71,7 @@ class Terminal:
             stderr=subprocess.PIPE,
             text=True,
         )
+        _started.append(self.process)
         if stdin is not None:
             self.process.stdin.write(stdin)
             self.process.stdin.close()

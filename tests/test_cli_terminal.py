@@ -174,8 +174,8 @@ def test_status_of_a_hundred_profiles_is_quick(hundred):
         )
         best = min(best, used)
         assert len(done.stdout.splitlines()) == 101
-    if "COVERAGE_PROCESS_START" not in os.environ:  # which measures every line, and counts too
-        assert best < 0.3, f"{best:.3f} s"
+    measured = any(name.startswith("COVERAGE_") for name in os.environ)  # line by line: slow
+    assert best < (2.0 if measured else 0.3), f"{best:.3f} s"
 
 
 def test_looking_at_a_hundred_profiles_is_quick(hundred):

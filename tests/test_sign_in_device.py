@@ -6,11 +6,13 @@ import itertools
 import json
 
 import pytest
+import requests
 
 from requests_silent_refresh import InsecureTransport
 from requests_silent_refresh.sign_in.client import Client, SignInFailed
 from requests_silent_refresh.sign_in.device import with_device
 from requests_silent_refresh.testing import Answer, AuthorizationServer
+from requests_silent_refresh.testing.authorizations import challenge_of
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
@@ -211,8 +213,6 @@ def test_a_plain_http_endpoint_is_refused(sign_in):
 
 def test_the_page_for_the_code_answers_each_code_once(server):
     """The testing server: allowing, denying, an unknown code, and one that was decided."""
-    import requests
-
     device = server.authorizations.new_device("")
     page = requests.get(
         server.url + "/device", params={"user_code": device["user_code"]}, timeout=10
@@ -226,3 +226,55 @@ def test_the_page_for_the_code_answers_each_code_once(server):
     poll = {"grant_type": DEVICE_GRANT, "client_id": "client", "device_code": device["device_code"]}
     assert "access_token" in requests.post(server.token_endpoint, poll, timeout=10).json()
     assert requests.post(server.token_endpoint, poll, timeout=10).status_code == 400
+
+
+def test_a_challenge_is_the_one_of_the_rfc():
+    """RFC 7636 appendix B: the testing server's PKCE is the real one."""
+    verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    assert challenge_of(verifier) == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+
+
+def test_the_testing_server_turns_away_what_is_no_request(server, clock):
+    """The testing server: unknown clients, other grants, codes that came twice or too late."""
+
+    def get(**fields):
+        return requests.get(
+            server.authorization_endpoint, fields, timeout=10, allow_redirects=False
+        )
+
+    asked = {"client_id": "client", "redirect_uri": "http://127.0.0.1:1/", "state": "s"}
+    assert get(**asked | {"client_id": "another"}).status_code == 400
+    assert get(**asked | {"redirect_uri": "http://[::1"}).status_code == 400
+    assert get(**asked | {"redirect_uri": "https://evil.example"}).status_code == 400
+    wrong = get(**asked, response_type="token").headers["Location"]
+    assert "error=unsupported_response_type&state=s" in wrong
+    without = get(**asked, response_type="code").headers["Location"]
+    assert "error=invalid_request" in without
+    assert requests.get(server.url + "/device/else", timeout=10).status_code == 404
+    assert requests.post(server.url + "/device_authorization", timeout=10).status_code == 400
+
+    def redeem(code, **changes):
+        form = {"grant_type": "authorization_code", "client_id": "client", "code": code}
+        form |= {"redirect_uri": "http://127.0.0.1/", "code_verifier": "v", **changes}
+        return requests.post(server.token_endpoint, form, timeout=10)
+
+    code = server.authorizations.new_code("", "ann", "http://127.0.0.1/", challenge_of("v"))
+    assert redeem(code, redirect_uri="http://127.0.0.1/x").status_code == 400
+    first = redeem(code).json()
+    again = redeem(code)
+    assert again.json() == {"error": "invalid_grant"}
+    refresh = {"grant_type": "refresh_token", "client_id": "client"}
+    refresh["refresh_token"] = first["refresh_token"]
+    assert requests.post(server.token_endpoint, refresh, timeout=10).status_code == 400
+    late = server.authorizations.new_code("", "ann", "http://127.0.0.1/", challenge_of("v"))
+    device = server.authorizations.new_device("")
+    clock.now += 10_000
+    assert redeem(late).json() == {"error": "invalid_grant"}
+    poll = {"grant_type": DEVICE_GRANT, "client_id": "client", "device_code": device["device_code"]}
+    assert requests.post(server.token_endpoint, poll, timeout=10).json() == {
+        "error": "expired_token"
+    }
+    fast = server.authorizations.new_device("")
+    poll["device_code"] = fast["device_code"]
+    errors = [requests.post(server.token_endpoint, poll, timeout=10).json()["error"] for _ in "ab"]
+    assert errors == ["authorization_pending", "slow_down"]

@@ -17,6 +17,7 @@ from ..profiles.profile import NETWORK, Profile
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECRETS = ("environment", "file", "keyring")
+_CLIENT = ("client_id", "client_secret", "client_auth", "token_endpoint", "revocation_endpoint")
 
 
 def _complete_names(
@@ -144,10 +145,11 @@ def _grant(
         kept = old if old.get("kind") == "json" else {}
         url = {"url": given["json_refresh"]} if given["json_refresh"] else {}
         return {**kept, "kind": "json", **url, **options}
-    if old.get("kind") == "json":
-        old = {}
     machine = sign_in.get("method") == "client-credentials"
-    grant = {**old, "kind": "client_credentials" if machine else "refresh_token", **options}
+    kind = "client_credentials" if machine else "refresh_token"
+    if old.get("kind") != kind:  # what stays is who the client is, and how it gets there
+        old = {name: value for name, value in old.items() if name in (*_CLIENT, *NETWORK)}
+    grant = {**old, "kind": kind, **options}
     if machine and sign_in.get("scope"):
         grant["scope"] = " ".join(sign_in["scope"])
     if machine and sign_in.get("parameters"):

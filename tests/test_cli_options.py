@@ -1,0 +1,248 @@
+"""``silent-refresh``: what the options make of a profile, and what they leave as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+
+import pytest
+from signing_in import home, set_up  # noqa: F401 (home is a fixture)
+
+from requests_silent_refresh import Token, cli, profiles
+from requests_silent_refresh.cli import exits, keys
+from requests_silent_refresh.cli.app import uninterrupted
+from requests_silent_refresh.cli.sign_in import conclude
+from requests_silent_refresh.profiles import Profile, changes
+from requests_silent_refresh.testing import AuthorizationServer
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture
+def server():
+    with AuthorizationServer() as server:
+        yield server
+
+
+@pytest.fixture
+def imported(server, capsys, monkeypatch):
+    """Import tokens with options, and return the profile that came of it (or the error)."""
+
+    def imported(*options, fresh=True, code=0):
+        read, write = os.pipe()
+        os.write(write, json.dumps(server.sign_in()).encode())
+        os.close(write)
+        with open(read) as pipe:
+            monkeypatch.setattr(sys, "stdin", pipe)
+            result = cli.main(["import", "work", *(set_up(server) if fresh else ()), *options])
+        _, err = capsys.readouterr()
+        assert result == code, err
+        return profiles.load("work") if code == 0 else err
+
+    return imported
+
+
+def test_everything_is_written_down(server, imported):
+    """Options: the issuer's endpoints, client, origins and scope become the profile's settings."""
+    profile = imported("--scope", "a b", "--scope", "c", "--origin", "https://api.example.com")
+    assert profile.origins == (server.url, "https://api.example.com")
+    assert profile.grant == {
+        "kind": "refresh_token",
+        "client_id": "client",
+        "token_endpoint": server.token_endpoint,
+        "revocation_endpoint": server.revocation_endpoint,
+    }
+    assert profile.sign_in == {
+        "issuer": server.issuer,
+        "authorization_endpoint": server.authorization_endpoint,
+        "device_authorization_endpoint": server.device_authorization_endpoint,
+        "iss_in_callback": True,
+        "scope": ["a", "b", "c"],
+        "method": "import",
+    }
+
+
+def test_what_is_left_out_stays(imported):
+    """Options: a later command changes what it names, and nothing else."""
+    first = imported("--scope", "a")
+    second = imported("--scope", "b", fresh=False)
+    assert second.sign_in == {**first.sign_in, "scope": ["b"]}
+    assert (second.grant, second.origins) == (first.grant, first.origins)
+
+
+def test_endpoints_by_hand_go_before_those_of_an_issuer(server, imported):
+    """Options: --token-endpoint takes the issuer's place; other endpoints may be given with it."""
+    imported()
+    hand = server.url + "/json/../token"
+    profile = imported("--token-endpoint", hand, "--revocation-endpoint", hand, fresh=False)
+    assert profile.grant["token_endpoint"] == hand
+    assert profile.grant["revocation_endpoint"] == hand
+    assert "issuer" not in profile.sign_in
+    profile = imported("--authorization-endpoint", server.url + "/a")
+    assert profile.sign_in["authorization_endpoint"] == server.url + "/a"
+    assert profile.grant["token_endpoint"] == server.token_endpoint
+
+
+@pytest.mark.parametrize(
+    ("option", "reference"),
+    [
+        ("environment:NAME", {"environment": "NAME"}),
+        ("file:~/secret", {"file": "~/secret"}),
+        ("keyring:service/account", {"keyring": "service", "account": "account"}),
+        ("keyring:service", {"keyring": "service"}),
+    ],
+)
+def test_a_client_secret_is_named_by_where_it_is(imported, option, reference):
+    """P12: the settings get a reference, and 'none' takes it away again."""
+    profile = imported("--client-secret", option, "--client-auth", "post")
+    assert profile.grant["client_secret"] == reference
+    assert profile.grant["client_auth"] == "post"
+    profile = imported("--client-secret", "none", "--client-auth", "none", fresh=False)
+    assert "client_secret" not in profile.grant
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (["environment:NAME"], {"environment": "NAME"}),
+        (["keyring:service/account"], {"keyring": "service", "account": "account"}),
+        (["passphrase-environment:NAME"], {"passphrase": {"environment": "NAME"}}),
+        (["passphrase-file:/x"], {"passphrase": {"file": "/x"}}),
+        (
+            ["key-file:/a", "key-file:/b"],
+            [{"key_file": "/a", "make": True}, {"key_file": "/b", "make": True}],
+        ),
+    ],
+)
+def test_a_key_is_named_by_where_it_is(server, options, key):
+    """P12: each source of keys has an option, and several of them make a rotation."""
+    from requests_silent_refresh.cli.options import _key
+
+    assert _key({"keys": options}, None) == key
+
+
+def test_a_store_is_named_by_its_url(server, imported, tmp_path, monkeypatch):
+    """Options: a file, SQL, and a URL from the environment; a URL with a password is refused."""
+    pytest.importorskip("sqlalchemy")
+    assert imported("--store", f"file:{tmp_path / 'tokens'}").place == str(tmp_path / "tokens")
+    assert imported("--store", "file:").store == {"kind": "file"}
+    url = f"sqlite:///{tmp_path / 'db'}"
+    key = ["--key", f"key-file:{tmp_path / 'key'}"]
+    profile = imported("--store", url, "--store-name", "shared", *key)
+    assert profile.store == {"kind": "sql", "url": url, "name": "shared"}
+    assert profile.manager.signed_in
+    profile.manager._store.close()
+    monkeypatch.setenv("TEST_URL", url)
+    profile = imported("--store", "environment:TEST_URL")
+    assert profile.store == {"kind": "sql", "url": {"environment": "TEST_URL"}}
+    assert profile.manager.signed_in
+    profile.manager._store.close()
+    err = imported("--store", "postgresql://user:hunter2@db/x", code=exits.SETUP)
+    assert "not written into settings" in err
+    assert "hunter2" not in err
+
+
+def test_a_store_for_a_fleet_needs_a_key_that_every_host_has(imported, tmp_path):
+    """Options: the profile's own key file is one machine's, so an engine asks for another."""
+    pytest.importorskip("sqlalchemy")
+    err = imported("--store", f"sqlite:///{tmp_path / 'db'}", code=exits.SETUP)
+    assert err.startswith("silent-refresh: the profile 'work' cannot be used: ")
+    assert profiles.listed() == []
+
+
+def test_a_profile_changes_its_kind(server, imported):
+    """Options: from JSON to OAuth and back, nothing of the other kind stays."""
+    url = server.json_endpoint
+    profile = imported("--json-refresh", url, "--grant-option", "timeout=5")
+    assert profile.grant == {"kind": "json", "url": url, "timeout": 5}
+    profile = imported()
+    assert profile.grant["kind"] == "refresh_token"
+    assert "timeout" not in profile.grant
+    assert imported("--json-refresh", url).grant == {"kind": "json", "url": url}
+
+
+def test_a_machine_sends_its_parameters_at_each_refresh():
+    """Options: for client credentials, scope and parameters belong to the grant itself."""
+    with AuthorizationServer(client_secret="s3cret") as server:
+        options = ["--client-credentials", "--client-secret", "environment:TEST_SECRET"]
+        options += ["--scope", "a", "--parameter", "audience=x"]
+        os.environ["TEST_SECRET"] = "s3cret"
+        try:
+            assert cli.main(["sign-in", "bot", *set_up(server), *options]) == 0
+        finally:
+            del os.environ["TEST_SECRET"]
+    grant = profiles.load("bot").grant
+    assert (grant["kind"], grant["scope"], grant["extra"]) == (
+        "client_credentials",
+        "a",
+        {"audience": "x"},
+    )
+
+
+def test_an_earlier_session_that_cannot_be_ended_is_said(server, capsys, tmp_path):
+    """Sign-in: the new session holds all the same; the old one's trouble is a line."""
+
+    def profile(client_id, path):
+        grant = {"kind": "refresh_token", "token_endpoint": server.token_endpoint}
+        grant["client_id"] = client_id
+        return Profile("work", [server.url], grant, {"kind": "file", "path": str(tmp_path / path)})
+
+    changes.sign_in(profile("old", "old"), server.sign_in_token())
+    (tmp_path / "old").write_bytes(b"damaged")
+    conclude(profile("new", "new"), Token("a"), None)
+    out, err = capsys.readouterr()
+    assert "Signed in to work." in out
+    assert "earlier session could not be ended" in err
+
+
+def test_settings_that_are_broken_are_not_in_the_way(server, capsys):
+    """Sign-in: what was broken meanwhile is replaced, not stumbled over."""
+    grant = {"kind": "refresh_token", "token_endpoint": server.token_endpoint, "client_id": "c"}
+    profile = Profile("work", [server.url], grant)
+    profile.save()
+    with open(profiles.profile.paths.settings_file("work"), "w") as file:
+        file.write("{")
+    assert cli.main(["sign-in", "work", *set_up(server)]) == exits.SETUP
+    assert "mend it, or remove it" in capsys.readouterr().err
+    conclude(profile, Token("a"), None)
+    assert profiles.load("work").manager.signed_in
+
+
+def test_a_store_without_keys_has_none_to_rotate(monkeypatch, capsys):
+    """Rotation: somebody's own store may not know it; that is said, and nothing is changed."""
+    Profile(
+        "work", ["https://a.example"], {"kind": "json", "url": "https://a.example/refresh"}
+    ).save()
+
+    class Bare:
+        def open_store(self):
+            return object()
+
+    monkeypatch.setattr(keys, "load", lambda name: Bare())
+    assert cli.main(["rotate-key", "work"]) == exits.USAGE
+    assert "has no keys to rotate" in capsys.readouterr().err
+
+
+def test_nothing_at_the_prompt_is_no_secret(server, capsys, monkeypatch):
+    """Sign-in: an empty line is not taken for a secret."""
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        options = ["--client-credentials", "--client-secret", "ask"]
+        assert cli.main(["sign-in", "work", *set_up(server), *options]) == exits.USAGE
+    assert "Client secret: nothing was given" in capsys.readouterr().err
+
+
+def test_outside_the_main_thread_nothing_is_done_about_ctrl_c():
+    """Interrupts: only the main thread may; elsewhere the work is done all the same."""
+    done = []
+
+    def work():
+        with uninterrupted():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]

@@ -171,9 +171,9 @@ class TokenManager:
     def begin_upload(self) -> Token:
         """Return a token for a request whose body can't be sent again (P15).
 
-        Where a refresh is due it is waited for, unless another upload is under
-        way, whose token it might end; if it fails, a token that is still valid
-        will do (P7). Until :meth:`end_upload`, which must follow unless this
+        A refresh that is under way is waited for, and one that is due too, unless
+        another upload is under way, whose token it might end; if it fails, a token
+        that is still valid will do (P7). Until :meth:`end_upload`, which must follow unless this
         raises, no refresh that can wait is begun. Blocks and raises as
         :meth:`token`.
         """
@@ -184,6 +184,7 @@ class TokenManager:
         if (
             token is None
             or now >= current.wait_at
+            or self._queue.is_refreshing
             or not self._uploads.begin(now >= current.due_at)
         ):
             try:

@@ -281,6 +281,11 @@ class RefreshQueue:
 
     # -- for the manager -------------------------------------------------------
 
+    @property
+    def is_refreshing(self) -> bool:
+        """Whether a batch is in flight. Takes no lock: the answer is old at once in any case."""
+        return self._batch is not None
+
     def time_for_a_look(self) -> bool:
         """Say, to one caller a second, that a dead session deserves a look into the store."""
         if not self._backoff.is_dead or self._monotonic() - self._looked_at < LOOK_INTERVAL:

@@ -11,7 +11,7 @@ from .errors import SilentRefreshError, StoreError
 
 BACKOFF_CAP = 60.0
 RETRY_AFTER_CAP = 300.0
-STORE_BACKOFF = 1.0
+STORE_BACKOFF = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Backoff:
 
     1 s at first, doubled up to 60 s, and a random factor of 0.5 to 1, which
     spreads a fleet. A server's ``Retry-After`` makes it longer, up to 300 s.
-    A store's error holds for 1 s always: the store is near, and who locks it may
+    A store's error holds for 0.5 s always: the store is near, and who locks it may
     be gone any moment.
 
     Everything is called with the queue's lock held. ``verdict`` is replaced

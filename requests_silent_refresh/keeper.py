@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 
 from .errors import StoreError
@@ -14,6 +15,9 @@ from .stores.contract import Hold, State, StateMoved, TokenStore
 from .token import Token
 
 logger = logging.getLogger("requests_silent_refresh")
+
+# Seconds between two reports of a token that still cannot be saved.
+COMPLAIN_EVERY = 30.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +59,7 @@ class Keeper:
         self._refresh_ahead = refresh_ahead
         self._clock = clock
         self.unsaved: Unsaved | None = None
+        self._complain_at = 0.0
         self.is_copy = False
         """Whether the session was copied by ``fork``, and is the parent's to refresh."""
         reset_in_child(self)
@@ -122,6 +127,7 @@ class Keeper:
             moved = True
         except BaseException as trouble:
             self.unsaved = Unsaved(new, stored, hold)
+            self._complain_at = time.monotonic() + COMPLAIN_EVERY
             logger.error(
                 "the refreshed token could not be saved (%s): it is used from memory, other "
                 "processes wait, and saving is tried again",
@@ -233,7 +239,9 @@ class Keeper:
             self.drop_unsaved()
             self.adopt_stored()
         except Exception as trouble:  # noqa: BLE001 (a store of the user's may raise anything)
-            logger.error("the refreshed token still cannot be saved: %s", _said(trouble))
+            if time.monotonic() >= self._complain_at:
+                self._complain_at = time.monotonic() + COMPLAIN_EVERY
+                logger.error("the refreshed token still cannot be saved: %s", _said(trouble))
             return unsaved
         else:
             logger.warning("the refreshed token is saved at last")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .asking import Asking, OnSessionExpired
-from .errors import SessionExpired, SilentRefreshError, StoreError
+from .errors import SessionExpired, SilentRefreshError, StoreError, StoreUnavailable
 from .events import Announcer, Event
 from .freshness import NOT_LOADED, Current
 from .futility import FutilityGuard
@@ -160,7 +160,7 @@ class TokenManager:
 
     def _token_that_is_due(self, current: Current) -> Token | None:
         if current is NOT_LOADED:
-            current = self._keeper.adopt_stored()
+            current = self._first_look()
         now = self._clock()
         if current.token is None or now >= current.wait_at:
             return None
@@ -179,7 +179,7 @@ class TokenManager:
         """
         current = self._queue.current
         if current is NOT_LOADED:
-            current = self._keeper.adopt_stored()
+            current = self._first_look()
         token, now = current.token, self._clock()
         if (
             token is None
@@ -199,6 +199,16 @@ class TokenManager:
         """Say that an upload is over: its answer came, or none will."""
         self._uploads.end()
 
+    def _first_look(self) -> Current:
+        """Look into the store; what needs nothing from there may find it out of reach."""
+        try:
+            return self._keeper.adopt_stored()
+        except StoreUnavailable as trouble:
+            if self._refresher.rotates or self._refresher.needs_sign_in:
+                raise
+            logger.warning("going on without the store: %s", trouble)
+            return NOT_LOADED
+
     def renew(self, rejected: Token | None) -> Token:
         """Return a token other than ``rejected``, which the server did not take (P3).
 
@@ -207,7 +217,7 @@ class TokenManager:
         token. Blocks and raises as :meth:`token` does.
         """
         if self._queue.current is NOT_LOADED:
-            self._keeper.adopt_stored()
+            self._first_look()
         if self._queue.time_for_a_look():
             try:
                 self._keeper.adopt_stored()

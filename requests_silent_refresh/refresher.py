@@ -22,7 +22,7 @@ from .errors import (
 )
 from .events import Announcer
 from .freshness import Current
-from .keeper import Keeper
+from .keeper import Keeper, Unsaved
 from .refresh_queue import RefreshQueue
 from .stores.contract import Hold, LockLost, State, TokenStore
 from .token import Token
@@ -32,6 +32,9 @@ logger = logging.getLogger("requests_silent_refresh")
 EXCHANGE_TIMEOUT = 30.0
 # The lock is given up before the waiters are, so that they hear who holds it.
 LOCK_SHARE = 0.8
+# Seconds that a grant which does not rotate waits for a store that is out of reach; then it
+# goes on without.
+NON_ROTATING_PATIENCE = 1.0
 
 
 class Refresh(Protocol):
@@ -47,6 +50,13 @@ class Refresh(Protocol):
     def __call__(self, token: Token | None, /) -> Token:
         """Exchange ``token``; ``None`` where there is none and none is needed."""
         ...
+
+
+class _NoLock(Hold):
+    """Stands for the lock where none is needed and none can be had."""
+
+    def release(self) -> None:
+        pass
 
 
 class Refresher:
@@ -89,7 +99,7 @@ class Refresher:
         self._clock = clock
         self.exchanges = 0
         self.adopted = 0
-        self._rotates: bool = getattr(refresh, "rotates", True)
+        self.rotates: bool = getattr(refresh, "rotates", True)
         self.needs_sign_in: bool = getattr(refresh, "needs_sign_in", True)
         # A grant keeps its own deadline; this one is for what a grant cannot interrupt.
         self.exchange_timeout = _timeout_of(refresh) + 0.5
@@ -99,7 +109,7 @@ class Refresher:
         try:
             unsaved = self._keeper.save_unsaved()
             if unsaved is not None:
-                return self._exchange(unsaved.state, unsaved.hold)
+                return self._with_unsaved(unsaved)
             return self._under_lock(batch)
         except SilentRefreshError as error:
             return share(error)
@@ -108,8 +118,18 @@ class Refresher:
             failure = RefreshFailed(f"the refresh failed where it must not: {account_of(error)}")
             return share(failure, error)
 
+    def _with_unsaved(self, unsaved: Unsaved) -> Token | SilentRefreshError:
+        """Refresh although the last token is not saved, if nobody else can have it by now."""
+        if self.rotates and not unsaved.hold.still_held():
+            # The save may have been done without our knowing, and the lock be another's.
+            raise StoreUnavailable(
+                f"{self._store!r} cannot be reached, so it is not known whether the last token was "
+                "saved there: the token is used until its end, and refreshed once that is known"
+            )
+        return self._exchange(unsaved.state, unsaved.hold)
+
     def _under_lock(self, batch: Batch) -> Token | SilentRefreshError:
-        if self._keeper.is_copy and self._rotates:
+        if self._keeper.is_copy and self.rotates:
             raise StoreError(
                 f"{self._store!r} was copied by fork(): a refresh here would spend the parent's "
                 "refresh token. Give the manager an EncryptedFileStore, which processes share"
@@ -120,7 +140,16 @@ class Refresher:
             if self._serves(current, batch):
                 return self._adopted(current)
             left = max(0.0, deadline - time.monotonic())
-            hold = self._store.exclusive(left, after=current.state)
+            patience = left if self.rotates else min(left, NON_ROTATING_PATIENCE)
+            try:
+                hold = self._store.exclusive(patience, after=current.state)
+            except StoreUnavailable as trouble:
+                if self.rotates or (trouble.holder is not None and left <= 0):
+                    raise
+                if trouble.holder is not None:
+                    continue
+                # No refresh token is spent by it, so there is nothing that a lock would guard.
+                return self._exchange(current.state, _NoLock())
             if hold is not None:
                 try:
                     return self._holding(hold, batch)
@@ -184,11 +213,9 @@ class Refresher:
 
     def _call(self, state: State | None, token: Token | None, hold: Hold) -> Token:
         """Run the exchange under its deadline. Raises errors of this package only."""
-        # An unsaved token is known to nobody else, whoever has the lock.
-        needs_lock = self._keeper.unsaved is None
 
         def exchange() -> Token:
-            if needs_lock and not hold.still_held():
+            if self.rotates and not hold.still_held():
                 raise LockLost("this process was stopped before it could refresh: try again")
             self.exchanges += 1
             with self._queue.insiders:

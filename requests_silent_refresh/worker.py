@@ -24,8 +24,7 @@ from .token import Token
 
 logger = logging.getLogger("requests_silent_refresh")
 
-FIRST_SAVE_RETRY = 0.5
-SAVE_RETRY_CAP = 30.0
+SAVE_RETRY = 0.5  # seconds: others may be waiting for the token
 # Seconds that the exit leaves to callbacks that are told of a refresh.
 TELLING_AT_EXIT = 2.0
 
@@ -120,10 +119,9 @@ class Worker:
 
     def _save_until_saved(self, unsaved: Unsaved) -> None:
         """Save until that has worked; a later token that was not saved has a thread of its own."""
-        pause, delay = threading.Event(), FIRST_SAVE_RETRY
+        pause = threading.Event()
         while self._keeper.unsaved is unsaved:
-            pause.wait(delay)
-            delay = min(2 * delay, SAVE_RETRY_CAP)
+            pause.wait(SAVE_RETRY)
             self._save_once()
 
     def _save_once(self) -> None:

@@ -94,15 +94,11 @@ def outcomes(request, tmp_path_factory):
         store.close()
         homes = tmp_path_factory.mktemp("sleepers")
         with ThreadPoolExecutor(len(CASES)) as pool:
-            return dict(
-                zip(
-                    CASES,
-                    pool.map(
-                        lambda case: Outcome(engine.url, homes / f"{case[0]}-{case[1]:g}", *case),
-                        CASES,
-                    ),
-                )
-            )
+            running = {
+                case: pool.submit(Outcome, engine.url, homes / f"{case[0]}-{case[1]:g}", *case)
+                for case in CASES
+            }
+            return {case: outcome.result() for case, outcome in running.items()}
 
 
 @pytest.mark.parametrize(("step", "grace"), CASES)

@@ -406,13 +406,13 @@ def test_the_backoff_doubles_to_its_cap_and_never_overflows(monkeypatch):
     assert error.retry_after == 0.75
 
 
-def test_a_stores_trouble_is_tried_again_after_a_second():
+def test_a_stores_trouble_is_tried_again_after_half_a_second():
     """P6: who locks the store may be gone any moment; and it says nothing about the endpoint."""
     clock = Clock()
     backoff = Backoff(clock)
     for _ in range(5):
         backoff.fail(error := StoreUnavailable("locked"))
-        assert error.retry_after == 1
+        assert error.retry_after == 0.5
     backoff.fail(error := RefreshUnavailable("busy"))
     assert error.retry_after <= 1
 

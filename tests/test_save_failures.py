@@ -46,8 +46,7 @@ def server():
 @pytest.fixture
 def quick(monkeypatch):
     """The saver tries again at once."""
-    monkeypatch.setattr("requests_silent_refresh.worker.FIRST_SAVE_RETRY", 0.02)
-    monkeypatch.setattr("requests_silent_refresh.worker.SAVE_RETRY_CAP", 0.02)
+    monkeypatch.setattr("requests_silent_refresh.worker.SAVE_RETRY", 0.02)
 
 
 class Failing(MemoryStore):
@@ -86,8 +85,8 @@ def refresh_with(store, manager):
     ids=lambda trouble: type(trouble).__name__,
 )
 def test_the_new_token_is_used_and_saved_at_last(server, quick, caplog, trouble):
-    """P4: the old one is spent, so 32 waiters go on with the new one; it is said loudly, tried
-    again, and saved."""
+    """P4: the old one is spent, so 32 waiters go on with the new one; it is said loudly (now
+    and then), tried again, and saved."""
     caplog.set_level(logging.WARNING, "requests_silent_refresh")
     store = Failing(trouble)
     manager = signed_in(server, store=store)
@@ -99,7 +98,7 @@ def test_the_new_token_is_used_and_saved_at_last(server, quick, caplog, trouble)
     assert store.load().token is manager.token()
     until(lambda: "saved at last" in caplog.text)
     levels = [r.levelname for r in caplog.records]
-    assert levels == ["ERROR"] * 5 + ["WARNING"]
+    assert levels == ["ERROR", "WARNING"]
     assert "used from memory" in caplog.text
     until(lambda: store._exclusive.acquire(blocking=False))
     assert server.counters.exchanges == 1

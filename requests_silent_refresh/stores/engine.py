@@ -85,12 +85,15 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def extend(self, owner: str, holder: str, seconds: float) -> None:
-        """Give ``owner`` a lease of ``seconds``, unless somebody else has one."""
+    def extend(self, owner: str, holder: str, seconds: float, seen: Seen) -> bool:
+        """Give ``owner`` a lease of ``seconds``, and say whether that could be.
+
+        It cannot where somebody else has one or the state is another one than ``seen``.
+        """
 
     @abstractmethod
-    def release(self, owner: str) -> None:
-        """End the lease of ``owner`` and remove its mark; do nothing to anybody else's."""
+    def release(self, owner: str, keep_mark: bool = False) -> None:
+        """End the lease of ``owner``, and remove its mark; do nothing to anybody else's."""
 
     @abstractmethod
     def interrupted(self, owner: str) -> float | None:

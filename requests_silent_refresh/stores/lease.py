@@ -39,8 +39,12 @@ class LeasedStore(TokenStore):
     - Right before the sending, ``still_held`` asks this machine's own clock
       whether less than half the margin has passed since ``begin`` was asked. A
       grant sends nothing after its timeout; so nothing is sent after the lease.
-    - ``extend`` is called only while a granted token could not be saved (P4).
-    - The save of what the lease was taken for gives it back in the same step.
+    - The save of what the lease was taken for gives it back in the same step. If
+      its answer is lost, nobody here knows whether it was done, and somebody else
+      may refresh what was saved: the lease counts as lost (``still_held``), and
+      the token is used but not refreshed.
+    - ``extend`` is called only while a granted token could not be saved (P4), and
+      takes it again for as long as ``begin`` did, if nothing has moved since.
 
     A holder that was stopped (SIGSTOP, a paused container) past its lease, while
     somebody else refreshed:
@@ -77,8 +81,6 @@ class LeasedStore(TokenStore):
     take = 10.0
     #: Seconds of a lease beyond the exchange's own timeout.
     margin = 10.0
-    #: Seconds of a lease while a granted token cannot be saved.
-    unsaved = 60.0
 
     def __init__(self, engine: Engine, name: str, source: KeySource) -> None:
         self.name = name
@@ -185,8 +187,11 @@ class LeasedStore(TokenStore):
         begun = self._begun
         lease = begun if begun is not None and begun.is_for(new) else None
         row = self._seal(new, self._kdf)
-        written = self._write(row, _seen(stored), "" if lease is None else lease.owner)
-        if written and lease is not None:
+        if lease is None:
+            return self._write(row, _seen(stored))
+        lease.doubt()
+        written = self._write(row, _seen(stored), lease.owner)
+        if written:
             lease.given_back()
         return written
 
@@ -230,7 +235,9 @@ class Lease(Hold):
         self._engine = store._engine
         self._owners = [owner]
         self._good_until = asked_at + store.take / 2
+        self._seconds = store.take
         self._begun: Seen | None = None
+        self._keep_mark = False
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
@@ -248,7 +255,7 @@ class Lease(Hold):
 
     def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
         owner, seen, asked_at = self.owner, _seen(state), steady()
-        seconds = exchange_timeout + self._store.margin
+        seconds = self._seconds = exchange_timeout + self._store.margin
         if not owner or not self._engine.ask(lambda: self._engine.begin(owner, seen, seconds)):
             raise LockLost(
                 f"the lease of {self._store!r} ran out before the refresh began: was this process "
@@ -261,19 +268,28 @@ class Lease(Hold):
     def still_held(self) -> bool:
         return steady() < self._good_until
 
+    def unanswered(self) -> None:
+        self._keep_mark = True
+
     def extend(self) -> None:
-        owner = self.owner
+        owner, seen, asked_at = self.owner, self._begun or NOTHING, steady()
         try:
-            self._engine.ask(
-                lambda: self._engine.extend(owner, _this_process(), self._store.unsaved)
+            extended = self._engine.ask(
+                lambda: self._engine.extend(owner, _this_process(), self._seconds, seen)
             )
         except StoreError:
-            pass  # the save that follows says so itself
+            return  # the save that follows says so itself
+        if extended:
+            self._good_until = asked_at + self._store.margin / 2
 
     def is_for(self, new: State) -> bool:
         """Say whether ``new`` is what this lease was taken for: its save gives the lease back."""
         begun = self._begun
         return begun is not None and new.lineage == begun[0] and new.generation > begun[1]
+
+    def doubt(self) -> None:
+        """Take the lease for lost until ``extend`` has it again: it may end with a save."""
+        self._good_until = float("-inf")
 
     def given_back(self) -> None:
         """Note that the engine has ended the lease."""
@@ -285,7 +301,7 @@ class Lease(Hold):
         except IndexError:
             return  # released before
         try:
-            self._engine.ask(lambda: self._engine.release(owner))
+            self._engine.ask(lambda: self._engine.release(owner, self._keep_mark))
         except StoreError:
             pass  # it runs out
 

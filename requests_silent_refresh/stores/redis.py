@@ -41,16 +41,16 @@ return 1
 """
 
 _EXTEND = """
-local owner, holder, length = unpack(ARGV)
-if leased and f.owner ~= owner then return 0 end
+local owner, holder, length, lineage, generation = unpack(ARGV)
+if leased and f.owner ~= owner or not is_seen(lineage, generation) then return 0 end
 redis.call('HSET', key, 'owner', owner, 'holder', holder, 'until', now + length)
 return 1
 """
 
 _RELEASE = """
-local owner = ARGV[1]
+local owner, keep_mark = unpack(ARGV)
 if f.owner == owner then redis.call('HDEL', key, 'owner', 'holder', 'until') end
-if f.begun_by == owner then redis.call('HDEL', key, 'begun_by', 'begun_at') end
+if f.begun_by == owner and keep_mark == '0' then redis.call('HDEL', key, 'begun_by', 'begun_at') end
 return 1
 """
 
@@ -63,6 +63,9 @@ redis.call('HDEL', key, 'begun_by', 'begun_at')
 if f.owner == owner then redis.call('HDEL', key, 'owner', 'holder', 'until') end
 return 1
 """
+
+# What a server that is all right again later says; in a script's error it stands inside.
+_PASSING = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY ")
 
 _warned: set[str] = set()
 
@@ -128,12 +131,13 @@ class _Redis(Engine):
 
     def __init__(self, given: Any, key: str) -> None:
         try:
-            import redis
+            import redis.exceptions
         except ImportError:
             raise ImportError(
                 "RedisStore needs redis-py: pip install 'requests-silent-refresh[redis]'"
             ) from None
-        self._module = redis
+        self._redis = redis
+        self._errors = redis.exceptions
         self._given = given
         self._key = key
         self._of_parents: list[Any] = []
@@ -174,11 +178,11 @@ class _Redis(Engine):
     def begin(self, owner: str, seen: Seen, seconds: float) -> bool:
         return bool(self._run(_BEGIN, owner, _ms(seconds), *seen))
 
-    def extend(self, owner: str, holder: str, seconds: float) -> None:
-        self._run(_EXTEND, owner, holder, _ms(seconds))
+    def extend(self, owner: str, holder: str, seconds: float, seen: Seen) -> bool:
+        return bool(self._run(_EXTEND, owner, holder, _ms(seconds), *seen))
 
-    def release(self, owner: str) -> None:
-        self._run(_RELEASE, owner)
+    def release(self, owner: str, keep_mark: bool = False) -> None:
+        self._run(_RELEASE, owner, int(keep_mark))
 
     def interrupted(self, owner: str) -> float | None:
         by, at = (_bytes(one) for one in self._connected.hmget(self._key, "begun_by", "begun_at"))
@@ -207,7 +211,7 @@ class _Redis(Engine):
         from redis.retry import Retry
 
         # Once more at once, for a pooled connection that the server has closed meanwhile.
-        return self._module.Redis.from_url(
+        return self._redis.Redis.from_url(
             url,
             socket_timeout=self.patience,
             socket_connect_timeout=self.patience,
@@ -244,15 +248,14 @@ class _Redis(Engine):
             )
 
     def trouble(self, error: Exception) -> StoreError | None:
-        module = self._module
-        if not isinstance(error, (module.RedisError, OSError)):
+        errors = self._errors
+        if not isinstance(error, errors.RedisError):
             return None
         said = " ".join(str(error).split())[:200]
-        if isinstance(error, (module.AuthenticationError, module.AuthorizationError)):
+        if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
             return StoreError(f"{self} refuses us: {said}")
-        busy = (module.ConnectionError, module.TimeoutError, module.BusyLoadingError)
-        passing = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY")
-        if isinstance(error, (*busy, module.ReadOnlyError, OSError)) or said.startswith(passing):
+        passing = (errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError)
+        if isinstance(error, passing) or any(word in said for word in _PASSING):
             return StoreUnavailable(f"{self} cannot be used now: {said}")
         return StoreError(f"{self} cannot do that: {said}")
 
@@ -261,7 +264,7 @@ class _Redis(Engine):
         try:
             facts = self._connected.info()
             settings = self._connected.config_get("save")
-        except self._module.RedisError:
+        except self._errors.RedisError:
             return []  # a managed server that does not tell
         found = []
         policy = str(facts.get("maxmemory_policy", ""))

@@ -119,10 +119,7 @@ class _Database(Engine):
 
     def take(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> Held | bool:
         c, sa = self._table.c, self._sa
-        lease = {"owner": owner, "holder": holder, "lease_until": self._now + _ms(seconds)}
-        free = sa.or_(c.owner.is_(None), c.owner == owner, c.lease_until <= self._now)
-        condition = free if seen is None else sa.and_(free, self._is(seen))
-        while not self._update(condition, lease):
+        while not self._lease(owner, holder, seconds, seen):
             left = sa.cast(c.lease_until - self._now, sa.BigInteger).label("remaining")
             row = self._row(sa.select(c.lineage, c.generation, c.holder, left).where(self._mine))
             if row is None and seen is None:
@@ -147,15 +144,12 @@ class _Database(Engine):
             },
         )
 
-    def extend(self, owner: str, holder: str, seconds: float) -> None:
-        c = self._table.c
-        free = self._sa.or_(c.owner.is_(None), c.owner == owner, c.lease_until <= self._now)
-        until = self._now + _ms(seconds)
-        self._update(free, {"owner": owner, "holder": holder, "lease_until": until})
+    def extend(self, owner: str, holder: str, seconds: float, seen: Seen) -> bool:
+        return self._lease(owner, holder, seconds, seen)
 
-    def release(self, owner: str) -> None:
+    def release(self, owner: str, keep_mark: bool = False) -> None:
         c, sa = self._table.c, self._sa
-        mine = c.begun_by == owner
+        mine = sa.false() if keep_mark else c.begun_by == owner
         self._update(
             sa.or_(c.owner == owner, mine),
             {
@@ -181,6 +175,15 @@ class _Database(Engine):
     def _is(self, seen: Seen) -> sa.ColumnElement[bool]:
         c = self._table.c
         return self._sa.and_(c.lineage == seen[0], c.generation == seen[1])
+
+    def _lease(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> bool:
+        c, sa = self._table.c, self._sa
+        free = sa.or_(c.owner.is_(None), c.owner == owner, c.lease_until <= self._now)
+        until = self._now + _ms(seconds)
+        return self._update(
+            free if seen is None else sa.and_(free, self._is(seen)),
+            {"owner": owner, "holder": holder, "lease_until": until},
+        )
 
     def _without_lease(self, owner: str) -> dict[str, Any]:
         """Set the lease's columns so that one of ``owner`` has ended and another one stays."""

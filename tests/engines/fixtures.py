@@ -21,21 +21,21 @@ def redis_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """A PostgreSQL."""
-    yield from _started(Postgres(tmp_path_factory.mktemp("postgres")))
+    yield from _started(Postgres())
 
 
 @pytest.fixture(scope="session")
-def pgbouncer(tmp_path_factory, postgres):
+def pgbouncer(postgres):
     """A PgBouncer in transaction mode before the PostgreSQL."""
-    yield from _started(PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgres))
+    yield from _started(PgBouncer(postgres))
 
 
 @pytest.fixture(scope="session")
-def mariadb(tmp_path_factory):
+def mariadb():
     """A MariaDB."""
-    yield from _started(MariaDB(tmp_path_factory.mktemp("mariadb")))
+    yield from _started(MariaDB())
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ class Host:
 
     def __init__(self, order):
         grant = RefreshTokenGrant(order["token_endpoint"], "client")
-        self.manager = TokenManager(grant, store=store_of(order["store"]))
+        self.manager = TokenManager(
+            grant, store=store_of(order["store"]), wait_timeout=order.get("wait_timeout", 10.0)
+        )
         self.resource = order["resource"]
         self.session = requests.Session()
         SilentRefreshAdapter(

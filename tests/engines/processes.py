@@ -9,8 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -68,13 +70,12 @@ def unprivileged(user):
     return {"user": user, "group": user, "extra_groups": []}
 
 
-def own(path, user):
-    """Give a directory to ``user`` and let it get there, where we are root."""
+def directory_for(user):
+    """Make a directory that ``user`` can get to, where we are root; pytest's are closed to it."""
+    directory = tempfile.mkdtemp(prefix="engine-")
     if os.geteuid() == 0:
-        shutil.chown(path, user, user)
-        for above in list(path.parents)[:3]:
-            if above.stat().st_uid == 0 and str(above) not in ("/", "/tmp"):
-                above.chmod(above.stat().st_mode | 0o011)
+        shutil.chown(directory, user, user)
+    return Path(directory)
 
 
 class Server:
@@ -99,8 +100,7 @@ class Server:
 
     def start(self):
         """Start it and wait until it answers."""
-        log = open(self.directory / "log", "ab")
-        with log:
+        with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, cwd=self.directory, **self.options()
             )

@@ -14,6 +14,7 @@ class RedisServer(Server):
 
     def __init__(self, directory, settings=None):
         self._program = find("redis-server", "redis-server")
+        directory.mkdir(exist_ok=True)
         super().__init__(directory)
         self.settings = self.settings if settings is None else settings
 
@@ -49,6 +50,6 @@ class RedisServer(Server):
         with self.client() as client:
             return b"\n".join(
                 b"%s %s %s" % (key, field, value)
-                for key in client.keys()
+                for key in client.scan_iter()
                 for field, value in client.hgetall(key).items()
             )

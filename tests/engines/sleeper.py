@@ -47,7 +47,7 @@ def short_store(url, name):
 
 
 def sleepy(store, step):
-    """Have ``store`` stop this process after its part of ``step``, the first time it comes to it."""
+    """Have ``store`` stop this process after its part of ``step``, the first time it gets there."""
     done = set()
 
     def stop(here):

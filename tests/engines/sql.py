@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 
 import sqlalchemy
 
-from .processes import PATIENCE, Server, find, own, unprivileged, wait_until
+from .processes import PATIENCE, Server, directory_for, find, unprivileged, wait_until
 
 TABLE = "silent_refresh_tokens"
 
@@ -17,11 +18,8 @@ class Database(Server):
 
     account = None
 
-    def __init__(self, directory):
-        directory.mkdir(exist_ok=True)
-        if self.account is not None:
-            own(directory, self.account)
-        super().__init__(directory)
+    def __init__(self, directory=None):
+        super().__init__(directory_for(self.account))
         self.prepare()
 
     def prepare(self):
@@ -29,6 +27,10 @@ class Database(Server):
 
     def options(self):
         return unprivileged(self.account)
+
+    def stop(self):
+        super().stop()
+        shutil.rmtree(self.directory)
 
     def run(self, *command):
         """Run a program of the database's as the account that it runs as."""
@@ -126,10 +128,9 @@ def _attached(segment):
 class PgBouncer(Server):
     """PgBouncer in transaction mode, with one connection to the database."""
 
-    def __init__(self, directory, postgres):
+    def __init__(self, postgres):
         self._program = find("pgbouncer", "pgbouncer")
-        directory.mkdir(exist_ok=True)
-        own(directory, "postgres")
+        directory = directory_for("postgres")
         super().__init__(directory)
         self.engine = postgres.engine
         (directory / "users").write_text('"app" ""\n')
@@ -149,6 +150,10 @@ class PgBouncer(Server):
 
     def options(self):
         return unprivileged("postgres")
+
+    def stop(self):
+        super().stop()
+        shutil.rmtree(self.directory)
 
     def answers(self):
         engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
@@ -191,6 +196,7 @@ class MariaDB(Database):
 
     def stop(self):
         self.kill()  # it has nothing to lose, and takes its time
+        super().stop()
 
 
 class SQLite:

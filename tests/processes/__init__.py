@@ -1,0 +1,1 @@
+"""Many real processes on one file: started, killed and watched."""

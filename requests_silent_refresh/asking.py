@@ -28,10 +28,10 @@ class Asking:
     with the published token at once, this worker notices within a second, by a
     look into the store), or when the time is up.
 
-    - *The callback returns a token although somebody signed in meanwhile*: the
-      later one stays. A callback that asked a person was answered by a person.
+    - *The callback returns a token although somebody signed in meanwhile*, who
+      may have been noticed by the waiters and not yet here: that one stays.
     - *A callback that is left behind* and brings a token after all has it used,
-      if nobody else signed in meanwhile.
+      under the same condition.
     - *It signs in itself* and returns ``None``: that is a sign-in as any other.
     """
 
@@ -72,7 +72,7 @@ class Asking:
     ) -> Token | SilentRefreshError:
         try:
             token = call.result(0)
-            if token is not None:
+            if token is not None and self._signed_in() is None:
                 self._keeper.sign_in(token)
         except Exception as trouble:  # noqa: BLE001 (the application's code may raise anything)
             account = account_of(trouble)

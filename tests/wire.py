@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -54,6 +55,14 @@ def at_once(threads: int, work: Any) -> list[Any]:
         thread.join(30)
         assert not thread.is_alive(), "a request hangs"
     return outcomes
+
+
+def until(condition: Any, seconds: float = 10.0) -> None:
+    """Wait until ``condition()`` is true of what tells nobody when it changes."""
+    pause, deadline = threading.Event(), time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        pause.wait(0.005)
 
 
 class Recorder:

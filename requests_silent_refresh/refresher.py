@@ -35,6 +35,8 @@ LOCK_SHARE = 0.8
 # Seconds that a grant which does not rotate waits for a store that is out of reach; then it
 # goes on without.
 NON_ROTATING_PATIENCE = 1.0
+# Seconds between two tries to save what the next refresh depends on.
+SAVE_PAUSE = 0.1
 
 
 class Refresh(Protocol):
@@ -107,9 +109,9 @@ class Refresher:
     def run(self, batch: Batch) -> Token | SilentRefreshError:
         """Refresh for ``batch`` and return the token, or the error that everybody shares."""
         try:
-            unsaved = self._keeper.save_unsaved()
+            unsaved = self._save_first(batch)
             if unsaved is not None:
-                return self._with_unsaved(unsaved)
+                return self._exchange(unsaved.state, unsaved.hold)
             return self._under_lock(batch)
         except SilentRefreshError as error:
             return share(error)
@@ -118,15 +120,25 @@ class Refresher:
             failure = RefreshFailed(f"the refresh failed where it must not: {account_of(error)}")
             return share(failure, error)
 
-    def _with_unsaved(self, unsaved: Unsaved) -> Token | SilentRefreshError:
-        """Refresh although the last token is not saved, if nobody else can have it by now."""
-        if self.rotates and not unsaved.hold.still_held():
-            # The save may have been done without our knowing, and the lock be another's.
-            raise StoreUnavailable(
-                f"{self._store!r} cannot be reached, so it is not known whether the last token was "
-                "saved there: the token is used until its end, and refreshed once that is known"
-            )
-        return self._exchange(unsaved.state, unsaved.hold)
+    def _save_first(self, batch: Batch) -> Unsaved | None:
+        """Save the last token; return it where that fails and it may be refreshed all the same.
+
+        It may while its lock is certain. Else the save may have been done without
+        our knowing, and somebody else have refreshed what was saved.
+        """
+        while True:
+            unsaved = self._keeper.save_unsaved()
+            if unsaved is None or not self.rotates or unsaved.hold.still_held():
+                return unsaved
+            if time.monotonic() >= self._lock_deadline(batch):
+                raise StoreUnavailable(
+                    f"{self._store!r} cannot be reached, so it is not known whether the last token "
+                    "was saved there: it is used until its end, and refreshed once that is known"
+                )
+            time.sleep(SAVE_PAUSE)
+
+    def _lock_deadline(self, batch: Batch) -> float:
+        return batch.started + self._queue.wait_timeout * LOCK_SHARE
 
     def _under_lock(self, batch: Batch) -> Token | SilentRefreshError:
         if self._keeper.is_copy and self.rotates:
@@ -134,7 +146,7 @@ class Refresher:
                 f"{self._store!r} was copied by fork(): a refresh here would spend the parent's "
                 "refresh token. Give the manager an EncryptedFileStore, which processes share"
             )
-        deadline = batch.started + self._queue.wait_timeout * LOCK_SHARE
+        deadline = self._lock_deadline(batch)
         while True:
             current = self._queue.current
             if self._serves(current, batch):

@@ -34,7 +34,8 @@ def test_four_hosts_refresh_each_token_once(tmp_path, engine, store):
     """P1, P2: 4 hosts of 16 threads, tokens that live 1 s: nobody fails, no exchange too many."""
     with AuthorizationServer(access_token_lifetime=1) as server:
         store.save(server.sign_in_token(), None)
-        with Fleet(tmp_path, server, engine.url, HOSTS, threads=THREADS, seconds=SECONDS) as fleet:
+        waits = [10.0] * HOSTS
+        with Fleet(tmp_path, server, engine.url, waits, threads=THREADS, seconds=SECONDS) as fleet:
             reports = fleet.reports()
         assert [report["failures"] for report in reports] == [[]] * HOSTS
         assert len({report["home"] for report in reports}) == HOSTS
@@ -44,6 +45,8 @@ def test_four_hosts_refresh_each_token_once(tmp_path, engine, store):
         assert server.log.overlapping_exchanges() == []
         # Due is a token in the last fifth of its life, which is when it is refreshed ahead.
         assert server.log.unneeded_exchanges(leeway=0.2) == []
-        assert server.counters.granted == sum(report["exchanges"] for report in reports)
+        # One that is under way at the end is finished after the host has told.
+        told = sum(report["exchanges"] for report in reports)
+        assert told <= server.counters.granted <= told + 1
         assert SECONDS - 2 <= server.counters.granted <= 1.4 * SECONDS + 2
         assert sum(report["adopted"] for report in reports) >= server.counters.granted

@@ -13,7 +13,7 @@ from .processes import PATIENCE
 ROOT = Path(__file__).resolve().parents[2]
 
 #: What the long bars run for; longer or shorter, they claim the same.
-SECONDS = float(os.environ.get("FLEET_SECONDS", "5"))
+SECONDS = float(os.environ.get("FLEET_SECONDS", "3"))
 
 KEY = "k" * 43 + "="
 
@@ -21,9 +21,10 @@ KEY = "k" * 43 + "="
 class Fleet:
     """Hosts that are started together and asked together; a context manager that ends them."""
 
-    def __init__(self, tmp_path, server, store_url, hosts, **order):
+    def __init__(self, tmp_path, server, store_url, wait_timeouts, **order):
         self.processes = []
-        self.homes = [tmp_path / f"host-{number}" for number in range(hosts)]
+        self.wait_timeouts = wait_timeouts
+        self.homes = [tmp_path / f"host-{number}" for number in range(len(wait_timeouts))]
         self.order = order | {
             "store": store_url,
             "resource": server.resource,
@@ -39,7 +40,7 @@ class Fleet:
         return self
 
     def _start(self):
-        for home in self.homes:
+        for home, wait_timeout in zip(self.homes, self.wait_timeouts, strict=True):
             home.mkdir()
             process = subprocess.Popen(
                 [sys.executable, "-m", "engines.host"],
@@ -50,7 +51,7 @@ class Fleet:
                 env=environment(home),
             )
             self.processes.append(process)
-            self._say(process, json.dumps(self.order))
+            self._say(process, json.dumps({**self.order, "wait_timeout": wait_timeout}))
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
         for process in self.processes:

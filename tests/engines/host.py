@@ -36,7 +36,7 @@ class Host:
     def __init__(self, order):
         grant = RefreshTokenGrant(order["token_endpoint"], "client")
         self.manager = TokenManager(
-            grant, store=store_of(order["store"]), wait_timeout=order.get("wait_timeout", 10.0)
+            grant, store=store_of(order["store"]), wait_timeout=order["wait_timeout"]
         )
         self.resource = order["resource"]
         self.session = requests.Session()

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import expiries, overhead, report, stores, storm, waiting
+from . import expiries, hundred, overhead, report, stores, storm, waiting
 
 PARTS: dict[str, Callable[[bool, Path], Any]] = {
     "instructions": lambda quick, out: overhead.instructions(),
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[bool, Path], Any]] = {
         "bytes a waiter holds": waiting.memory_of_a_waiter()["difference"],
     },
     "file store": lambda quick, out: stores.file_store(40 if quick else 200, out),
+    "hundred processes": lambda quick, out: hundred.last_served(1 if quick else 5, directory=out),
     "import": lambda quick, out: stores.import_cost(5 if quick else 15),
     "picture": lambda quick, out: expiries.picture(str(out / "latency.png")),
 }

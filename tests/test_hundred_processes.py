@@ -21,6 +21,7 @@ def test_100_processes_share_one_exchange(tmp_path):
         with crowd.nursery() as nursery:
             for _ in range(PROCESSES):
                 nursery.tell("fork")
+            crowd.wait_for("ready", PROCESSES)
             assert nursery.tell("open") == {"statuses": [0] * PROCESSES}
         assert crowd.notes("failed") == []
         assert server.counters.exchanges == server.counters.granted == 1

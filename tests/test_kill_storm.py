@@ -50,7 +50,7 @@ class Storm:
         server.on("/token", self.at_the_worst_moment)
 
     def at_the_worst_moment(self, request, answer):
-        """The server has rotated and nobody knows yet: of every fourth exchange the process dies."""
+        """The server has rotated and nobody knows yet: every fourth process dies then."""
         form = parse_qs(request.body.decode())
         issued = answer.payload.get("refresh_token")
         exchange = Exchange(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from requests_silent_refresh.keys import generate_key
@@ -111,6 +112,13 @@ class Crowd:
     def notes(self, kind=None):
         """What the crowd has noted, in order."""
         return [note for note in read_notes(self._notes_path) if kind in (None, note["kind"])]
+
+    def wait_for(self, kind, count):
+        """Wait until so many have noted it."""
+        pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+        while len(self.notes(kind)) < count:
+            assert time.monotonic() < deadline, self.notes()[-5:]
+            pause.wait(0.02)
 
     def assert_one_holder_at_a_time(self):
         """Nobody took the lock between another's ``taken`` and ``released``; return how many did.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from processes.crowd import KEY, SECONDS, Crowd
+from processes.crowd import KEY, PATIENCE, SECONDS, Crowd
 
 from requests_silent_refresh import EncryptedFileStore
 from requests_silent_refresh.testing import AuthorizationServer
@@ -25,18 +25,19 @@ def test_8_processes_of_8_threads_exchange_each_token_once(tmp_path):
                 for _ in range(PROCESSES // 2):
                     nursery.tell("fork")
             threading.Event().wait(SECONDS)  # what it is measured over
+            server.wait_for(lambda: server.counters.granted > SECONDS / 2, timeout=PATIENCE)
             for nursery in (one, other):
                 assert nursery.tell("open") == {"statuses": [0] * (PROCESSES // 2)}
         assert crowd.notes("failed") == []
         ended = crowd.notes("ended")
         assert len({note["process"] for note in ended}) == PROCESSES
-        assert all(note["requests"] > THREADS for note in ended)
+        assert all(note["requests"] >= THREADS for note in ended)
         counters = server.counters
         assert counters.reuse_detections == counters.refused == counters.faulted == 0
         assert server.log.overlapping_exchanges() == []
         # Due is a token in the last fifth of its life, which is when it is refreshed ahead.
         assert server.log.unneeded_exchanges(leeway=0.2) == []
-        assert counters.exchanges == sum(note["exchanges"] for note in ended) > SECONDS / 2
-        assert all(note["adopted"] for note in ended)
+        assert counters.exchanges == sum(note["exchanges"] for note in ended)
+        assert sum(note["adopted"] for note in ended) > counters.exchanges
     crowd.assert_one_holder_at_a_time()
     crowd.assert_no_generation_falls()

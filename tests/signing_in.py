@@ -20,7 +20,7 @@ import requests
 from requests_silent_refresh.testing import AuthorizationServer
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 20.0
+PATIENCE = 60.0  # seconds; a limit, which only a hang meets
 
 
 class Done(NamedTuple):
@@ -43,7 +43,10 @@ def home(tmp_path, monkeypatch):
         process = _started.pop()
         if process.poll() is None:
             process.kill()
-            process.wait()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 _started: list[subprocess.Popen[str]] = []

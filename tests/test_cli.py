@@ -472,7 +472,7 @@ def test_status_tells_what_there_is_to_tell(server, work, command):
     assert re.split("  +", other)[:3] == ["My other", "yes", "unknown"]
     name, signed_in, scope, expires, generation, refreshed, store = re.split("  +", line)
     assert (name, signed_in, scope, generation) == ("work", "yes", "read", "1")
-    assert (expires, refreshed, store) == ("in 59 min", "0 s ago", work.place)
+    assert (expires, refreshed, store) == ("in 59 min", "0 s ago", "file")
     assert "secret" not in out
 
 

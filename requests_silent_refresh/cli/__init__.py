@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from . import demo
 from .exits import SETUP
 
 _MISSING_EXTRA = (
@@ -36,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(arguments: Sequence[str]) -> int:
+    import argparse
+
+    from . import demo
+
     parser = argparse.ArgumentParser(
         prog="silent-refresh", description="Silent token refresh for requests."
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from .. import discovery, profiles
+from .. import profiles
 from ..profiles.profile import NETWORK, Profile
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -176,6 +176,8 @@ def _find_endpoints(
     issuer = sign_in.get("issuer")
     found: dict[str, Any] = {}
     if issuer:
+        from .. import discovery
+
         network = {name: grant[name] for name in NETWORK if name in grant}
         metadata = discovery.discover(issuer, **network)
         if metadata.code_challenge_methods and "S256" not in metadata.code_challenge_methods:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -13,7 +12,7 @@ import click
 
 from .. import profiles
 from ..errors import SilentRefreshError
-from ..profiles import changes
+from ..profiles import changes, paths
 from . import exits
 from .app import is_terminal
 from .options import names_argument
@@ -98,10 +97,8 @@ _HEAD = ("PROFILE", "SIGNED IN", "SCOPE", "EXPIRES", "GEN.", "REFRESHED", "STORE
 def _row(one: Status) -> tuple[str, ...]:
     if one.error is not None:
         return (one.name, "?", "", "", "", "", f"{' '.join(one.error.split())}")
-    home = os.path.expanduser("~") + os.sep
-    store = one.store or ""
-    if store.startswith(home):
-        store = os.path.join("~", store[len(home) :])
+    # Where the usual file is, is no news; `--json` and `doctor` have its path.
+    store = "file" if paths.is_usual(one.store or "") else one.store or ""
     if not one.signed_in:
         generation = "" if one.generation is None else str(one.generation)
         return (one.name, "no", "", "", generation, "", store)
@@ -117,25 +114,14 @@ def _row(one: Status) -> tuple[str, ...]:
 
 
 def _print(found: list[Status]) -> None:
-    rows = [_row(one) for one in found]
-    if is_terminal(sys.stdout):
-        _print_table(rows)
-        return
-    # One line a profile, whatever its width: for grep and cut.
-    widths = [max(len(row[i]) for row in [_HEAD, *rows]) for i in range(len(_HEAD))]
-    for row in [_HEAD, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    """Print a line a profile: for the eye, and for grep.
 
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in _HEAD:
-        table.add_column(title, overflow="fold")
+    By hand, because loading rich and having it lay out a hundred rows takes as
+    long as all the rest.
+    """
+    rows = [_HEAD, *(_row(one) for one in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    bold = is_terminal(sys.stdout)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a name are no markup
-    Console().print(table)
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(click.style("  ".join(cells).rstrip(), bold=bold and row is _HEAD))

@@ -30,6 +30,11 @@ def tokens_file(name: str, identity: str) -> str:
     return os.path.join(_state_directory(name), f"{identity}.tokens")
 
 
+def is_usual(path: str) -> bool:
+    """Say whether ``path`` is where a profile's tokens are unless somebody wants it otherwise."""
+    return path.startswith(_state_root() + os.sep)
+
+
 def kept_file(name: str, what: str) -> str:
     """Return the file in which a secret of the profile is kept, encrypted."""
     return os.path.join(_state_directory(name), f"{what}.kept")
@@ -42,5 +47,8 @@ def key_file(name: str) -> str:
 
 
 def _state_directory(name: str) -> str:
-    state = platformdirs.user_state_dir(_APPLICATION, appauthor=False)
-    return os.path.join(state, "profiles", to_file_name(name))
+    return os.path.join(_state_root(), to_file_name(name))
+
+
+def _state_root() -> str:
+    return os.path.join(platformdirs.user_state_dir(_APPLICATION, appauthor=False), "profiles")

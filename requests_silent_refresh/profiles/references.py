@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..grant import literal_secrets
 from ..sources import FromEnvironment, FromFile
 from . import paths
 
@@ -121,6 +120,8 @@ def refuse_literals(settings: Mapping[str, Any]) -> None:
         if name == "client_secret" and not (value is None or is_reference(value)):
             raise ValueError(f"client_secret is not written into settings: {hint}")
         if name in ("extra", "headers", "parameters") and isinstance(value, Mapping):
+            from ..grant import literal_secrets
+
             plain = {k: v for k, v in value.items() if not is_reference(v)}
             for where in literal_secrets(name, plain):
                 raise ValueError(f"{where} is not written into settings: {hint}")

@@ -41,7 +41,7 @@ class Outcome:
         try:
             with AuthorizationServer(grace=grace) as server:
                 store.save(server.sign_in_token(), None)
-                self._run(server, store, step)
+                self._run(server, engine_url, store, step)
                 self.counters = server.counters
                 self.overlaps = server.log.overlapping_exchanges()
             self.stored = store.load()
@@ -50,9 +50,9 @@ class Outcome:
             self.sleeper.communicate()
             store.close()
 
-    def _run(self, server, store, step):
+    def _run(self, server, engine_url, store, step):
         gate = server.token_gate() if step == "sent" else None
-        order = {"store": store._given, "name": store.name, "step": step}
+        order = {"store": engine_url, "name": store.name, "step": step}
         self.sleeper.stdin.write(json.dumps({**order, "token_endpoint": server.token_endpoint}))
         self.sleeper.stdin.write("\n")
         self.sleeper.stdin.flush()

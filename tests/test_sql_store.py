@@ -1,15 +1,22 @@
-"""``SQLStore`` against PostgreSQL, PgBouncer, MariaDB and SQLite: the contract, and its own rules."""
+"""``SQLStore`` against PostgreSQL, PgBouncer, MariaDB and SQLite: the contract, and more."""
 
 from __future__ import annotations
 
+import functools
+import pickle
+import subprocess
+import sys
+import threading
+
 import pytest
+import sqlalchemy
 from engines.fixtures import mariadb, pgbouncer, postgres, sqlite  # noqa: F401 (fixtures)
+from engines.fleet import KEY
+from engines.proxy import Proxy
 
+from requests_silent_refresh import SQLStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.sources import FromEnvironment
-from requests_silent_refresh.stores.sql import SQLStore
 from requests_silent_refresh.testing.store_contract import StoreContract
-
-KEY = "k" * 43 + "="
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +56,192 @@ class TestSQLite(SQLContract):
     @pytest.fixture(autouse=True)
     def _empty(self, sqlite):  # noqa: F811
         self.url = sqlite.url
+
+
+def by_engine(url):
+    """Open a store with an engine of one's own."""
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    return SQLStore(engine, "nightly", key=FromEnvironment("FLEET_KEY"))
+
+
+class TestEngine(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _empty(self, sqlite):  # noqa: F811
+        self.url = sqlite.url
+
+    def make_store(self, tmp_path):
+        store = by_engine(self.url)
+        store.create_table()
+        return store
+
+    def opener(self, store):
+        return functools.partial(by_engine, self.url)
+
+
+def key():
+    return KEY
+
+
+@pytest.fixture(params=["postgres", "mariadb", "sqlite"])
+def database(request):
+    database = request.getfixturevalue(request.param)
+    database.empty()
+    return database
+
+
+def test_a_missing_table_is_said(database):
+    """The error names the table and both ways to make it; there is nothing to wait for."""
+    store = SQLStore(database.url, "nightly", key=key)
+    for use in (store.load, lambda: store.save(Token("a"), None), lambda: store.exclusive(30.0)):
+        with pytest.raises(StoreError, match="create_table") as missing:
+            use()
+        assert not isinstance(missing.value, StoreUnavailable)
+    store.close()
+
+
+def test_the_printed_ddl_makes_the_table(database):
+    """What ddl() returns can be run by whoever may; create_table() is then content."""
+    store = SQLStore(database.url, "nightly", key=key)
+    database.query(store.ddl().rstrip(";\n"))
+    store.create_table()
+    assert store.load() is None
+    store.close()
+
+
+def test_the_ddl_needs_no_connection():
+    """A database administrator gets it without access to the database."""
+    for url in ("postgresql+psycopg://nobody@127.0.0.1:1/none", "mysql+pymysql://127.0.0.1:1/none"):
+        assert SQLStore(url, "nightly", key=key).ddl().startswith("CREATE TABLE silent_refresh_to")
+
+
+def test_a_long_state_fits(database):
+    """A token answer with large JWTs is stored whole (MySQL's TEXT would cut it)."""
+    store = SQLStore(database.url, "nightly", key=key)
+    store.create_table()
+    store.save(Token("a", "r", extra={"id_token": "x" * 150_000}), None)
+    assert len(store.load().token.extra["id_token"]) == 150_000
+    store.close()
+
+
+def test_no_transaction_is_open_during_an_exchange(postgres):  # noqa: F811
+    """P4: with the lease taken and begun, no session holds a transaction, a lock or a snapshot."""
+    postgres.empty()
+    store = SQLStore(postgres.url, "nightly", key=key)
+    store.create_table()
+    state = store.save(Token("a", "r"), None)
+    with store.exclusive(5.0, state) as hold:
+        hold.begin(state)
+        others = (
+            "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type LIKE 'client%'"
+        )
+        assert postgres.query(f"SELECT count(*) {others}")[0][0] > 0
+        assert postgres.query(f"SELECT * {others} AND state <> 'idle'") == []
+        assert postgres.query(f"SELECT * {others} AND xact_start IS NOT NULL") == []
+    store.close()
+
+
+def test_a_database_that_hangs_is_left_behind(postgres):  # noqa: F811
+    """P8: silence ends each step after its patience, and afterwards all goes on at once."""
+    postgres.empty()
+    with Proxy(postgres.port) as proxy:
+        url = postgres.url.replace(f":{postgres.port}/", f":{proxy.port}/")
+        store = SQLStore(url, "nightly", key=key)
+        store.create_table()
+        state = store.save(Token("a", "r"), None)
+        proxy.cut()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                store.load()
+        with ThreadPool(store, state) as waiting:
+            proxy.heal()
+            waiting.result().release()
+        assert state.is_same(store.load())
+        store.close()
+
+
+class ThreadPool:
+    """Takes the lock in another thread; it is cut off at first."""
+
+    def __init__(self, store, state):
+        self.taken = []
+        self.thread = threading.Thread(
+            target=lambda: self.taken.append(store.exclusive(30.0, state)), daemon=True
+        )
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.thread.join(30)
+
+    def result(self):
+        self.thread.join(30)
+        return self.taken[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (7, TypeError, "engine_or_url"),
+        ("no url", ValueError, "no URL"),
+        ("oracle+nothing://app:canary-password@127.0.0.1/db", ValueError, "no driver"),
+        ("mssql+pyodbc://127.0.0.1/db", (ValueError, ImportError), "PostgreSQL|pyodbc"),
+        ("sqlite://", ValueError, "memory"),
+        ("sqlite:///:memory:", ValueError, "memory"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(given, error, words):
+    """A wrong argument is an error at construction, which shows no password."""
+    with pytest.raises(error, match=words) as refused:
+        SQLStore(given, "nightly", key=key)
+    assert "canary-password" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("postgresql+psycopg://app:canary-password@127.0.0.1/app", key),
+        ("postgresql+psycopg://app@127.0.0.1/app?password=canary-password", key),
+        ("postgresql+psycopg://app@127.0.0.1/app", KEY),
+        (sqlalchemy.create_engine("postgresql+psycopg://app:canary-password@127.0.0.1/app"), key),
+    ],
+    ids=["password", "password in the query", "literal key", "engine"],
+)
+def test_what_must_not_be_pickled_is_refused(arguments):
+    """P12: a password, a literal key or a connection does not get into a pickle."""
+    url, its_key = arguments
+    store = SQLStore(url, "nightly", key=its_key)
+    assert "canary-password" not in repr(store)
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(store)
+
+
+def test_a_callable_keeps_the_password_out_of_the_pickle(sqlite, monkeypatch):  # noqa: F811
+    """P12: FromEnvironment names where the URL is."""
+    monkeypatch.setenv("DATABASE_URL", sqlite.url)
+    store = SQLStore(FromEnvironment("DATABASE_URL"), "nightly", key=FromEnvironment("FLEET_KEY"))
+    store.create_table()
+    again = pickle.loads(pickle.dumps(store))
+    assert again.load() is None
+    assert "DATABASE_URL" in repr(again)
+    monkeypatch.setenv("DATABASE_URL", "no url")
+    with pytest.raises(StoreError, match="no URL"):
+        pickle.loads(pickle.dumps(store)).load()
+    monkeypatch.delenv("DATABASE_URL")
+    with pytest.raises(StoreError, match="DATABASE_URL"):
+        pickle.loads(pickle.dumps(store)).load()
+
+
+def test_without_sqlalchemy_the_extra_is_named():
+    """An absent extra says how to get it."""
+    script = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "from requests_silent_refresh import SQLStore\n"
+        f"try: SQLStore('sqlite:///x', 'nightly', key={KEY!r})\n"
+        "except ImportError as error: print(error)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "requests-silent-refresh[sql]" in said.stdout

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import StoreError, StoreUnavailable
+from ..redaction import Secret
 from .contract import State
 from .engine import Engine, Held, Row, Seen, asked_for, checked_name, fleet_key
 from .lease import LeasedStore
@@ -64,8 +65,13 @@ if f.owner == owner then redis.call('HDEL', key, 'owner', 'holder', 'until') end
 return 1
 """
 
-# What a server that is all right again later says; in a script's error it stands inside.
-_PASSING = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY ")
+# What a server says that is all right again later: by redis-py's classes for it, not all of
+# which every release has, and by its own words.
+_PASSING = (
+    *("ConnectionError", "TimeoutError", "ReadOnlyError", "OutOfMemoryError"),
+    *("ClusterDownError", "MasterDownError", "TryAgainError"),
+)
+_PASSING_WORDS = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY ")
 
 _warned: set[str] = set()
 
@@ -100,7 +106,6 @@ class RedisStore(LeasedStore):
 
     def __init__(self, client_or_url: Any, name: str, key: Any = None) -> None:
         name, source = checked_name(name), fleet_key(key)
-        self._given = client_or_url
         self._redis = _Redis(client_or_url, f"requests-silent-refresh:{name}")
         self._looked = False
         super().__init__(self._redis, name, source)
@@ -122,8 +127,7 @@ class RedisStore(LeasedStore):
             warnings.warn(warning, stacklevel=3)
 
     def __reduce__(self) -> Any:
-        self._redis.check_pickling()
-        return type(self), (self._given, self.name, self._source)
+        return type(self), (self._redis.for_pickle(), self.name, self._source)
 
 
 class _Redis(Engine):
@@ -138,7 +142,8 @@ class _Redis(Engine):
             ) from None
         self._redis = redis
         self._errors = redis.exceptions
-        self._given = given
+        # A URL may hold a password.
+        self._given = Secret(given) if isinstance(given, str) else given
         self._key = key
         self._of_parents: list[Any] = []
         self._is_url = isinstance(given, str) or _is_source(given)
@@ -203,7 +208,9 @@ class _Redis(Engine):
     @property
     def _connected(self) -> Any:
         if self._client is None:
-            self._client = asked_for(self._given, self._connect)
+            given = self._given
+            url = given.reveal() if isinstance(given, Secret) else given
+            self._client = asked_for(url, self._connect)
         return self._client
 
     def _connect(self, url: str) -> Any:
@@ -233,19 +240,23 @@ class _Redis(Engine):
             self._of_parents.append(self._client)
             self._client = None
 
-    def check_pickling(self) -> None:
-        """Raise ``TypeError`` where a pickle would hold a password, or a connection."""
+    def for_pickle(self) -> Any:
+        """Return what a pickle may hold; ``TypeError`` for a password or a connection."""
         if not self._is_url:
             raise TypeError(
                 "a RedisStore that was given a client is not pickled: give it a URL, or a "
                 "callable that returns one"
             )
-        if isinstance(self._given, str) and _holds_password(self._given):
+        if not isinstance(self._given, Secret):
+            return self._given
+        url = self._given.reveal()
+        if _holds_password(url):
             raise TypeError(
                 "a RedisStore whose URL holds a password is not pickled, the password would go "
                 "along: give it a callable that returns the URL, such as "
                 "sources.FromEnvironment('REDIS_URL')"
             )
+        return url
 
     def trouble(self, error: Exception) -> StoreError | None:
         errors = self._errors
@@ -254,8 +265,8 @@ class _Redis(Engine):
         said = " ".join(str(error).split())[:200]
         if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
             return StoreError(f"{self} refuses us: {said}")
-        passing = (errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError)
-        if isinstance(error, passing) or any(word in said for word in _PASSING):
+        passing = tuple(getattr(errors, name) for name in _PASSING if hasattr(errors, name))
+        if isinstance(error, passing) or any(word in said for word in _PASSING_WORDS):
             return StoreUnavailable(f"{self} cannot be used now: {said}")
         return StoreError(f"{self} cannot do that: {said}")
 
@@ -282,8 +293,8 @@ class _Redis(Engine):
         return found
 
     def __str__(self) -> str:
-        if isinstance(self._given, str):
-            return _without_password(self._given)
+        if isinstance(self._given, Secret):
+            return _without_password(self._given.reveal())
         return repr(self._given) if self._is_url else type(self._given).__name__
 
 

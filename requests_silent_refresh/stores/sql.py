@@ -44,7 +44,6 @@ class SQLStore(LeasedStore):
 
     def __init__(self, engine_or_url: Any, name: str, key: Any = None) -> None:
         name, source = checked_name(name), fleet_key(key)
-        self._given = engine_or_url
         self._database = _Database(engine_or_url, name)
         super().__init__(self._database, name, source)
 
@@ -57,8 +56,7 @@ class SQLStore(LeasedStore):
         return self._database.ddl()
 
     def __reduce__(self) -> Any:
-        self._database.check_pickling()
-        return type(self), (self._given, self.name, self._source)
+        return type(self), (self._database.for_pickle(), self.name, self._source)
 
 
 class _Database(Engine):
@@ -76,7 +74,8 @@ class _Database(Engine):
 
         self._sa = sqlalchemy
         self._clock_of = clock_of
-        self._given = given
+        # As an URL object, whose repr shows no password.
+        self._given = self._url(given) if isinstance(given, str) else given
         self._name = name
         self._table = TABLE
         self._mine: sa.ColumnElement[bool] = TABLE.c.name == name
@@ -84,10 +83,10 @@ class _Database(Engine):
         self._of_parents: list[Any] = []
         self._engine: sa.Engine | None = None
         if self._is_engine:
-            autocommit = given.execution_options(isolation_level="AUTOCOMMIT")
-            self._engine = self._checked(autocommit)
-        elif isinstance(given, (str, sqlalchemy.URL)):
-            self._engine = self._open(given)
+            self._check(given.url, given.dialect)
+            self._engine = given.execution_options(isolation_level="AUTOCOMMIT")
+        elif isinstance(self._given, sqlalchemy.URL):
+            self._engine = self._open(self._given)
         elif not callable(given):
             raise TypeError(
                 "engine_or_url is a URL, a callable that returns one, or an Engine of SQLAlchemy, "
@@ -237,36 +236,38 @@ class _Database(Engine):
     def _open(self, url: Any) -> sa.Engine:
         from .sql_table import bounds_of
 
-        sa = self._sa
+        url = self._url(url)
         try:
-            url = sa.make_url(url)
             dialect = url.get_dialect()()
-        except sa.exc.NoSuchModuleError:
+        except self._sa.exc.NoSuchModuleError:
             raise ValueError(f"SQLAlchemy has no driver {url.drivername!r}") from None
-        except sa.exc.ArgumentError:
+        self._check(url, dialect)
+        engine: sa.Engine = self._sa.create_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            connect_args=bounds_of(dialect, url.query),
+            # One is enough for a refresh; what comes at once with others opens more.
+            pool_size=2,
+            max_overflow=-1,
+            # Nothing is ever left open, and a rollback would cost a round trip.
+            pool_reset_on_return=None,
+            skip_autocommit_rollback=True,
+        )
+        return engine
+
+    def _url(self, url: Any) -> sa.URL:
+        try:
+            return self._sa.make_url(url)
+        except self._sa.exc.ArgumentError:
             # From None: the error holds the URL, and that a password.
             raise ValueError("engine_or_url is no URL that SQLAlchemy can read") from None
-        return self._checked(
-            sa.create_engine(
-                url,
-                isolation_level="AUTOCOMMIT",
-                connect_args=bounds_of(dialect, url.query),
-                # One is enough for a refresh; what comes at once with others opens more.
-                pool_size=2,
-                max_overflow=-1,
-                # Nothing is ever left open, and a rollback would cost a round trip.
-                pool_reset_on_return=None,
-                skip_autocommit_rollback=True,
-            )
-        )
 
-    def _checked(self, engine: sa.Engine) -> sa.Engine:
-        self._clock_of(engine.dialect)
-        if engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:"):
+    def _check(self, url: sa.URL, dialect: sa.Dialect) -> None:
+        self._clock_of(dialect)
+        if dialect.name == "sqlite" and url.database in (None, "", ":memory:"):
             raise ValueError(
                 "a SQLite database in memory is not shared with anybody: give the path of a file"
             )
-        return engine
 
     def disconnect(self) -> None:
         # An engine that we were given is in other people's hands as well.
@@ -289,19 +290,22 @@ class _Database(Engine):
         else:
             self._engine = None
 
-    def check_pickling(self) -> None:
-        """Raise ``TypeError`` where a pickle would hold a password, or a connection."""
+    def for_pickle(self) -> Any:
+        """Return what a pickle may hold; ``TypeError`` for a password or a connection."""
         if self._is_engine:
             raise TypeError(
                 "a SQLStore that was given an engine is not pickled: give it a URL, or a callable "
                 "that returns one"
             )
-        if not callable(self._given) and self._sa.make_url(self._given).password is not None:
+        if not isinstance(self._given, self._sa.URL):
+            return self._given
+        if self._given.password is not None or "password" in self._given.query:
             raise TypeError(
                 "a SQLStore whose URL holds a password is not pickled, the password would go "
                 "along: give it a callable that returns the URL, such as "
                 "sources.FromEnvironment('DATABASE_URL')"
             )
+        return self._given.render_as_string()
 
     def trouble(self, error: Exception) -> StoreError | None:
         exc = self._sa.exc
@@ -336,7 +340,8 @@ class _Database(Engine):
     def __str__(self) -> str:
         if callable(self._given):
             return repr(self._given)
-        url = self._given.url if self._is_engine else self._sa.make_url(self._given)
+        given: Any = self._given
+        url = given.url if self._is_engine else given
         return str(url.set(password=None, query={}).render_as_string())
 
 

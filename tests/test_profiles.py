@@ -474,7 +474,7 @@ ATTACKER = """
 import json, os, sys
 from file_faults import fail_with, kill, tapped
 from requests_silent_refresh import RefreshTokenGrant, SilentRefreshError, Token, profiles
-from requests_silent_refresh.profiles import Profile, changes
+from requests_silent_refresh.profiles import Profile, changes, paths
 
 way, how, folder = sys.argv[1:]
 
@@ -512,6 +512,7 @@ while True:
             except (SilentRefreshError, OSError):
                 pass
         over = len(tap.calls) < point
+        assert not os.path.exists(paths.settings_file("work") + ".new"), point
     print(json.dumps([done, *found()]), flush=True)
     if over:
         break

@@ -20,8 +20,6 @@ from requests_silent_refresh.testing import AuthorizationServer
 WORKERS, THREADS = 6, 2
 LIFETIME, LATENCY = 0.4, 0.03
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
 
 class Exchange(NamedTuple):
     """What the server saw of an exchange, tokens by their digests."""

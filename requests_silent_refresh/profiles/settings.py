@@ -57,6 +57,7 @@ class Draft:
             files.make_directories(os.path.dirname(self._path))
             files.write_private(self._path + ".new", content.encode() + b"\n")
         except OSError as error:
+            self.discard()
             raise ProfileError(f"the settings cannot be written: {error}") from None
 
     def put_in_place(self) -> None:
@@ -64,6 +65,7 @@ class Draft:
         try:
             files.rename(self._path + ".new", self._path)
         except OSError as error:
+            self.discard()
             raise ProfileError(f"the settings cannot be written: {error}") from None
 
     def discard(self) -> None:

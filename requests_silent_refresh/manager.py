@@ -184,7 +184,7 @@ class TokenManager:
         if (
             token is None
             or now >= current.wait_at
-            or self._queue.is_refreshing
+            or self._queue.is_replacing(current)
             or not self._uploads.begin(now >= current.due_at)
         ):
             try:

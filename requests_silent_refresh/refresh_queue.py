@@ -281,10 +281,14 @@ class RefreshQueue:
 
     # -- for the manager -------------------------------------------------------
 
-    @property
-    def is_refreshing(self) -> bool:
-        """Whether a batch is in flight. Takes no lock: the answer is old at once in any case."""
-        return self._batch is not None
+    def is_replacing(self, current: Current) -> bool:
+        """Say whether a batch is in flight for ``current``, or has replaced it.
+
+        A batch that has published its token, and is about to end, replaces nothing
+        any more. Takes no lock: the answer is old at once in any case.
+        """
+        batch = self._batch
+        return self.current is not current or (batch is not None and batch.based_on is current)
 
     def time_for_a_look(self) -> bool:
         """Say, to one caller a second, that a dead session deserves a look into the store."""

@@ -125,6 +125,34 @@ def test_a_token_that_is_dead_on_arrival_by_its_own_word_is_used(clock):
         assert server.counters.exchanges == 0
 
 
+def test_an_upload_right_after_a_refresh_asks_for_no_other(server, clock):
+    """P1: a refresh that has brought its token and has not ended yet is nothing to wait for."""
+    manager = managing(server, clock)
+    brought, go_on = threading.Event(), threading.Event()
+
+    class Between(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() == "refreshed":  # published, and the batch in flight
+                brought.set()
+                assert go_on.wait(10)
+
+    logger, handler = logging.getLogger("requests_silent_refresh"), Between()
+    level, _ = logger.level, logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        clock.advance(1000)
+        assert manager.token() is manager._queue.current.token
+        assert brought.wait(10)
+        upload = manager.begin_upload()
+    finally:
+        go_on.set()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert upload is manager._queue.current.token
+    manager._queue.wait_until_idle(10)
+    assert server.counters.exchanges == 1
+
+
 def test_a_fresh_token_costs_no_lock(server, clock):
     """P14: no lock of the process, no look at the store, however many threads hold them."""
     manager = managing(server, clock)

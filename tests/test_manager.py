@@ -143,7 +143,9 @@ def test_an_upload_right_after_a_refresh_asks_for_no_other(server, clock):
         clock.advance(1000)
         assert manager.token() is manager._queue.current.token
         assert brought.wait(10)
+        waits = manager.stats.waits
         upload = manager.begin_upload()
+        assert manager.stats.waits == waits
     finally:
         go_on.set()
         logger.removeHandler(handler)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from engines.fixtures import mariadb, postgres, redis_server, sqlite  # noqa: F401 (fixtures)
@@ -262,6 +263,48 @@ def test_an_unsaved_token_keeps_its_lease(engine):
     assert not hold.still_held()
     hold.release()
     store.close()
+
+
+def test_sign_ins_at_once_leave_one_session(engine):
+    """Six hosts that sign in to a new store at the same moment: the last one stays, whole."""
+    stores = [opened(engine.url) for _ in range(6)]
+    start = threading.Barrier(6)
+
+    def sign_in(number):
+        start.wait(30)
+        return stores[number].save(Token(f"token-{number}"), None)
+
+    with ThreadPoolExecutor(6) as pool:
+        states = list(pool.map(sign_in, range(6)))
+    stored = stores[0].load()
+    (mine,) = [state for state in states if state.is_same(stored)]
+    assert stored.token.to_dict() == mine.token.to_dict()
+    for store in stores:
+        store.close()
+
+
+def test_leases_of_a_new_store_are_given_in_turn(engine):
+    """P1: where nothing was ever stored the lock is one, too."""
+    stores = [opened(engine.url) for _ in range(4)]
+    inside = threading.Semaphore(1)
+
+    def enter(store):
+        with store.exclusive(30.0):
+            assert inside.acquire(blocking=False)
+            inside.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enter, stores))
+    for store in stores:
+        store.close()
+
+
+def test_a_token_without_bounds_is_refused(store):
+    """A state that nobody would read again is not stored."""
+    state = store.save(Token("a"), None)
+    with pytest.raises(StoreError, match="too large"):
+        store.save(Token("b", extra={"padding": "x" * 2_000_000}), state)
+    assert state.is_same(store.load())
 
 
 # -- failover -------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def test_a_table_of_another_shape_is_no_outage(postgres):  # noqa: F811
     postgres.empty()
     store = SQLStore(postgres.url, "nightly", key=key)
     postgres.query("CREATE TABLE silent_refresh_tokens (name TEXT PRIMARY KEY)")
-    with pytest.raises(StoreError, match="lineage") as refused:
+    with pytest.raises(StoreError, match="does not exist") as refused:
         store.exclusive(30.0)
     assert not isinstance(refused.value, StoreUnavailable)
     store.close()

@@ -165,7 +165,7 @@ class TokenManager:
         if current.token is None or now >= current.wait_at:
             return None
         if now >= current.due_at and not self._uploads.under_way:
-            self.start_refresh()
+            self.start_refresh(current.token)
         return current.token
 
     def begin_upload(self) -> Token:
@@ -229,15 +229,13 @@ class TokenManager:
             expired.args = (f"{expired}; {self._sign_in_hint}",)
             raise
 
-    def start_refresh(self, rejected: Token | None = None) -> None:
-        """Begin a refresh in the background, unless ``rejected`` was replaced already.
+    def start_refresh(self, token: Token) -> None:
+        """Begin a refresh of ``token`` in the background, unless it was replaced already (P3).
 
         Never blocks and never raises for what the refresh comes to; does nothing
         while one is under way or has just failed.
         """
-        if rejected is not None and self._queue.current.token is not rejected:
-            return
-        batch = self._queue.open_if_idle()
+        batch = self._queue.open_if_idle(replacing=token)
         if batch is not None:
             self._worker.lead_in_background(batch)
 

@@ -113,12 +113,18 @@ class RefreshQueue:
             if batch.asking:  # a person's time is not the refresh's
                 deadline = time.monotonic() + self.wait_timeout
 
-    def open_if_idle(self, *, whatever_the_verdict: bool = False) -> Batch | None:
+    def open_if_idle(
+        self, *, replacing: Token | None = None, whatever_the_verdict: bool = False
+    ) -> Batch | None:
         """Open a batch that nobody waits for; ``None`` while one is in flight or must not be.
 
-        A verdict is a reason not to refresh, but none not to save.
+        ``replacing`` is the token that somebody found to be due or rejected: it may
+        have been replaced since. A verdict is a reason not to refresh, but none not
+        to save.
         """
         with self._condition:
+            if replacing is not None and self.current.token is not replacing:
+                return None
             self._drop_abandoned()
             if self._batch is not None:
                 return None

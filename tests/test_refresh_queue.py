@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import threading
+import time
 import weakref
 from collections import Counter
 
@@ -36,6 +37,7 @@ from requests_silent_refresh.freshness import NOT_LOADED, current_of
 from requests_silent_refresh.refresh_queue import RefreshQueue
 from requests_silent_refresh.stores.contract import Hold, State
 from requests_silent_refresh.testing import AuthorizationServer
+from requests_silent_refresh.worker import finish_all
 
 
 @pytest.fixture
@@ -488,3 +490,21 @@ def test_the_time_out_says_what_goes_on():
     queue = queue_holding(Token("old"), wait_timeout=0.05)
     with pytest.raises(RefreshTimeout, match=r"within 0.05 s; it goes on in the background"):
         queue.renew(queue.current.token, leader(queue, []))
+
+
+def test_a_token_that_was_replaced_since_it_was_due_is_not_refreshed(server):
+    """P1, P3: between finding a token due and beginning its refresh somebody may be faster."""
+    clock, moments = Clock(time.time()), []
+
+    def now():
+        if moments and moments.pop(0) == "due":
+            manager.sign_in(server.sign_in_token())
+        return clock()
+
+    manager = signed_in(server, refresh_ahead=0.5, clock=now)
+    clock.advance(3400)
+    # The fast path looks at the clock first; then the token that it had read is due.
+    moments += ["fresh", "due"]
+    manager.token()
+    finish_all()
+    assert server.counters.exchanges == 0

@@ -27,9 +27,7 @@ def is_rewindable(request: PreparedRequest) -> bool:
 
 
 def rewind(request: PreparedRequest) -> bool:
-    """Put the body back to where it stood; ``False`` where it can't be sent again."""
-    if not is_rewindable(request):
-        return False
+    """Put a body that :func:`is_rewindable` back to where it stood; ``False`` where it refuses."""
     if request.body is None or isinstance(request.body, _IN_MEMORY):
         return True
     try:

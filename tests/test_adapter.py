@@ -319,6 +319,27 @@ def test_an_is_rejected_may_read_the_body(server, manager):
     session.close()
 
 
+def test_an_is_rejected_may_read_past_requests(server, manager):
+    """P13: what it took from ``raw`` itself is gone for everybody, as ever; nothing breaks."""
+    session = session_of(
+        manager, server.url, is_rejected=lambda r: r.status_code == 401 and r.raw.read()
+    )
+    server.revoke_access_tokens()
+    response = session.get(server.resource)
+    assert response.status_code == 200
+    assert response.history[0].content == b""
+    session.close()
+
+
+def test_where_refreshing_does_not_help_none_is_asked_for(server, session):
+    """Futile: once two fresh tokens in a row were rejected there, the 401 comes back at once."""
+    server.forbid("/resource/none")
+    for _ in range(5):
+        assert session.get(server.resource + "/none").status_code == 401
+    assert server.counters.exchanges == 2
+    assert server.counters.requests == 3 + 4
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_at_most_two_replays_and_two_exchanges(server, manager, status):
     """P2, P8: an endpoint that rejects every token gets three requests, then its answer is ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import Counter
 
@@ -101,3 +102,13 @@ def assert_no_token_was_spent_twice(server) -> None:
     granted = [e.refresh for e in server.log.of("exchange", outcome="granted") if not e.grace]
     assert len(granted) == len(set(granted))
     assert server.log.of("gate-timeout") == []
+
+
+def throw_into(thread, exception) -> None:
+    """Raise ``exception`` in another thread, as soon as that executes Python again."""
+    assert (
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(exception)
+        )
+        == 1
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import threading
 import time
@@ -18,6 +17,7 @@ from queue_kit import (
     outcome_of,
     session_for,
     signed_in,
+    throw_into,
     until,
 )
 
@@ -241,15 +241,6 @@ def test_a_worker_whose_thread_died_is_replaced(impatient):
 
     assert queue.renew(old, lead) is new
     assert len(leads) == 2
-
-
-def throw_into(thread, exception):
-    assert (
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(exception)
-        )
-        == 1
-    )
 
 
 def test_an_exception_thrown_into_the_leader_ends_its_wait_and_nothing_else(server, impatient):

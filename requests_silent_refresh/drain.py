@@ -152,7 +152,8 @@ class _Watch:
 
     def _run(self) -> None:
         with self._changed:
-            while self._drains or self._changed.wait(DRAIN_SECONDS):
+            # Asked once more after a wait: a drain may begin just when that times out.
+            while self._drains or self._changed.wait(DRAIN_SECONDS) or self._drains:
                 left = self._drains[0].due - time.monotonic()
                 if left > 0:
                     self._changed.wait(left)

@@ -354,6 +354,30 @@ def test_one_thread_watches_all_drains(plain, watch, monkeypatch):
     assert not watch._drains
 
 
+def test_a_drain_that_begins_when_the_watch_would_end_is_watched(watch, monkeypatch):
+    """P8: the thread's last wait times out, and before it has the lock again a drain begins."""
+    monkeypatch.setattr(drain, "DRAIN_SECONDS", 0.01)
+    near, far = socket.socketpair()
+    slow = drain._Drain()
+
+    class Late(threading.Condition):
+        begun = False
+
+        def wait(self, timeout=None):
+            if self.begun:
+                return super().wait(timeout)
+            self.begun = True
+            watch.begin(slow, near.fileno())
+            return False
+
+    with near, far:
+        watch._changed = Late()
+        watch._runs = True
+        watch._run()
+        assert not watch.end(slow)
+        assert near.recv(1) == b""  # shut down
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors by /proc")
 def test_no_descriptor_is_left(plain, monkeypatch):
     """P8: neither a drain that ended nor one that was cut off leaves a descriptor."""

@@ -185,7 +185,9 @@ def too_many_redirects(session, url):
     try:
         session.get(url + "/loop")
     except requests.TooManyRedirects as error:
-        return str(error), shown(error.response), error.request.url
+        # Older releases put a response into its own history.
+        history = [earlier.status_code for earlier in error.response.history]
+        return str(error), error.response.url, history, error.request.url
 
 
 @behaviour

@@ -20,6 +20,9 @@ import socket
 import threading
 import time
 
+# With the store, not with the first lock: while Python 3.10 exits it can't be imported any more.
+from filelock import lock_descriptor, unlock_descriptor
+
 from . import files
 from .errors import StoreUnavailable
 from .forking import reset_in_child
@@ -67,8 +70,6 @@ class KernelLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it. Does not block."""
-        from filelock import lock_descriptor
-
         if self._fd is None:
             self._open()
         fd = self._fd
@@ -133,8 +134,6 @@ class KernelLock:
 
     def release(self) -> None:
         """Give the lock up, or the attempt to get it. Safe to call twice."""
-        from filelock import unlock_descriptor
-
         with self._guard:
             if self._fd is None:
                 return

@@ -7,6 +7,9 @@ import tempfile
 
 from hypothesis import settings
 
+# Engines for the whole run, each started when it is first asked for.
+pytest_plugins = ["engines.fixtures"]
+
 _HOME = tempfile.TemporaryDirectory(prefix="requests-silent-refresh-")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from engines.fixtures import postgres, redis_server  # noqa: F401 (fixtures)
 from engines.fleet import KEY, SECONDS, Fleet
 from engines.host import store_of
 

@@ -6,7 +6,6 @@ import re
 import textwrap
 from pathlib import Path
 
-from engines.fixtures import redis_server, sqlite  # noqa: F401 (fixtures)
 from engines.fleet import KEY
 
 from requests_silent_refresh import EncryptedFileStore, Token
@@ -15,7 +14,7 @@ from requests_silent_refresh.keys import generate_key
 PAGE = Path(__file__).parent.parent / "docs" / "fleet.rst"
 
 
-def test_the_page_runs(tmp_path, monkeypatch, capsys, redis_server, sqlite):  # noqa: F811
+def test_the_page_runs(tmp_path, monkeypatch, capsys, redis_server, sqlite):
     """Each block of the page runs after those before it, in a home directory of its own."""
     redis_server.empty()
     monkeypatch.setenv("HOME", str(tmp_path))

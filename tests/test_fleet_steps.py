@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from engines.fixtures import postgres, redis_server  # noqa: F401 (fixtures)
 from engines.fleet import KEY, environment
 from engines.processes import PATIENCE, wait_until
 from engines.sleeper import STEPS, short_store

@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from engines.fixtures import mariadb, postgres, redis_server, sqlite  # noqa: F401 (fixtures)
 from engines.fleet import KEY, environment
 from engines.proxy import Proxy
 from engines.redis import RedisServer
@@ -384,7 +383,7 @@ def test_what_rotates_does_not(server):
     assert server.counters.exchanges == 0
 
 
-def test_recovery_needs_no_restart(redis_server, server):  # noqa: F811
+def test_recovery_needs_no_restart(redis_server, server):
     """The token that could not be saved is saved when the engine is back, and all go on."""
     redis_server.empty()
     with Proxy(redis_server.port) as proxy:

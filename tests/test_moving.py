@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import pytest
-from engines.fixtures import redis_server, sqlite  # noqa: F401 (fixtures)
 from engines.fleet import KEY
 
 from requests_silent_refresh import (

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import redis
-from engines.fixtures import redis_server  # noqa: F401 (a fixture)
 from engines.fleet import KEY
 from engines.redis import RedisServer
 
@@ -31,7 +30,7 @@ def _environment(monkeypatch):
 
 class RedisContract(StoreContract):
     @pytest.fixture(autouse=True)
-    def _empty(self, redis_server):  # noqa: F811
+    def _empty(self, redis_server):
         redis_server.empty()
         self.url = redis_server.url
 
@@ -56,7 +55,7 @@ class TestRedisByClient(RedisContract):
 
 
 @pytest.fixture
-def store(redis_server):  # noqa: F811
+def store(redis_server):
     redis_server.empty()
     store = RedisStore(redis_server.url, "nightly", key=key)
     yield store
@@ -88,7 +87,7 @@ def test_settings_that_may_drop_tokens_are_warned_about(tmp_path, settings, word
         server.stop()
 
 
-def test_a_server_that_does_not_tell_its_settings_is_used(store, redis_server):  # noqa: F811
+def test_a_server_that_does_not_tell_its_settings_is_used(store, redis_server):
     """Managed servers refuse CONFIG: that is no error."""
     with redis_server.client() as client:
         client.acl_setuser(
@@ -99,7 +98,7 @@ def test_a_server_that_does_not_tell_its_settings_is_used(store, redis_server): 
     limited.close()
 
 
-def test_a_refused_password_is_no_outage(redis_server):  # noqa: F811
+def test_a_refused_password_is_no_outage(redis_server):
     """What waiting does not mend is a StoreError at once, without the password."""
     url = redis_server.url.replace("//", "//app:canary-password@")
     with redis_server.client() as client:
@@ -111,7 +110,7 @@ def test_a_refused_password_is_no_outage(redis_server):  # noqa: F811
     assert "canary-password" not in f"{refused.value} {store!r} {vars(store)!r}"
 
 
-def test_a_server_that_takes_no_writes_is_an_outage(store, redis_server):  # noqa: F811
+def test_a_server_that_takes_no_writes_is_an_outage(store, redis_server):
     """P7: a replica after a failover, a full memory: it passes, so it is StoreUnavailable."""
     state = store.save(Token("a", "r"), None)
     with redis_server.client() as client:
@@ -124,7 +123,7 @@ def test_a_server_that_takes_no_writes_is_an_outage(store, redis_server):  # noq
     store.save(Token("b", "r2"), state)
 
 
-def test_a_key_of_another_kind_is_an_error(store, redis_server):  # noqa: F811
+def test_a_key_of_another_kind_is_an_error(store, redis_server):
     """What is there and is not ours is never overwritten."""
     with redis_server.client() as client:
         client.set("requests-silent-refresh:nightly", "theirs")
@@ -133,7 +132,7 @@ def test_a_key_of_another_kind_is_an_error(store, redis_server):  # noqa: F811
         assert client.get("requests-silent-refresh:nightly") == b"theirs"
 
 
-def test_half_a_hash_is_an_error(store, redis_server):  # noqa: F811
+def test_half_a_hash_is_an_error(store, redis_server):
     """A hash that somebody changed is an error, not a state and not nothing."""
     store.save(Token("a"), None)
     with redis_server.client() as client:
@@ -161,7 +160,7 @@ def test_what_must_not_be_pickled_is_refused(arguments):
         pickle.dumps(store)
 
 
-def test_a_callable_keeps_the_password_out_of_the_pickle(store, redis_server, monkeypatch):  # noqa: F811
+def test_a_callable_keeps_the_password_out_of_the_pickle(store, redis_server, monkeypatch):
     """P12: FromEnvironment names where the URL is."""
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     store = RedisStore(FromEnvironment("REDIS_URL"), "nightly", key=FromEnvironment("FLEET_KEY"))

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy
-from engines.fixtures import mariadb, pgbouncer, postgres, sqlite  # noqa: F401 (fixtures)
 from engines.fleet import KEY
 from engines.proxy import Proxy
 
@@ -33,28 +32,28 @@ class SQLContract(StoreContract):
 
 class TestPostgres(SQLContract):
     @pytest.fixture(autouse=True)
-    def _empty(self, postgres):  # noqa: F811
+    def _empty(self, postgres):
         postgres.empty()
         self.url = postgres.url
 
 
 class TestPgBouncer(SQLContract):
     @pytest.fixture(autouse=True)
-    def _empty(self, postgres, pgbouncer):  # noqa: F811
+    def _empty(self, postgres, pgbouncer):
         postgres.empty()
         self.url = pgbouncer.url
 
 
 class TestMariaDB(SQLContract):
     @pytest.fixture(autouse=True)
-    def _empty(self, mariadb):  # noqa: F811
+    def _empty(self, mariadb):
         mariadb.empty()
         self.url = mariadb.url
 
 
 class TestSQLite(SQLContract):
     @pytest.fixture(autouse=True)
-    def _empty(self, sqlite):  # noqa: F811
+    def _empty(self, sqlite):
         self.url = sqlite.url
 
 
@@ -66,7 +65,7 @@ def by_engine(url):
 
 class TestEngine(StoreContract):
     @pytest.fixture(autouse=True)
-    def _empty(self, sqlite):  # noqa: F811
+    def _empty(self, sqlite):
         self.url = sqlite.url
 
     def make_store(self, tmp_path):
@@ -123,7 +122,7 @@ def test_a_long_state_fits(database):
     store.close()
 
 
-def test_no_transaction_is_open_during_an_exchange(postgres):  # noqa: F811
+def test_no_transaction_is_open_during_an_exchange(postgres):
     """P4: with the lease taken and begun, no session holds a transaction, a lock or a snapshot."""
     postgres.empty()
     store = SQLStore(postgres.url, "nightly", key=key)
@@ -140,7 +139,7 @@ def test_no_transaction_is_open_during_an_exchange(postgres):  # noqa: F811
     store.close()
 
 
-def test_a_database_that_hangs_is_left_behind(postgres):  # noqa: F811
+def test_a_database_that_hangs_is_left_behind(postgres):
     """P8: silence ends each step after its patience, and afterwards all goes on at once."""
     postgres.empty()
     with Proxy(postgres.port) as proxy:
@@ -161,7 +160,7 @@ def test_a_database_that_hangs_is_left_behind(postgres):  # noqa: F811
         store.close()
 
 
-def test_a_table_of_another_shape_is_no_outage(postgres):  # noqa: F811
+def test_a_table_of_another_shape_is_no_outage(postgres):
     """What waiting does not mend is a StoreError at once."""
     postgres.empty()
     store = SQLStore(postgres.url, "nightly", key=key)
@@ -219,7 +218,7 @@ def test_what_must_not_be_pickled_is_refused(arguments):
         pickle.dumps(store)
 
 
-def test_a_callable_keeps_the_password_out_of_the_pickle(sqlite, monkeypatch):  # noqa: F811
+def test_a_callable_keeps_the_password_out_of_the_pickle(sqlite, monkeypatch):
     """P12: FromEnvironment names where the URL is."""
     monkeypatch.setenv("DATABASE_URL", sqlite.url)
     store = SQLStore(FromEnvironment("DATABASE_URL"), "nightly", key=FromEnvironment("FLEET_KEY"))

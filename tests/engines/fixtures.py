@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .redis import RedisServer
-from .sql import MariaDB, PgBouncer, Postgres, SQLite
+# Imported when used: tests of something else need no driver of an engine.
 
 
 def _started(server):
@@ -17,28 +16,38 @@ def _started(server):
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
     """A Redis that writes every change down."""
+    from .redis import RedisServer
+
     yield from _started(RedisServer(tmp_path_factory.mktemp("redis")))
 
 
 @pytest.fixture(scope="session")
 def postgres():
     """A PostgreSQL."""
+    from .sql import Postgres
+
     yield from _started(Postgres())
 
 
 @pytest.fixture(scope="session")
 def pgbouncer(postgres):
     """A PgBouncer in transaction mode before the PostgreSQL."""
+    from .sql import PgBouncer
+
     yield from _started(PgBouncer(postgres))
 
 
 @pytest.fixture(scope="session")
 def mariadb():
     """A MariaDB."""
+    from .sql import MariaDB
+
     yield from _started(MariaDB())
 
 
 @pytest.fixture
 def sqlite(tmp_path):
     """A SQLite file."""
+    from .sql import SQLite
+
     return SQLite(tmp_path / "tokens.sqlite")

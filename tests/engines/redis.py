@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import redis
+import pytest
 
 from .processes import Server, find
+
+redis = pytest.importorskip("redis", reason="pip install 'requests-silent-refresh[redis]'")
 
 
 class RedisServer(Server):

@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 
-import sqlalchemy
+import pytest
 
 from .processes import PATIENCE, Server, directory_for, find, unprivileged, wait_until
+
+sqlalchemy = pytest.importorskip("sqlalchemy", reason="pip install 'requests-silent-refresh[sql]'")
 
 TABLE = "silent_refresh_tokens"
 
@@ -81,7 +83,7 @@ class Postgres(Database):
 
     def prepare(self):
         self._program = find("postgres", "postgresql", self.place)
-        initdb = os.path.join(os.path.dirname(self._program), "initdb")
+        initdb = os.path.join(os.path.dirname(os.path.realpath(self._program)), "initdb")
         self.data = self.directory / "data"
         self.run(
             *(initdb, "--auth=trust", "--username=app", "--no-sync", "--locale=C.UTF-8"),

@@ -601,7 +601,7 @@ def test_closing_closes_its_own_connections(server, manager):
     """P13: the adapter's own pool is closed with the session."""
     session = session_of(manager, server.url)
     session.get(server.resource)
-    assert server.connections == 1
+    assert server.wait_for(lambda: server.connections == 1)
     session.close()
     assert server.wait_for(lambda: server.connections == 0)
 

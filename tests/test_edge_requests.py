@@ -102,7 +102,7 @@ def test_a_streamed_download(server, session):
     with session.get(server.resource, stream=True) as response:
         assert not response._content_consumed
         assert b"".join(response.iter_content(1000)) == PAYLOAD
-    assert server.connections == 1
+    assert server.wait_for(lambda: server.connections == 1)
 
 
 def test_a_401_on_a_redirects_second_hop(server, session):

@@ -434,21 +434,17 @@ def test_descriptors_that_are_short_fail_no_request(plain, monkeypatch):
     session.close()
 
 
-def test_an_interrupt_while_draining_frees_the_connection(plain):
+def test_an_interrupt_while_draining_frees_the_connection(plain, watch):
     """P8: Ctrl-C goes to the caller at once; the pool of one has its connection back."""
-    reading = threading.Event()
-
-    def slowly():
-        yield b"begun"
-        reading.set()
-        yield from endless()
-
-    rejecting(plain, slowly, trickle=200)
+    rejecting(plain, endless, trickle=200)
     session = narrow(plain)
     plain.revoke_access_tokens()
-    threading.Thread(
-        target=lambda: (reading.wait(10), _thread.interrupt_main()), daemon=True
-    ).start()
+
+    def interrupt():
+        until(lambda: watch._drains)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt) as caught:
         session.get(plain.resource)
     plain.on("/resource", None)

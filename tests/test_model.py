@@ -10,6 +10,7 @@ is held against the promises.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import tempfile
@@ -105,6 +106,9 @@ class Forked:
         self._pid = os.fork()
         if self._pid == 0:
             with contextlib.suppress(BaseException):
+                # Another thread may have been writing to pytest's log at the fork; the lock inside
+                # that file is then held for ever here, and nothing can renew it.
+                logging.disable(logging.CRITICAL)
                 self._pipe.close()
                 self._serve(parent, theirs)
             os._exit(0)

@@ -246,7 +246,7 @@ def test_a_callback_may_take_what_locks_it_likes(server):
 
     def on_anything(what):
         asked.append((manager.signed_in, manager.stats, repr(manager)))
-        manager.start_refresh()
+        manager.start_refresh(manager.token())
 
     manager = signed_in(server, on_refreshed=on_anything, on_event=on_anything)
     with session_for(manager, server) as session:

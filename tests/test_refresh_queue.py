@@ -37,7 +37,6 @@ from requests_silent_refresh.freshness import NOT_LOADED, current_of
 from requests_silent_refresh.refresh_queue import RefreshQueue
 from requests_silent_refresh.stores.contract import Hold, State
 from requests_silent_refresh.testing import AuthorizationServer
-from requests_silent_refresh.worker import finish_all
 
 
 @pytest.fixture
@@ -502,5 +501,5 @@ def test_a_token_that_was_replaced_since_it_was_due_is_not_refreshed(server):
     # The fast path looks at the clock first; then the token that it had read is due.
     moments += ["fresh", "due"]
     manager.token()
-    finish_all()
+    manager._worker.finish(5)
     assert server.counters.exchanges == 0

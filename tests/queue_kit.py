@@ -70,7 +70,7 @@ class Crowd:
         self._barrier.wait()
         self._outcomes[number] = outcome_of(work)
 
-    def outcomes(self, timeout: float = 20.0) -> list:
+    def outcomes(self, timeout: float = 60.0) -> list:
         for thread in self._threads:
             thread.join(timeout)
             assert not thread.is_alive(), "a thread waits for ever"
@@ -86,7 +86,7 @@ class Crowd:
         )
 
 
-def until(condition, timeout: float = 10.0) -> None:
+def until(condition, timeout: float = 30.0) -> None:
     """Wait until ``condition()`` holds; for what no event tells."""
     pause, left = threading.Event(), timeout
     while not condition():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
 
 import pytest
+import requests
 from queue_kit import (
     CROWD,
     Clock,
@@ -32,6 +34,7 @@ from requests_silent_refresh import (
     TokenManager,
 )
 from requests_silent_refresh.backoff import Backoff
+from requests_silent_refresh.calls import Call
 from requests_silent_refresh.errors import StoreUnavailable
 from requests_silent_refresh.freshness import NOT_LOADED, current_of
 from requests_silent_refresh.refresh_queue import RefreshQueue
@@ -272,6 +275,10 @@ def test_an_exception_thrown_into_the_leader_ends_its_wait_and_nothing_else(serv
     assert server.counters.exchanges == 1
 
 
+@pytest.mark.skipif(
+    sys.gettrace() is not None,
+    reason="CPython 3.11 spins while it traces and an exception waits for a thread that sleeps",
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_exception_thrown_into_the_worker_fails_its_batch_once(server):
     """P6, P5: nobody tries again in turn, and the answer that comes in the end is used."""
@@ -293,6 +300,87 @@ def test_an_exception_thrown_into_the_worker_fails_its_batch_once(server):
     worker.join(10)
     until(lambda: manager.token() is not first)
     assert server.counters.exchanges == 1
+
+
+def test_what_a_call_brought_is_not_lost_with_the_thread_that_waited_for_it():
+    """P5: an exception thrown into that thread just when the call has ended."""
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout=None):
+            assert super().wait(10)
+            raise SystemExit
+
+    release, late = threading.Event(), []
+    call = Call(lambda: release.wait(10) and "token", late.append, "call")
+    call._ended = Interrupted()
+    release.set()
+    with pytest.raises(SystemExit):
+        call.result(10)
+    assert late == ["token"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_whose_store_ends_its_thread_fails_its_batch_once(server):
+    """P6, P8: a store of the user's is called in the worker and may raise anything."""
+
+    class Exiting(MemoryStore):
+        def exclusive(self, timeout, after=None):
+            raise SystemExit
+
+    manager = signed_in(server, store=Exiting())
+    first = manager.token()
+    assert Crowd(lambda: manager.renew(first)).kinds() == {"RefreshUnavailable": CROWD}
+    assert "interrupted" in str(outcome_of(lambda: manager.renew(first)))
+    until(lambda: not any(t.name == "silent-refresh" for t in threading.enumerate()))
+
+
+def test_a_store_that_raises_what_it_must_not_is_told(server):
+    """P6, P8: a wrong set-up, with the place where it was raised."""
+
+    class Wrong(MemoryStore):
+        def exclusive(self, timeout, after=None):
+            raise KeyError("typo")
+
+    manager = signed_in(server, store=Wrong())
+    with pytest.raises(RefreshFailed, match=r"KeyError at .*test_refresh_queue\.py") as caught:
+        manager.renew(manager.token())
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_exception_whose_message_raises_is_told_by_its_type():
+    """P8: whatever the method of another's class does."""
+
+    class Broken(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def refresh(token):
+        raise Broken
+
+    manager = TokenManager(refresh)
+    manager.sign_in(Token("old", "refresh"))
+    with pytest.raises(RefreshFailed, match="raised Broken at"):
+        manager.renew(manager.token())
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (requests.ConnectionError("no route"), RefreshUnavailable),
+        (requests.exceptions.InvalidURL("no host"), RefreshFailed),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_requests_raises_in_a_callable(raised, seen):
+    """P7: out of reach is no verdict; a URL that is none is mended by no retry."""
+
+    def refresh(token):
+        raise raised
+
+    manager = TokenManager(refresh)
+    manager.sign_in(Token("old", "refresh"))
+    with pytest.raises(seen, match="out of reach"):
+        manager.renew(manager.token())
 
 
 # -- callables that raise what they like ---------------------------------------------------

@@ -133,9 +133,10 @@ class Keeper:
                 "processes wait, and saving is tried again",
                 _said(trouble),
             )
+            published = self._queue.publish(self._current(new), seen)
             if not isinstance(trouble, Exception):  # thrown into this thread
                 raise
-            return self._queue.publish(self._current(new), seen)
+            return published
         self.drop_unsaved()
         if moved:
             self.adopt_stored()

@@ -98,8 +98,8 @@ class Worker:
             if outcome is None:  # an exception was thrown into this very thread
                 outcome = RefreshUnavailable("the refresh was interrupted: try again")
             self._queue.finish(batch, outcome)
-        if self._keeper.unsaved is not None:
-            self._keep_saving(self._keeper.unsaved)
+            if self._keeper.unsaved is not None:
+                self._keep_saving(self._keeper.unsaved)
         if isinstance(outcome, Token):
             self._announcer.refreshed(outcome)
         else:

@@ -149,8 +149,9 @@ def test_ctrl_c_while_an_exchange_is_under_way(server, path, times):
             child.interrupt()
         assert EncryptedFileStore(path, KEY).load().generation == 1
         held.release()
-        said, _, returned = child.end()  # an exit handler of others' may complain
-    assert (said, returned) == ([], 0)
+        # A later one may hit the last line of the script, or an exit handler of others'.
+        _, _, returned = child.end()
+    assert returned in ((0,) if times == 1 else (0, -signal.SIGINT))
     assert_saved(server, path)
 
 

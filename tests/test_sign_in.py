@@ -283,6 +283,28 @@ def test_a_late_token_does_not_replace_a_sign_in(server):
     assert manager.token() is mine
 
 
+def test_a_token_that_comes_just_after_a_sign_in_elsewhere_does_not_replace_it(server, monkeypatch):
+    """P10: the same, where the callback returns before the sign-in was noticed."""
+    monkeypatch.setattr("requests_silent_refresh.asking.LOOK_INTERVAL", 30)
+    asked, release = threading.Event(), threading.Event()
+
+    def sign_in(error):
+        asked.set()
+        assert release.wait(10)
+        return server.sign_in_token()
+
+    manager = signed_in(server, on_session_expired=sign_in)
+    first = manager.token()
+    refuse(server)
+    crowd = Crowd(lambda: manager.renew(first), size=2)
+    assert asked.wait(10)
+    manager.sign_in(mine := server.sign_in_token())
+    release.set()
+    assert crowd.outcomes() == [mine, mine]
+    until(lambda: manager._queue._batch is None)
+    assert manager.token() is mine
+
+
 def test_a_callback_that_signs_in_itself(server):
     """P10: ``manager.sign_in`` is allowed inside, and ``signed_in`` and ``stats``."""
 

@@ -168,6 +168,23 @@ def test_a_store_that_fell_behind_gets_our_state_back(server, store, manager, mo
     assert_no_token_was_spent_twice(server)
 
 
+def test_a_store_that_fell_behind_a_token_that_was_not_saved(server, store, monkeypatch):
+    """P4: an engine that fails over while the save is tried again gets the newest state."""
+    monkeypatch.setattr("requests_silent_refresh.worker.SAVE_RETRY", 0.02)
+    manager = signed_in(server, store=store)
+    fallen = store.load()
+    second = manager.renew(manager.token())
+
+    def fall_over():
+        store._state = fallen
+        raise OSError(5, "Input/output error")
+
+    store.before["replace"] = fall_over
+    third = manager.renew(second)
+    until(lambda: store.load().generation == 3)
+    assert store.load().token is third
+
+
 def raise_(error):
     raise error
 

@@ -52,7 +52,8 @@ class SilentRefreshError(RequestException):
     ``status_code``
         The HTTP status of the token endpoint's answer; ``None`` without one.
     ``retry_after``
-        Seconds the server asked to be left alone for; ``None`` where it did not.
+        Seconds until a refresh is tried again: this package's backoff, or the
+        server's wish where that is longer; ``None`` where time does not mend it.
     ``response``
         The resource server's 401, where there was one. Never the token
         endpoint's response: that one holds secrets and a connection.

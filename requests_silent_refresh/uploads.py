@@ -23,7 +23,7 @@ class Uploads:
 
     def after_fork_in_child(self) -> None:
         """Start anew: the parent's uploads never end here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may send a request, too
         self.under_way = 0
 
     def begin(self, refresh_is_due: bool = False) -> bool:

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .errors import SilentRefreshError
 from .redaction import redact, strip
 from .token import Token
 
 T = TypeVar("T")
+
+EXCHANGE_TIMEOUT = 30.0
+
+
+class Refresh(Protocol):
+    """What exchanges a token for a new one: any callable.
+
+    It raises ``SessionExpired`` where the server refused the token for good,
+    ``requests.RequestException`` where the server could not be reached, and
+    anything else for a wrong set-up. Optional attributes say more: ``rotates``
+    (``True`` if absent), ``needs_sign_in`` (``True``), ``timeout`` (30 seconds
+    in all, after which the call is left behind), ``revoke(token)``.
+    """
+
+    def __call__(self, token: Token | None, /) -> Token:
+        """Exchange ``token``; ``None`` where there is none and none is needed."""
+        ...
+
+
+def timeout_of(refresh: Refresh) -> float:
+    """Read the callable's own deadline in seconds, if it has one."""
+    timeout: object = getattr(refresh, "timeout", None)
+    if timeout is None:
+        return EXCHANGE_TIMEOUT
+    if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        raise ValueError("the refresh callable's timeout is a number of seconds above zero")
+    return timeout
 
 
 class LeftBehind(Exception):  # noqa: N818 (says what happened to the call, not what went wrong)

@@ -1,4 +1,4 @@
-"""What the application hears of: events, and the token that each refresh ended with."""
+"""What the application hears of: events, counters, and the token each refresh ended with."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ class Event:
 
     kind: str
     error: SilentRefreshError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Counters of one manager since it was made: an immutable snapshot."""
+
+    exchanges: int
+    """Calls of ``refresh``."""
+    adopted: int
+    """Refreshes that ended with a token somebody else had brought."""
+    failures: int
+    """Refreshes that ended without a token."""
+    waits: int
+    """Times a request waited for a refresh."""
+    wait_seconds: float
+    """Seconds that requests waited, added up over all of them."""
+    replays: int
+    """Requests sent again with a new token."""
 
 
 class Announcer:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .asking import Asking, OnSessionExpired
+from .calls import Refresh
 from .errors import SessionExpired, SilentRefreshError, StoreError, StoreUnavailable
-from .events import Announcer, Event
+from .events import Announcer, Event, Stats
 from .freshness import NOT_LOADED, Current
 from .futility import FutilityGuard
 from .keeper import Keeper
 from .redaction import MaskedDict
 from .refresh_queue import RefreshQueue
-from .refresher import Refresh, Refresher
+from .refresher import Refresher
 from .stores.contract import TokenStore
 from .stores.memory import MemoryStore
 from .token import Token
@@ -24,24 +24,6 @@ from .uploads import Uploads
 from .worker import Worker
 
 logger = logging.getLogger("requests_silent_refresh")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stats:
-    """Counters of one manager since it was made: an immutable snapshot."""
-
-    exchanges: int
-    """Calls of ``refresh``."""
-    adopted: int
-    """Refreshes that ended with a token somebody else had brought."""
-    failures: int
-    """Refreshes that ended without a token."""
-    waits: int
-    """Times a request waited for a refresh."""
-    wait_seconds: float
-    """Seconds that requests waited, added up over all of them."""
-    replays: int
-    """Requests sent again with a new token."""
 
 
 class TokenManager:
@@ -53,7 +35,7 @@ class TokenManager:
 
     ``refresh``
         A grant, or any callable ``refresh(token | None) -> Token`` (see
-        :class:`~requests_silent_refresh.refresher.Refresh`).
+        :class:`~requests_silent_refresh.calls.Refresh`).
     ``store``
         Where the session lives; ``None`` keeps it in memory only.
     ``wait_timeout``

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 
 from .batch import Batch
-from .calls import Call, LeftBehind, account_of, share
+from .calls import Call, LeftBehind, Refresh, account_of, share, timeout_of
 from .errors import (
     RefreshFailed,
     RefreshUnavailable,
@@ -29,7 +28,6 @@ from .token import Token
 
 logger = logging.getLogger("requests_silent_refresh")
 
-EXCHANGE_TIMEOUT = 30.0
 # The lock is given up before the waiters are, so that they hear who holds it.
 LOCK_SHARE = 0.8
 # Seconds that a grant which does not rotate waits for a store that is out of reach; then it
@@ -37,21 +35,6 @@ LOCK_SHARE = 0.8
 NON_ROTATING_PATIENCE = 1.0
 # Seconds between two tries to save what the next refresh depends on.
 SAVE_PAUSE = 0.1
-
-
-class Refresh(Protocol):
-    """What exchanges a token for a new one: any callable.
-
-    It raises ``SessionExpired`` where the server refused the token for good,
-    ``requests.RequestException`` where the server could not be reached, and
-    anything else for a wrong set-up. Optional attributes say more: ``rotates``
-    (``True`` if absent), ``needs_sign_in`` (``True``), ``timeout`` (30 seconds
-    in all, after which the call is left behind), ``revoke(token)``.
-    """
-
-    def __call__(self, token: Token | None, /) -> Token:
-        """Exchange ``token``; ``None`` where there is none and none is needed."""
-        ...
 
 
 class _NoLock(Hold):
@@ -104,7 +87,7 @@ class Refresher:
         self.rotates: bool = getattr(refresh, "rotates", True)
         self.needs_sign_in: bool = getattr(refresh, "needs_sign_in", True)
         # A grant keeps its own deadline; this one is for what a grant cannot interrupt.
-        self.exchange_timeout = _timeout_of(refresh) + 0.5
+        self.exchange_timeout = timeout_of(refresh) + 0.5
 
     def run(self, batch: Batch) -> Token | SilentRefreshError:
         """Refresh for ``batch`` and return the token, or the error that everybody shares."""
@@ -322,13 +305,3 @@ def _was_answered(error: BaseException) -> bool:
     status: int | None = getattr(error, "status_code", None)
     # A server or gateway that breaks down (500, 502, 504) may have rotated before.
     return status is not None and (status < 500 or status == 503)
-
-
-def _timeout_of(refresh: Refresh) -> float:
-    """Read the callable's own deadline in seconds, if it has one."""
-    timeout: object = getattr(refresh, "timeout", None)
-    if timeout is None:
-        return EXCHANGE_TIMEOUT
-    if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise ValueError("the refresh callable's timeout is a number of seconds above zero")
-    return timeout

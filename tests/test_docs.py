@@ -41,7 +41,7 @@ def test_the_page_runs(page, capsys):
 
 def test_the_numbers_of_the_page_are_those_of_the_code():
     """Whoever changes one changes the other."""
-    from requests_silent_refresh import backoff, freshness, futility, refresher, worker
+    from requests_silent_refresh import backoff, calls, freshness, futility, worker
 
     outcomes = " ".join((DOCS / "outcomes.rst").read_text("utf-8").split())
     assert f"up to {backoff.BACKOFF_CAP:g} s" in outcomes
@@ -51,6 +51,6 @@ def test_the_numbers_of_the_page_are_those_of_the_code():
     assert f"up to {futility.MUTE_CAP:g} s" in outcomes
     assert futility.FUTILE_PER_MINUTE == 6
     queue = " ".join((DOCS / "queue.rst").read_text("utf-8").split())
-    assert f"exchange {refresher.EXCHANGE_TIMEOUT:g} s in all" in queue
+    assert f"exchange {calls.EXCHANGE_TIMEOUT:g} s in all" in queue
     assert freshness.AHEAD_CAP == 5 * 60
     assert f"In the last {freshness.LEEWAY_CAP:g} s" in queue

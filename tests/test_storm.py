@@ -95,18 +95,43 @@ def test_64_threads_through_5_revocations_cost_5_exchanges(server, manager, shar
         session.close()
 
 
+class Counted(SilentRefreshAdapter):
+    """Says when ``expected`` requests have their token and stand before the pool."""
+
+    def __init__(self, *args, expected, **options):
+        self.expected = expected
+        self.start()
+        super().__init__(*args, **options)
+
+    def start(self):
+        self.standing, self.all_stand, self.counting = 0, threading.Event(), threading.Lock()
+
+    def get_connection_with_tls_context(self, *args, **options):
+        with self.counting:
+            self.standing += 1
+            if self.standing == self.expected:
+                self.all_stand.set()
+        return super().get_connection_with_tls_context(*args, **options)
+
+
 def test_a_pool_of_one_connection_is_no_deadlock(server, manager):
     """P1, P8: 64 threads behind one blocking connection, which is free while they wait."""
     threads = 64
     session = requests.Session()
-    adapter = SilentRefreshAdapter(manager, server.url, pool_block=True, pool_maxsize=1)
+    adapter = Counted(manager, server.url, expected=threads, pool_block=True, pool_maxsize=1)
     adapter.mount_on(session)
+
+    def revoke_when_all_stand():
+        # One is in flight; the others wait for its connection with the old token in hand.
+        assert adapter.all_stand.wait(20)
+        server.revoke_access_tokens()
+
     for _ in range(REVOCATIONS):
-        server.gate(1, then=server.revoke_access_tokens)
+        adapter.start()
+        server.gate(1, then=revoke_when_all_stand)
         outcomes = at_once(threads, lambda n: session.get(server.resource).status_code)
         assert Counter(map(repr, outcomes)) == {"200": threads}
     assert_one_exchange_each(server, manager, REVOCATIONS)
-    # One is in flight, but all have taken the old token with them into the pool's queue.
     assert sorted(server.log.rejections().values()) == [threads] * REVOCATIONS
     session.close()
 

@@ -398,3 +398,25 @@ sys.exit(0 if statuses == [200] * 32 else 1)
     server.gate(32, then=server.revoke_access_tokens)
     subprocess.run([sys.executable, "-c", code, server.url, str(path)], check=True, timeout=60)
     assert server.counters.exchanges == 1
+
+
+def test_the_loser_deleted_the_winners_tokens(server, tmp_path):
+    """P1, P7 (buildkite/cli): refused while somebody signed in: theirs is used, and stays."""
+    path, key = tmp_path / "tokens", b"k" * 43 + b"="
+    ours = signed_in(server, store=EncryptedFileStore(path, key))
+    theirs = TokenManager(
+        RefreshTokenGrant(server.token_endpoint, "client"), EncryptedFileStore(path, key)
+    )
+    rejected = ours.token()
+    server.fault("token", status=400, body='{"error": "invalid_grant"}')
+    with server.token_gate() as held:
+        crowd = Crowd(lambda: ours.renew(rejected), size=4)
+        assert held.arrived.wait(20)
+        theirs.sign_in(server.sign_in_token())
+        held.release()
+        outcomes = crowd.outcomes()
+    winner = theirs.token().access_token.reveal()
+    assert {token.access_token.reveal() for token in outcomes} == {winner}
+    assert ours.token().access_token.reveal() == winner
+    assert EncryptedFileStore(path, key).load().token.access_token.reveal() == winner
+    assert server.counters.exchanges == 1

@@ -591,3 +591,47 @@ def test_a_token_that_was_replaced_since_it_was_due_is_not_refreshed(server):
     manager.token()
     manager._worker.finish(5)
     assert server.counters.exchanges == 0
+
+
+# -- waking ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nobody_looks(monkeypatch):
+    """Nobody looks by itself whether the wait is over: who is not woken waits for ever."""
+    monkeypatch.setattr("requests_silent_refresh.refresh_queue.LOOK_INTERVAL", 3600)
+
+
+def test_the_end_of_a_batch_wakes_all_who_wait(server, nobody_looks):
+    """P6, P8: a refresh that fails publishes nothing; its end alone wakes its batch."""
+    answer = threading.Event()
+
+    def refresh(token):
+        answer.wait(30)
+        raise requests.ConnectionError
+
+    manager = signed_in(server, refresh=refresh, wait_timeout=3600)
+    rejected = manager.token()
+    crowd = Crowd(lambda: manager.renew(rejected), size=8)
+    until(lambda: manager.stats.waits == 8)
+    answer.set()
+    assert crowd.kinds() == {"RefreshUnavailable": 8}
+
+
+def test_a_sign_in_wakes_all_who_wait_for_an_exchange(server, nobody_looks):
+    """P10: they go on with the token signed in, while the exchange they waited for goes on."""
+    begun, answer = threading.Event(), threading.Event()
+
+    def refresh(token):
+        begun.set()
+        assert answer.wait(30), "who waited was woken by the end of this exchange"
+        raise requests.ConnectionError
+
+    manager = signed_in(server, refresh=refresh, wait_timeout=3600)
+    rejected = manager.token()
+    crowd = Crowd(lambda: manager.renew(rejected), size=8)
+    assert begun.wait(20)
+    until(lambda: manager.stats.waits == 8)
+    manager.sign_in(server.sign_in_token())
+    assert crowd.outcomes(timeout=20) == [manager.token()] * 8
+    answer.set()

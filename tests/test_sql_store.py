@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy
 from engines.fleet import KEY
 from engines.proxy import Proxy
+from queue_kit import until
 
 from requests_silent_refresh import SQLStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.sources import FromEnvironment
@@ -148,12 +149,13 @@ def test_a_database_that_hangs_is_left_behind(postgres):
         store.create_table()
         state = store.save(Token("a", "r"), None)
         proxy.cut()
+        # The first step is left behind with its connection; the next waits at connecting.
+        with pytest.raises(StoreUnavailable, match="not answered"):
+            store.load()
+        connections = proxy.connections
         with ThreadPoolExecutor(1) as pool:
-            # The first step is left behind with its connection; the next waits at connecting.
             waiter = pool.submit(store.exclusive, 30.0, state)
-            with pytest.raises(StoreUnavailable, match="not answered"):
-                store.load()
-            assert not waiter.done()
+            until(lambda: proxy.connections > connections)
             proxy.heal()
             waiter.result(30).release()
         assert state.is_same(store.load())

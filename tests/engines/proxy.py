@@ -12,10 +12,11 @@ class Proxy:
     """Carries connections to ``port`` of 127.0.0.1, byte by byte as they come.
 
     ``round_trips`` counts how often the client spoke after the engine had (or
-    first): what one statement costs, whatever the protocol. ``cut()`` is a
-    network that loses everything: bytes are read and dropped, and new
-    connections are taken and not carried on, so both sides only see silence.
-    ``heal()`` resets what was cut, as a network does that comes back.
+    first): what one statement costs, whatever the protocol. ``connections``
+    counts those that clients made. ``cut()`` is a network that loses everything:
+    bytes are read and dropped, and new connections are taken and not carried on,
+    so both sides only see silence. ``heal()`` resets what was cut, as a network
+    does that comes back.
     """
 
     def __init__(self, port):
@@ -26,6 +27,7 @@ class Proxy:
         self._open = set()
         self._silent = False
         self.round_trips = 0
+        self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self):
@@ -65,6 +67,7 @@ class Proxy:
             engine = None
             with self._lock:
                 self._open.add(client)
+                self.connections += 1
                 silent = self._silent
             try:
                 if silent:

@@ -17,7 +17,7 @@ from . import expiries, hundred, overhead, report, stores, storm, waiting
 
 PARTS: dict[str, Callable[[bool, Path], Any]] = {
     "instructions": lambda quick, out: overhead.instructions(),
-    "loopback": lambda quick, out: overhead.loopback(pairs=3 if quick else 11),
+    "loopback": lambda quick, out: overhead.loopback(pairs=3 if quick else 15),
     "storm": lambda quick, out: {
         str(scenario): storm.run(scenario, rounds=1 if quick else 5) for scenario in storm.SCENARIOS
     },

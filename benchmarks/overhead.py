@@ -52,35 +52,43 @@ def _count(arm: str, requests: int, trust_env: str) -> int:
     return int(match[1])
 
 
-def loopback(pairs: int = 11, requests: int = 300) -> dict[str, Any]:
+def loopback(pairs: int = 15, requests: int = 600) -> dict[str, Any]:
     """CPU time of this process for requests to a server in another, every arm against the floor.
 
-    Each arm's batch stands beside a batch of the floor, in turns that change
-    sides; the figure is the median of the ratios.
+    In a pair the arm and the floor take turns request by request and change
+    sides each time, because a machine's speed drifts by more than is asked
+    about within a second. The figure is the median of the pairs' ratios.
     """
-    ratios: dict[str, float] = {}
     with _ServerElsewhere() as server:
-        for arm in arms.ARMS[1:]:
-            floor, get = (a.make(server, server.answer) for a in (arms.FLOOR, arm))  # type: ignore[arg-type]
-            _cpu(floor, server.resource, 50)
-            _cpu(get, server.resource, 50)
-            found = []
-            for turn in range(pairs):
-                if turn % 2:
-                    theirs = _cpu(get, server.resource, requests)
-                    base = _cpu(floor, server.resource, requests)
-                else:
-                    base = _cpu(floor, server.resource, requests)
-                    theirs = _cpu(get, server.resource, requests)
-                found.append(theirs / base)
-            ratios[arm.name] = median(found)
-    return ratios
+        return {
+            # The floor against itself: how far from 1 chance alone goes.
+            arm.name: _ratio(server, arm, pairs, requests)
+            for arm in arms.ARMS
+        }
 
 
-def _cpu(get: arms.Get, url: str, requests: int) -> float:
+def _ratio(server: Any, arm: arms.Arm, pairs: int, requests: int) -> dict[str, float]:
+    floor, get = (a.make(server, server.answer) for a in (arms.FLOOR, arm))
+    _pair(floor, get, server.resource, 200)
+    found = sorted(_pair(floor, get, server.resource, requests) for _ in range(pairs))
+    return {"median": median(found), "least": found[0], "most": found[-1]}
+
+
+def _pair(floor: arms.Get, get: arms.Get, url: str, requests: int) -> float:
+    base = theirs = 0.0
+    for turn in range(requests):
+        if turn % 2:
+            theirs += _cpu(get, url)
+            base += _cpu(floor, url)
+        else:
+            base += _cpu(floor, url)
+            theirs += _cpu(get, url)
+    return theirs / base
+
+
+def _cpu(get: arms.Get, url: str) -> float:
     began = time.process_time()
-    for _ in range(requests):
-        get(url)
+    get(url)
     return time.process_time() - began
 
 

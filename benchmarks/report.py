@@ -49,8 +49,11 @@ def _instructions(value: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _loopback(value: Mapping[str, float]) -> list[str]:
-    return _table(("arm", "CPU time / fixed header"), value.items())
+def _loopback(value: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return _table(
+        ("arm", "CPU time / fixed header", "least", "most"),
+        ((name, r["median"], r["least"], r["most"]) for name, r in value.items()),
+    )
 
 
 def _storm(value: Mapping[str, Mapping[str, Any]]) -> list[str]:

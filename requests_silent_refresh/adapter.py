@@ -17,7 +17,7 @@ from .errors import SilentRefreshError
 from .manager import TokenManager
 from .origin import Origin
 from .redaction import HeaderValue
-from .replay import is_rewindable, rewind, shallow_copy, show_callers, with_cookies_of
+from .replay import is_rewindable, rewind, show_callers, with_cookies_of, with_header
 from .token import Token
 
 __all__ = ["SilentRefreshAdapter", "without_token"]
@@ -162,7 +162,10 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             error.request = request
             raise
         response = self._send_with(token, request, request, how)
-        if self._rejects(response):
+        # Not worth a call where a 401 alone would count and this is none.
+        if (response.status_code == 401 or self._is_rejected is not None) and self._rejects(
+            response
+        ):
             return self._renew_and_replay(token, request, response, how, renewals)
         if self.manager.futility.active:
             self.manager.futility.accepted(_path(request), token)
@@ -240,8 +243,10 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         self, token: Token, request: PreparedRequest, callers: PreparedRequest, how: dict[str, Any]
     ) -> Response:
         """Send a copy with the token; what comes back shows the caller's request without it."""
-        outgoing = shallow_copy(request)
-        outgoing.headers[self._header] = self._value(token)
+        known, value = self._last_value
+        if known is not token:
+            value = self._value(token)
+        outgoing = with_header(request, self._header, value)
         try:
             response = self._transmit(outgoing, how)
         except RequestException as error:
@@ -261,11 +266,9 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         return response
 
     def _value(self, token: Token) -> HeaderValue:
-        known, value = self._last_value
-        if known is not token:
-            # In no variable until it is masked, since a traceback may show those.
-            value = HeaderValue(f"{self._scheme} {token.access_token.reveal()}".lstrip(" "))
-            self._last_value = (token, value)
+        # In no variable until it is masked, since a traceback may show those.
+        value = HeaderValue(f"{self._scheme} {token.access_token.reveal()}".lstrip(" "))
+        self._last_value = (token, value)
         return value
 
     def _rejects(self, response: Response) -> bool:

@@ -203,7 +203,6 @@ def test_a_request_that_succeeds(server, session, manager, channels):
     adapter = session.get_adapter(server.url)
     for thing in (adapter, session, manager, manager.token(), manager.stats):
         channels.look_at(thing)
-    channels.look_at(adapter._value(manager.token())) if False else None
     channels.hear(repr(adapter._last_value))
     channels.hear(repr(vars(manager.token())))
 

@@ -27,6 +27,9 @@ KEY = b"benchmarks" * 4 + b"keY="  # of nothing worth protecting
 
 Get = Callable[[str], requests.Response]
 
+#: Whether sessions look at the environment (netrc, proxies), as ``requests`` does by default.
+trust_env = True
+
 # Two peers refuse plain http unless they are told that it is a test.
 os.environ.setdefault("OAUTHLIB_INSECURE_TRANSPORT", "1")
 os.environ.setdefault("AUTHLIB_INSECURE_TRANSPORT", "1")
@@ -45,8 +48,18 @@ class Arm:
     sees_401: bool = False
 
 
+class Address:
+    """Where a server is that runs in another process, or nowhere."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.resource = url + "/resource"
+        self.token_endpoint = url + "/token"
+
+
 def _session(session: requests.Session | None = None) -> requests.Session:
     session = session or requests.Session()
+    session.trust_env = trust_env
     adapter = HTTPAdapter(pool_maxsize=POOL)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
@@ -78,7 +91,7 @@ def ours(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
 
     manager = TokenManager(RefreshTokenGrant(server.token_endpoint, *CLIENT))
     manager.sign_in(answer)
-    session = requests.Session()
+    session = _session()
     SilentRefreshAdapter(manager, server.url, pool_maxsize=POOL).mount_on(session)
     return session.get
 
@@ -98,7 +111,7 @@ def ours_in_a_file(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
     )
     if not manager.signed_in:
         manager.sign_in({k: v for k, v in answer.items() if k != "path"})
-    session = requests.Session()
+    session = _session()
     SilentRefreshAdapter(manager, server.url, pool_maxsize=POOL).mount_on(session)
     return session.get
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import arms
@@ -18,28 +19,40 @@ _COLLECTED = re.compile(r"Collected\s*:\s*(\d+)")
 
 
 def instructions() -> dict[str, Any]:
-    """Instructions for one request over a stubbed transport, ours against a fixed header.
+    """Instructions for one request over a stubbed transport, for every arm.
 
     Counted by valgrind in processes of their own, as the difference between
-    many requests and few, so that start and import do not count.
+    many requests and few, so that start and import do not count. Counts are the
+    same however busy the machine is, so there is a process for each core.
     """
     if shutil.which("valgrind") is None:
         return {"skipped": "valgrind is not installed"}
-    found: dict[str, Any] = {}
-    for name, trust_env in (("trust_env=False", "0"), ("trust_env=True", "1")):
-        each = {
-            arm: (_count(arm, MANY, trust_env) - _count(arm, FEW, trust_env)) / (MANY - FEW)
-            for arm in ("plain", "ours")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counting = {
+            (trust_env, place, requests): pool.submit(_count, place, requests, trust_env)
+            for trust_env in (False, True)
+            for place in range(len(arms.ARMS))
+            for requests in (FEW, MANY)
         }
-        found[name] = {**each, "ratio": each["ours"] / each["plain"]}
-    return found
+        return {
+            f"trust_env={trust_env}": {
+                arm.name: (
+                    counting[trust_env, place, MANY].result()
+                    - counting[trust_env, place, FEW].result()
+                )
+                / (MANY - FEW)
+                for place, arm in enumerate(arms.ARMS)
+            }
+            for trust_env in (False, True)
+        }
 
 
-def _count(arm: str, requests: int, trust_env: str) -> int:
+def _count(place: int, requests: int, trust_env: bool) -> int:
     run = subprocess.run(
         [
             *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
-            *(sys.executable, "-m", "benchmarks.overhead_probe", arm, str(requests), trust_env),
+            *(sys.executable, "-m", "benchmarks.overhead_probe"),
+            *(str(place), str(requests), str(int(trust_env))),
         ],
         capture_output=True,
         text=True,
@@ -92,8 +105,11 @@ def _cpu(get: arms.Get, url: str) -> float:
     return time.process_time() - began
 
 
-class _ServerElsewhere:
+class _ServerElsewhere(arms.Address):
     """The server in a process of its own, so that its CPU time is not ours."""
+
+    def __init__(self) -> None:
+        """Begin with ``with``, which starts it."""
 
     def __enter__(self) -> _ServerElsewhere:
         self._process = subprocess.Popen(
@@ -101,9 +117,7 @@ class _ServerElsewhere:
         )
         assert self._process.stdout is not None
         url, access_token, refresh_token = self._process.stdout.readline().split()
-        self.url = url
-        self.resource = url + "/resource"
-        self.token_endpoint = url + "/token"
+        super().__init__(url)
         self.answer = {
             "access_token": access_token,
             "refresh_token": refresh_token,

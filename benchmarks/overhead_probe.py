@@ -1,74 +1,50 @@
 """One arm sending N requests through a stubbed transport; counted from outside by valgrind.
 
-Run by :mod:`benchmarks.instructions` as ``python -m benchmarks.overhead_probe ARM N TRUST_ENV``.
+Run by :mod:`benchmarks.overhead` as ``python -m benchmarks.overhead_probe ARM N TRUST_ENV``,
+``ARM`` by its place in ``arms.ARMS``.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from typing import Any
 
 import requests
-from requests.adapters import BaseAdapter
+from requests.adapters import HTTPAdapter
 
-URL = "https://api.example.com/resource"
+from . import arms
 
-
-class Stub(BaseAdapter):
-    """A transport that answers at once, as little as a session accepts."""
-
-    def send(self, request, **how):
-        """Return a bare 200."""
-        response = requests.Response()
-        response.status_code = 200
-        response.url = request.url
-        response.request = request
-        response._content = b"{}"
-        response._content_consumed = True
-        return response
-
-    def close(self):
-        """Nothing is open."""
+URL = "https://api.example.com"
 
 
-def plain(session):
-    """The floor: a header set once, no library."""
-    session.headers["Authorization"] = "Bearer " + "a" * 40
-    session.mount("https://", Stub())
-
-
-def ours(session):
-    """This library, with a token that stays fresh."""
-    import time
-
-    from requests_silent_refresh import SilentRefreshAdapter, Token, TokenManager
-
-    manager = TokenManager(lambda token: token)
-    now = time.time()
-    manager.sign_in(Token("a" * 40, "r" * 40, expires_at=now + 86400, issued_at=now))
-    session.mount(
-        "https://", SilentRefreshAdapter(manager, "https://api.example.com", transport=Stub())
-    )
-
-
-def authorization(session):
-    """A callable ``auth=``, the least that any auth class costs."""
-
-    def auth(request):
-        request.headers["Authorization"] = "Bearer " + "a" * 40
-        return request
-
-    session.auth = auth
-    session.mount("https://", Stub())
+def answer_at_once(
+    self: HTTPAdapter, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+) -> requests.Response:
+    """Take the place of ``HTTPAdapter.send`` in every arm: a bare 200, as little as will do."""
+    response = requests.Response()
+    response.status_code = 200
+    response.url = request.url or ""
+    response.request = request
+    response._content = b"{}"
+    response._content_consumed = True  # type: ignore[attr-defined]
+    return response
 
 
 def main() -> None:
     """Send the requests."""
-    arm, count, trust_env = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1"
-    with requests.Session() as session:
-        session.trust_env = trust_env
-        globals()[arm](session)
-        for _ in range(count):
-            session.get(URL)
+    place, count, trust_env = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
+    HTTPAdapter.send = answer_at_once  # type: ignore[method-assign]
+    arms.trust_env = trust_env
+    answer = {
+        "access_token": "a" * 40,
+        "refresh_token": "r" * 40,
+        "token_type": "Bearer",
+        "expires_at": time.time() + 86400,
+    }
+    get = arms.ARMS[place].make(arms.Address(URL), answer)  # type: ignore[arg-type]
+    for _ in range(count):
+        get(URL + "/resource")
 
 
 if __name__ == "__main__":

@@ -43,10 +43,16 @@ def _facts(value: Mapping[str, Any]) -> list[str]:
 def _instructions(value: Mapping[str, Any]) -> list[str]:
     if "skipped" in value:
         return [value["skipped"]]
-    return _table(
-        ("", "fixed header", "ours", "ratio"),
-        ((k, round(v["plain"]), round(v["ours"]), v["ratio"]) for k, v in value.items()),
-    )
+    lines: list[str] = []
+    for setting, arms in value.items():
+        floor = next(iter(arms.values()))
+        lines += [f"### {setting}", ""]
+        lines += _table(
+            ("arm", "instructions for a request", "/ fixed header"),
+            ((name, round(each), each / floor) for name, each in arms.items()),
+        )
+        lines += [""]
+    return lines
 
 
 def _loopback(value: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -73,7 +79,7 @@ def _arms(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{r['failed']} of {r['of']}",
                 r["exchanges"],
                 r["sessions_lost"],
-                r.get("slowest", ""),
+                r["slowest"],
             )
             for name, r in arms.items()
         ),
@@ -84,5 +90,5 @@ _SECTIONS = {
     "instructions": _instructions,
     "loopback": _loopback,
     "storm": _storm,
-    "processes": _arms,
+    "processes": _storm,
 }

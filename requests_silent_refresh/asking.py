@@ -15,7 +15,7 @@ from .token import Token
 
 logger = logging.getLogger("requests_silent_refresh")
 
-OnSessionExpired = Callable[[SilentRefreshError], Token | None]
+OnSessionExpired = Callable[[SessionExpired], Token | None]
 
 
 class Asking:

@@ -65,7 +65,7 @@ def managers(store: TokenStore) -> None:
     grant = RefreshTokenGrant("https://a/token", "client", FromEnvironment("CLIENT_SECRET"))
     assert_type(grant(None), Token)
     manager = TokenManager(grant, store=store, wait_timeout=5)
-    TokenManager(grant, on_session_expired=ask)  # type: ignore[arg-type]
+    TokenManager(grant, on_session_expired=ask)
     assert_type(manager.token(), Token)
     assert_type(manager.signed_in, bool)
     assert_type(manager.renew(manager.token()), Token)

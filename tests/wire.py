@@ -65,14 +65,35 @@ def until(condition: Any, seconds: float = 10.0) -> None:
         pause.wait(0.005)
 
 
+def tunnel(client: socket.socket, authority: str) -> None:
+    """Carry what ``client`` and ``authority`` (host:port) say to each other until both are done."""
+    host, port = authority.rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as upstream:
+        client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+        back = threading.Thread(target=_carry, args=(upstream, client), daemon=True)
+        back.start()
+        _carry(client, upstream)
+        back.join()
+
+
+def _carry(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
 class Recorder:
     """A listener on loopback that keeps every head it hears; also what a proxy would hear.
 
     ``redirects`` maps a path to where a request for it is sent on (302, or the
-    status given with it); anything else is answered 200. CONNECT is refused.
+    status given with it); anything else is answered 200. CONNECT is refused,
+    unless it ``tunnels``.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", *, tunnels: bool = False) -> None:
         self.heads: list[str] = []
         self.redirects: dict[str, str | tuple[int, str]] = {}
         recorder = self
@@ -89,6 +110,9 @@ class Recorder:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 target = recorder.redirects.get(self.path)
                 status = 200
+                if self.command == "CONNECT" and tunnels:
+                    self.close_connection = True
+                    return tunnel(self.connection, self.path)
                 if self.command == "CONNECT":
                     status = 502
                 elif target is not None:

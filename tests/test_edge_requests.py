@@ -105,22 +105,76 @@ def test_a_streamed_download(server, session):
     assert server.wait_for(lambda: server.connections == 1)
 
 
+def move_and_revoke(server, status):
+    """Have ``/resource/here`` end the token and send on to ``there``; return what arrives."""
+    moved = {"status": status, "headers": {"Location": "/resource/there"}}
+    arrived = []
+
+    def leave(request, answer):
+        if answer.status == 200:
+            server.revoke_access_tokens()
+            return answer.but(**moved)
+        return None
+
+    server.on("/resource/here", leave)
+    server.on("/resource/there", lambda r, a: arrived.append((a.status, r.body_sha256)))
+    return arrived
+
+
 def test_a_401_on_a_redirects_second_hop(server, session):
     """P2, P13: each hop is a request, and each is made good."""
-    moved = {"status": 302, "headers": {"Location": "/resource/there"}}
-
-    def move_and_revoke(request, answer):
-        if answer.status == 401:
-            return None
-        server.revoke_access_tokens()
-        return answer.but(**moved)
-
-    server.on("/resource/here", move_and_revoke)
+    move_and_revoke(server, 302)
     response = session.get(server.resource + "/here")
     assert response.status_code == 200
     assert response.url == server.resource + "/there"
     assert [r.status_code for r in response.history] == [302]
     assert server.counters.exchanges == 1
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_an_upload_meets_its_401_on_the_second_hop(server, session, tmp_path, status):
+    """P2, P13: a file that was half read when it was given arrives from there on, on every hop."""
+    (tmp_path / "payload").write_bytes(PAYLOAD)
+    arrived = move_and_revoke(server, status)
+    with open(tmp_path / "payload", "rb") as body:
+        body.seek(1234)
+        response = session.put(server.resource + "/here", data=body)
+    assert response.status_code == 200
+    assert response.url == server.resource + "/there"
+    assert response.request.method == "PUT"
+    rest = hashlib.sha256(PAYLOAD[1234:]).hexdigest()
+    assert arrived == [(401, rest), (200, rest)]
+    assert response.json()["body_length"] == len(PAYLOAD) - 1234
+    assert server.counters.exchanges == 1
+
+
+class Pipe(io.BytesIO):
+    """What has no place to go back to, and says so."""
+
+    def tell(self):
+        raise OSError("a pipe")
+
+    def seek(self, *args):
+        raise OSError("a pipe")
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_pipe_is_not_sent_to_the_second_hop(server, session, status):
+    """P13: what requests does not send again is not sent again by us: its own error comes."""
+    arrived = move_and_revoke(server, status)
+    with pytest.raises(requests.exceptions.UnrewindableBodyError):
+        session.put(server.resource + "/here", data=Pipe(b"once"))
+    assert arrived == []
+    assert (server.counters.requests, server.counters.exchanges) == (1, 0)
+
+
+def test_a_generator_is_not_replayed_on_the_second_hop(server, session):
+    """P13: requests sends on what is left of it, nothing; a 401 to that is final, and is shown."""
+    arrived = move_and_revoke(server, 307)
+    response = session.put(server.resource + "/here", data=iter([b"once"]))
+    assert response.status_code == 401
+    assert arrived == [(401, hashlib.sha256(b"").hexdigest())]
+    assert server.counters.requests == 2
 
 
 def test_the_bearer_came_back_on_a_cross_host_redirect(server, manager):

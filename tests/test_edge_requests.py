@@ -138,7 +138,7 @@ def test_an_upload_meets_its_401_on_the_second_hop(server, session, tmp_path, st
     arrived = move_and_revoke(server, status)
     with open(tmp_path / "payload", "rb") as body:
         body.seek(1234)
-        response = session.put(server.resource + "/here", data=body)
+        response = session.put(server.resource + "/here", data=body, timeout=10)
     assert response.status_code == 200
     assert response.url == server.resource + "/there"
     assert response.request.method == "PUT"
@@ -163,7 +163,7 @@ def test_a_pipe_is_not_sent_to_the_second_hop(server, session, status):
     """P13: what requests does not send again is not sent again by us: its own error comes."""
     arrived = move_and_revoke(server, status)
     with pytest.raises(requests.exceptions.UnrewindableBodyError):
-        session.put(server.resource + "/here", data=Pipe(b"once"))
+        session.put(server.resource + "/here", data=Pipe(b"once"), timeout=10)
     assert arrived == []
     assert (server.counters.requests, server.counters.exchanges) == (1, 0)
 
@@ -171,7 +171,7 @@ def test_a_pipe_is_not_sent_to_the_second_hop(server, session, status):
 def test_a_generator_is_not_replayed_on_the_second_hop(server, session):
     """P13: requests sends on what is left of it, nothing; a 401 to that is final, and is shown."""
     arrived = move_and_revoke(server, 307)
-    response = session.put(server.resource + "/here", data=iter([b"once"]))
+    response = session.put(server.resource + "/here", data=iter([b"once"]), timeout=10)
     assert response.status_code == 401
     assert arrived == [(401, hashlib.sha256(b"").hexdigest())]
     assert server.counters.requests == 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import copy
 import multiprocessing
 import pickle
+from pathlib import Path
 
 import pytest
 import requests
@@ -20,6 +22,7 @@ from requests_silent_refresh import (
     TokenManager,
     without_token,
 )
+from requests_silent_refresh.keys import default_key_file
 from requests_silent_refresh.testing import AuthorizationServer
 
 
@@ -128,13 +131,17 @@ def test_a_transport_that_can_be_pickled_is_taken_along(transport, manager):
 
 
 def test_no_pickle_holds_a_token(server, session, manager):
-    """P12: not the session's, nor an adapter's that has just sent one, nor a response's."""
+    """P12: no token and no key, though all that is pickled was used: the store has both in hand."""
     response = session.get(server.resource)
     server.revoke_access_tokens()
     replayed = session.get(server.resource)
     token = manager.token()
     secrets = [token.access_token.reveal().encode(), token.refresh_token.reveal().encode()]
-    for thing in (session, session.get_adapter(server.url), manager, response, replayed):
+    key = Path(default_key_file().path).read_bytes().strip()
+    signs_and_encrypts = base64.urlsafe_b64decode(key)  # the halves that a Fernet holds
+    secrets += [key, signs_and_encrypts[:16], signs_and_encrypts[16:]]
+    things = [session, session.get_adapter(server.url), manager, response, replayed]
+    for thing in [*things, manager._store, manager._store._file._keys._source]:
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             pickled = pickle.dumps(thing, protocol)
             assert not [secret for secret in secrets if secret in pickled]

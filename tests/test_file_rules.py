@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from queue_kit import Crowd
 
 from requests_silent_refresh import (
     EncryptedFileStore,
@@ -137,6 +138,8 @@ class TestModes:
         store.exclusive(1.0).release()
         (path.parent / name).chmod(0o644)
         assert store.load() is not None
+        if name == "tokens":
+            assert mode(path) == 0o600  # by the load: who only reads makes no new file
         store.exclusive(1.0).release()
         store.save(Token("b"), signed_in)
         assert mode(path.parent / name) == 0o600
@@ -156,6 +159,19 @@ class TestModes:
         assert signed_in.is_same(store.load())
 
 
+def plant(kind, path, target):
+    """Put what is no file of ours at ``path``: a link to ``target``, or a FIFO."""
+    if kind == "link":
+        path.symlink_to(target)
+    else:
+        os.mkfifo(path)
+
+
+def promptly(work):
+    """Return what ``work()`` returns or raises; fail where it hangs."""
+    return Crowd(work, size=1).outcomes(timeout=20)[0]
+
+
 @needs_posix
 class TestPlanted:
     """Files that somebody else put there."""
@@ -171,29 +187,38 @@ class TestPlanted:
         assert (tmp_path / "elsewhere").read_text() == "precious"
         assert mode(tmp_path / "elsewhere") == 0o644
 
+    @pytest.mark.parametrize("kind", ["link", "fifo"])
     @pytest.mark.parametrize("name", ["tokens.new", "tokens.next.2", "tokens.next.2.new"])
-    def test_a_link_in_the_place_of_a_new_file_is_replaced(
-        self, store, signed_in, path, tmp_path, name
+    def test_what_is_in_the_place_of_a_new_file_is_replaced(
+        self, store, signed_in, path, tmp_path, name, kind
     ):
-        """P12: where a file is made anew, a planted link goes and its target stays."""
+        """P8, P12: where a file is made anew, what was planted goes and a link's target stays."""
         (tmp_path / "elsewhere").write_text("precious")
         hold = store.exclusive(1.0, signed_in)
-        (path.parent / name).symlink_to(tmp_path / "elsewhere")
-        with hold:
-            if name != "tokens.new":
-                hold.begin(signed_in)
-            store.save(Token("b", "r2"), signed_in)
+        plant(kind, path.parent / name, tmp_path / "elsewhere")
+
+        def refresh():
+            with hold:
+                if name != "tokens.new":
+                    hold.begin(signed_in)
+                store.save(Token("b", "r2"), signed_in)
+
+        assert promptly(refresh) is None
         assert (tmp_path / "elsewhere").read_text() == "precious"
+        assert stat.S_ISREG(path.lstat().st_mode)
         assert store.load().generation == 2
 
+    @pytest.mark.parametrize("kind", ["link", "fifo"])
     @pytest.mark.parametrize("name", ["tokens.next.2", "tokens.next.77", "tokens.next.2.new"])
-    def test_what_is_planted_as_a_mark_is_removed(self, store, signed_in, path, tmp_path, name):
-        """P12: a link in the place of a mark is neither read nor in the way."""
+    def test_what_is_planted_as_a_mark_is_removed(
+        self, store, signed_in, path, tmp_path, name, kind
+    ):
+        """P8, P12: what is in the place of a mark is neither read nor in the way."""
         (tmp_path / "elsewhere").write_text("precious")
-        (path.parent / name).symlink_to(tmp_path / "elsewhere")
-        with store.exclusive(1.0, signed_in) as hold:
+        plant(kind, path.parent / name, tmp_path / "elsewhere")
+        with promptly(lambda: store.exclusive(1.0, signed_in)) as hold:
             assert hold.interrupted_at is None
-            assert not (path.parent / name).is_symlink()
+            assert not os.path.lexists(path.parent / name)
         assert (tmp_path / "elsewhere").read_text() == "precious"
 
     def test_a_dangling_link(self, store, path, tmp_path):
@@ -208,8 +233,9 @@ class TestPlanted:
         """P8: a FIFO in the place of any file is refused at once."""
         path.parent.mkdir()
         os.mkfifo(path.parent / name)
-        with pytest.raises(StoreError, match="not a regular file"):
-            use(store, name)
+        refused = promptly(lambda: use(store, name))
+        assert isinstance(refused, StoreError)
+        assert "not a regular file" in str(refused)
 
     def test_a_directory(self, store, path):
         """A directory in the place of the file is refused."""

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from queue_kit import Crowd
 
 from requests_silent_refresh import (
     EncryptedFileStore,
@@ -310,6 +311,28 @@ class TestKeyFile:
         with pytest.raises(StoreError, match="symbolic link"):
             encrypted_by(KeyFile(path))
 
+    @pytest.mark.skipif(os.name == "nt", reason="FIFOs of POSIX")
+    @pytest.mark.parametrize("ending", ["", ".lock"])
+    def test_a_fifo_does_not_hang_anybody(self, path, ending):
+        """P8, P12: a FIFO in the place of a key file or its lock is refused at once."""
+        path.parent.mkdir()
+        os.mkfifo(f"{path}{ending}")
+        uses = [lambda: encrypted_by(KeyFile(path, make=True)), KeyFile(path).add_key]
+        if not ending:
+            uses.append(lambda: encrypted_by(KeyFile(path)))
+        for use in uses:
+            (outcome,) = Crowd(use, size=1).outcomes(timeout=20)
+            assert isinstance(outcome, StoreError)
+            assert f"{path}{ending} is not a regular file" in str(outcome)
+
+    @pytest.mark.skipif(os.name == "nt", reason="FIFOs of POSIX")
+    def test_a_fifo_in_the_place_of_a_new_file_is_replaced(self, path):
+        """P8, P12: the key is not written into what was planted, nor does that hang anybody."""
+        path.parent.mkdir()
+        os.mkfifo(f"{path}.new")
+        (encrypted,) = Crowd(lambda: encrypted_by(KeyFile(path, make=True)), 1).outcomes(timeout=20)
+        assert decrypts(KeyFile(path), encrypted)
+
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
     def test_a_race_of_processes_makes_one(self, path):
         """Eight processes that need the key at once all use the same."""
@@ -342,10 +365,14 @@ class TestKeyFile:
         assert len(set(path.read_text().split())) == 7
 
     def test_it_pickles_as_a_path(self, path):
-        """P12: the pickle says where the key is."""
-        encrypted = encrypted_by(KeyFile(path, make=True))
-        pickled = pickle.dumps(KeyFile(path, make=True))
-        assert path.read_bytes().strip() not in pickled
+        """P12: the pickle says where the key is, and does not hold what was read there."""
+        used = KeyFile(path, make=True)
+        encrypted = encrypted_by(used)
+        assert decrypts(used, encrypted)
+        key = path.read_bytes().strip()
+        assert key in [one.value for one in used._read[1]]  # what it goes by from now on
+        pickled = pickle.dumps(used)
+        assert key not in pickled
         again = pickle.loads(pickled)
         assert again.make
         assert decrypts(again, encrypted)

@@ -16,9 +16,11 @@ import pytest
 
 from requests_silent_refresh import (
     EncryptedFileStore,
+    RefreshTokenGrant,
     StoreError,
     StoreUnavailable,
     Token,
+    TokenManager,
     WrongKey,
 )
 from requests_silent_refresh.keys import KeyringKey, generate_key
@@ -61,6 +63,13 @@ class Forgetful(Vault):
 
     def set_password(self, service, username, password):
         pass
+
+
+class Broken(Vault):
+    """One whose service is not there: D-Bus on a machine without a desktop."""
+
+    def get_password(self, service, username):
+        raise keyring.errors.InitError("no D-Bus session")
 
 
 class Asking(Vault):
@@ -137,6 +146,45 @@ def test_untrustworthy_keyrings(use, backend, why):
     use(backend())
     with pytest.raises(StoreError, match=f"{why}.*KeyFile"):
         KeyringKey("report").for_writing(None)
+
+
+def empty_chain(monkeypatch):
+    """Return the chain of a machine where no keyring can be used."""
+    chain = keyring.backends.chainer.ChainerBackend()
+    monkeypatch.setattr(type(chain), "backends", [], raising=False)
+    return chain
+
+
+@pytest.mark.parametrize(
+    ("backend", "why", "transient"),
+    [
+        (keyring.backends.fail.Keyring, "keeps nothing", False),
+        (keyring.backends.null.Keyring, "keeps nothing", False),
+        (PlaintextVault, "plain text", False),
+        (type("Keyring", (Vault,), {"__module__": "keyrings.alt.file"}), "plain text", False),
+        (empty_chain, "did not keep", False),
+        (Forgetful, "did not keep", False),
+        (Locked, "KeyringLocked", True),
+        (Broken, "InitError", True),
+    ],
+)
+def test_a_sign_in_on_a_headless_machine(use, tmp_path, monkeypatch, backend, why, transient):
+    """P12: where no keyring can be trusted, the sign-in says what to use and leaves no token."""
+    vault = use(backend(monkeypatch) if backend is empty_chain else backend())
+    path = tmp_path / "app" / "tokens"
+    manager = TokenManager(
+        RefreshTokenGrant("https://auth.example.com/token", client_id="report"),
+        store=EncryptedFileStore(path, key=KeyringKey("report")),
+    )
+    with pytest.raises(StoreError, match=f"{why}.*KeyFile") as refused:
+        manager.sign_in(Token("canary-access", "canary-refresh"))
+    assert isinstance(refused.value, StoreUnavailable) == transient
+    assert not manager.signed_in
+    assert not path.exists()
+    assert not path.with_name("tokens.new").exists()
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"canary" not in written
+    assert not getattr(vault, "kept", None)
 
 
 def test_a_chain_is_asked_at_its_first(use, monkeypatch):

@@ -45,6 +45,10 @@ class Keeper:
     A sign-in or sign-out during the exchange wins (``keep``): it is noticed in
     the store by compare-and-set, and where the store cannot be written at that
     moment, by what is published here.
+
+    A lock that cannot be given up (a user's store may raise there, as Redis clients
+    do for a lock that ran out) is logged and changes nothing: what was saved is
+    saved, a refusal is one, and whoever waits for that lock hears it from the store.
     """
 
     def __init__(
@@ -253,12 +257,12 @@ class Keeper:
         """Forget the unsaved token and give up its lock."""
         unsaved, self.unsaved = self.unsaved, None
         if unsaved is not None:
-            unsaved.hold.release()
+            _give_up(unsaved.hold)
 
     def release(self, hold: Hold) -> None:
         """Give up ``hold`` unless an unsaved token needs it."""
         if self.unsaved is None or self.unsaved.hold is not hold:
-            hold.release()
+            _give_up(hold)
 
     def _stored(self, state: State | None) -> State | None:
         """Return what the store holds while ``state`` is current."""
@@ -282,6 +286,13 @@ def is_newer(state: State | None, known: State | None, *, same_lineage: bool = F
     if state.lineage != known.lineage:
         return not same_lineage
     return state.generation > known.generation
+
+
+def _give_up(hold: Hold) -> None:
+    try:
+        hold.release()
+    except Exception as trouble:  # noqa: BLE001 (a store of the user's may raise anything)
+        logger.warning("the store's lock could not be given up: %s", _said(trouble))
 
 
 def _said(trouble: BaseException) -> str:

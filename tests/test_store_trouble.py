@@ -16,7 +16,9 @@ from queue_kit import (
 
 from requests_silent_refresh import (
     MemoryStore,
+    RefreshFailed,
     RefreshTokenGrant,
+    RefreshUnavailable,
     SessionExpired,
     StoreUnavailable,
     TokenManager,
@@ -34,7 +36,8 @@ def server():
 class Scripted(MemoryStore):
     """Calls ``before[step]()`` before a step: ``load``, ``replace``, ``lock`` or ``send``.
 
-    Each is called once, unless it puts itself back.
+    After the lock was given up it calls ``before["released"]()``. Each is called
+    once, unless it puts itself back.
     """
 
     def __init__(self):
@@ -77,6 +80,7 @@ class _ScriptedHold(Hold):
 
     def release(self):
         self._hold.release()
+        self._store._at("released")
 
 
 @pytest.fixture
@@ -240,6 +244,140 @@ def test_no_thread_can_be_started_to_save_again(server, store, monkeypatch, capl
     until(lambda: "the next refresh saves it" in caplog.text)
     manager.renew(second)
     assert store.load().generation == 3
+
+
+# -- a lock that cannot be given up --------------------------------------------------------
+
+
+@pytest.fixture
+def no_lock_is_given_up(store):
+    """What the store raises at each release, as Redis clients do for a lock that ran out."""
+    store.always("released", lambda: raise_(LockError("lock canary-secret is no longer owned")))
+    return store
+
+
+class LockError(Exception):
+    pass
+
+
+LOCK_NOT_GIVEN_UP = "the store's lock could not be given up: LockError"
+
+
+def test_a_release_that_raises_after_the_save(server, no_lock_is_given_up, caplog):
+    """P2, P12: the token is saved, so the refresh is done: everybody is told, nothing is held
+    against the new token, and the error, which may quote what it likes, is named in the log."""
+    refreshed, told = [], threading.Event()
+
+    def on_event(event):
+        refreshed.append(event.kind)
+        told.set()
+
+    manager = signed_in(
+        server, store=no_lock_is_given_up, on_refreshed=refreshed.append, on_event=on_event
+    )
+    first = manager.token()
+    assert Crowd(lambda: manager.renew(first)).outcomes() == [manager.token()] * CROWD
+    second = no_lock_is_given_up.load().token
+    assert told.wait(10)
+    assert refreshed == [second, "refreshed"]
+    assert manager.stats.failures == 0
+    assert LOCK_NOT_GIVEN_UP in caplog.text
+    assert "canary-secret" not in caplog.text
+    # At once, by the real clock: no backoff stands over it.
+    assert manager.renew(second) is no_lock_is_given_up.load().token is not second
+    assert server.counters.granted == 2
+
+
+def test_a_release_that_raises_after_somebody_else_refreshed(server, no_lock_is_given_up, caplog):
+    """P1: what they brought is used."""
+    manager, store = signed_in(server, store=no_lock_is_given_up), no_lock_is_given_up
+    first, theirs = manager.token(), State.first(server.sign_in_token())
+    store.before["lock"] = lambda: store.before.update(
+        load=lambda: MemoryStore.replace(store, theirs, None)
+    )
+    assert manager.renew(first) is theirs.token
+    until(lambda: manager._queue._batch is None)
+    assert (manager.stats.failures, manager.stats.adopted) == (0, 1)
+    assert LOCK_NOT_GIVEN_UP in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "raised"),
+    [
+        (400, '{"error": "invalid_grant"}', SessionExpired),
+        (503, "", RefreshUnavailable),
+        (401, '{"error": "invalid_client"}', RefreshFailed),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_release_that_raises_hides_no_failure(
+    server, no_lock_is_given_up, caplog, status, body, raised
+):
+    """P6, P9: what the server said is what everybody gets, and what is done about it."""
+    manager = signed_in(server, store=no_lock_is_given_up)
+    first = manager.token()
+    server.fault("token", times=None, status=status, body=body)
+    outcomes = Crowd(lambda: manager.renew(first)).outcomes()
+    assert {(type(error), error.status_code) for error in outcomes} == {(raised, status)}
+    assert manager.signed_in is (raised is not SessionExpired)
+    assert server.counters.exchanges == 1
+    assert LOCK_NOT_GIVEN_UP in caplog.text
+
+
+@pytest.fixture
+def unsaved(server, store, monkeypatch):
+    """A manager whose token was not saved, whose lock can't be given up, and nobody tries again."""
+    monkeypatch.setattr("requests_silent_refresh.worker.Worker._keep_saving", lambda *a: None)
+    manager = signed_in(server, store=store)
+    store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
+    manager.renew(manager.token())
+    until(lambda: manager._queue._batch is None)
+    assert manager._keeper.unsaved is not None
+    store.always("released", lambda: raise_(LockError("lock canary-secret is no longer owned")))
+    return manager
+
+
+def test_a_release_that_raises_after_a_token_was_saved_at_last(server, store, unsaved, caplog):
+    """P4: the next refresh saves it first, and goes on."""
+    second = unsaved.token()
+    third = unsaved.renew(second)
+    assert store.load().token is third is unsaved.token()
+    until(lambda: unsaved._queue._batch is None)
+    assert unsaved.stats.failures == 0
+    assert caplog.text.count(LOCK_NOT_GIVEN_UP) == 2
+
+
+def test_a_release_that_raises_after_a_later_token_was_saved(server, store, unsaved, caplog):
+    """P4: a save that still fails, an exchange, and a save that works: published all the same."""
+    second = unsaved.token()
+    store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
+    third = unsaved.renew(second)
+    assert store.load().token is third is unsaved.token() is not second
+    assert store.load().generation == 3
+    until(lambda: unsaved._queue._batch is None)
+    assert unsaved.stats.failures == 0
+    assert LOCK_NOT_GIVEN_UP in caplog.text
+
+
+def test_a_release_that_raises_after_an_unsaved_token_was_refused(server, store, unsaved, caplog):
+    """P9: the session is over, here at the least."""
+    second = unsaved.token()
+    store.always("replace", lambda: raise_(OSError(28, "No space left on device")))
+    refuse(server)
+    assert type(outcome_of(lambda: unsaved.renew(second))) is SessionExpired
+    assert type(outcome_of(unsaved.token)) is SessionExpired
+    assert LOCK_NOT_GIVEN_UP in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_release_that_ends_its_thread_is_no_warning(server, store, manager, caplog):
+    """P5: SystemExit is meant for the thread; the token is saved and used, and nobody hangs."""
+    first = manager.token()
+    store.before["released"] = lambda: raise_(SystemExit())
+    assert manager.renew(first) is store.load().token
+    until(lambda: manager._queue._batch is None)
+    assert manager.stats.failures == 1
+    assert LOCK_NOT_GIVEN_UP[:20] not in caplog.text
 
 
 # -- what comes late -------------------------------------------------------------------

@@ -139,7 +139,11 @@ class Hold(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Give the lock up. Safe to call twice; never raises for a lock that was lost."""
+        """Give the lock up. Safe to call twice; never raises for a lock that was lost.
+
+        What it raises all the same is logged, and changes nothing in what the
+        refresh came to.
+        """
 
     def __enter__(self) -> Hold:
         return self

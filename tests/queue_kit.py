@@ -9,6 +9,7 @@ from collections import Counter
 import requests
 
 from requests_silent_refresh import RefreshTokenGrant, SilentRefreshAdapter, TokenManager
+from requests_silent_refresh.testing import AuthorizationServer
 
 CROWD = 32
 
@@ -102,6 +103,38 @@ def assert_no_token_was_spent_twice(server) -> None:
     granted = [e.refresh for e in server.log.of("exchange", outcome="granted") if not e.grace]
     assert len(granted) == len(set(granted))
     assert server.log.of("gate-timeout") == []
+
+
+def refresh_and_meanwhile(store, work):
+    """Refresh a session in ``store``; do ``work()`` while the server has rotated, not answered.
+
+    Asserts that the one exchange's token came and was saved at the first attempt.
+    """
+    replace, failures = store.replace, []
+
+    def watched(new, after):
+        try:
+            replace(new, after)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    store.replace = watched
+    with AuthorizationServer() as server:
+        manager = signed_in(server, store=store)
+        old = manager.token()
+        with server.token_gate(processed=True) as held:
+            crowd = Crowd(lambda: manager.renew(old), size=1)
+            assert held.arrived.wait(30)
+            work()
+        (token,) = crowd.outcomes()
+        assert token is manager.token()
+        assert token is not old
+        assert failures == []
+        stored = store.load()
+        assert stored.generation == 2
+        assert stored.token.refresh_token.reveal() == token.refresh_token.reveal()
+        assert server.counters.exchanges == 1
 
 
 def throw_into(thread, exception) -> None:

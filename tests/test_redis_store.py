@@ -10,7 +10,9 @@ import sys
 import pytest
 import redis
 from engines.fleet import KEY
+from engines.proxy import Proxy
 from engines.redis import RedisServer
+from queue_kit import refresh_and_meanwhile
 
 from requests_silent_refresh import RedisStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.sources import FromEnvironment
@@ -121,6 +123,31 @@ def test_a_server_that_takes_no_writes_is_an_outage(store, redis_server):
         finally:
             client.config_set("maxmemory", "0")
     store.save(Token("b", "r2"), state)
+
+
+@pytest.mark.parametrize("by", ["url", "client"])
+def test_the_pooled_connection_is_closed_during_an_exchange(redis_server, by):
+    """P4: the server's idle timeout comes between the rotation and the save, and is not seen."""
+    redis_server.empty()
+    with redis_server.client() as theirs, redis_server.client() as ours:
+        store = RedisStore(redis_server.url if by == "url" else theirs, "nightly", key=key)
+
+        def kill():
+            assert ours.client_kill_filter(_type="normal", skipme=True) > 0
+
+        refresh_and_meanwhile(store, kill)
+        store.close()
+
+
+def test_the_pooled_connection_is_forgotten_during_an_exchange(redis_server):
+    """P4: nor is a firewall's, though the connection looks alive until the save is sent over it."""
+    redis_server.empty()
+    with Proxy(redis_server.port) as proxy:
+        url = redis_server.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        store = RedisStore(url, "nightly", key=key)
+        refresh_and_meanwhile(store, proxy.forget)
+        assert proxy.connections > 1
+        store.close()
 
 
 def test_a_key_of_another_kind_is_an_error(store, redis_server):

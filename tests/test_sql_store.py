@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import sqlalchemy
 from engines.fleet import KEY
 from engines.proxy import Proxy
-from queue_kit import until
+from queue_kit import refresh_and_meanwhile, until
 
 from requests_silent_refresh import SQLStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.sources import FromEnvironment
@@ -137,6 +138,42 @@ def test_no_transaction_is_open_during_an_exchange(postgres):
         assert postgres.query(f"SELECT count(*) {others}")[0][0] > 0
         assert postgres.query(f"SELECT * {others} AND state <> 'idle'") == []
         assert postgres.query(f"SELECT * {others} AND xact_start IS NOT NULL") == []
+    store.close()
+
+
+# Which connections others have: on PostgreSQL and on MariaDB; and what ends one.
+OTHERS = {
+    "postgres": (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
+        "SELECT pg_terminate_backend({})",
+    ),
+    "mariadb": (
+        "SELECT id FROM information_schema.processlist "
+        "WHERE id <> connection_id() AND user = 'app'",
+        "KILL {}",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_pooled_connection_is_closed_during_an_exchange(kind, request):
+    """P4: the database's idle timeout comes between the rotation and the save, and is not seen."""
+    database = request.getfixturevalue(kind)
+    database.empty()
+    others, end = OTHERS[kind]
+    store = SQLStore(database.url, "nightly", key=key)
+    store.create_table()
+
+    def kill():
+        idle = database.query(others)
+        assert idle
+        for (connection,) in idle:
+            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has just left by itself
+                database.query(end.format(connection))
+        until(lambda: not set(idle) & set(database.query(others)))
+
+    refresh_and_meanwhile(store, kill)
     store.close()
 
 

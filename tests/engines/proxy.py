@@ -16,7 +16,8 @@ class Proxy:
     counts those that clients made. ``cut()`` is a network that loses everything:
     bytes are read and dropped, and new connections are taken and not carried on,
     so both sides only see silence. ``heal()`` resets what was cut, as a network
-    does that comes back.
+    does that comes back. ``forget()`` is a firewall that has given up what was
+    idle: each connection looks alive until its client speaks, and is closed then.
     """
 
     def __init__(self, port):
@@ -25,6 +26,7 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._open = set()
+        self._forgotten = set()
         self._silent = False
         self.round_trips = 0
         self.connections = 0
@@ -42,6 +44,11 @@ class Proxy:
             for one in self._open:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
+
+    def forget(self):
+        """Close each connection there is as soon as its client speaks."""
+        with self._lock:
+            self._forgotten |= self._open
 
     def close(self):
         """Carry nothing any more."""
@@ -99,6 +106,8 @@ class Proxy:
                     with self._lock:
                         if self._silent:
                             continue
+                        if key.fileobj is client and client in self._forgotten:
+                            return
                         if key.fileobj is client and answered:
                             self.round_trips += 1
                     answered = key.fileobj is engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 from collections.abc import Callable
@@ -27,8 +28,23 @@ class Refresh(Protocol):
     """
 
     def __call__(self, token: Token | None, /) -> Token:
-        """Exchange ``token``; ``None`` where there is none and none is needed."""
+        """Exchange ``token``; ``None`` where there is none and none is needed.
+
+        A token that is returned without a refresh token leaves the old one in
+        force (RFC 6749 section 6), unless ``needs_sign_in`` is ``False``.
+        """
         ...
+
+
+def followed_by(exchanged: Token | None, granted: Token) -> Token:
+    """Return ``granted``, with the refresh token of ``exchanged`` where it brought none.
+
+    The grants do so themselves. A callable of the user's that reads nothing but an
+    access token from the answer would otherwise end the session at the second refresh.
+    """
+    if exchanged is None or granted.refresh_token is not None or exchanged.refresh_token is None:
+        return granted
+    return dataclasses.replace(granted, refresh_token=exchanged.refresh_token)
 
 
 def timeout_of(refresh: Refresh) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import requests
 
 from .batch import Batch
-from .calls import Call, LeftBehind, Refresh, account_of, share, timeout_of
+from .calls import Call, LeftBehind, Refresh, account_of, followed_by, share, timeout_of
 from .errors import (
     RefreshFailed,
     RefreshUnavailable,
@@ -214,7 +214,10 @@ class Refresher:
                 raise LockLost("this process was stopped before it could refresh: try again")
             self.exchanges += 1
             with self._queue.insiders:
-                return self._refresh(token)
+                granted = self._refresh(token)
+            if self.needs_sign_in and isinstance(granted, Token):
+                return followed_by(token, granted)
+            return granted
 
         call = Call(exchange, lambda granted: self._late(granted, state), "silent-refresh-exchange")
         cause: BaseException | None = None

@@ -241,18 +241,48 @@ def test_replays_run_at_once_not_one_after_another(server, session):
 
 
 def test_a_callback_may_take_what_locks_it_likes(server):
-    """P8: a user's callback ran under the lock and took it again (Alamofire PR 3322)."""
-    asked = []
+    """P8: a user's callback ran under the lock and took it again (Alamofire PR 3322).
+
+    The Condition is reentrant, so another thread has to try: none of ours is held in a callback,
+    neither the queue's nor that which orders the callbacks.
+    """
+    called, got = [], []
+
+    def take_all():
+        for condition in (manager._queue._condition, manager._announcer._condition):
+            if taken := condition.acquire(timeout=5):
+                condition.release()
+            got.append(taken)
 
     def on_anything(what):
-        asked.append((manager.signed_in, manager.stats, repr(manager)))
-        manager.start_refresh(manager.token())
+        other = threading.Thread(target=take_all)
+        other.start()
+        other.join()
+        called.append((manager.signed_in, manager.stats, repr(manager)))
 
-    manager = signed_in(server, on_refreshed=on_anything, on_event=on_anything)
+    def on_refreshed(token):
+        on_anything(token)
+        if manager.stats.exchanges == 1:
+            manager.start_refresh(token)
+
+    def sign_in(error):
+        on_anything(error)
+        return server.sign_in_token()
+
+    manager = signed_in(
+        server, on_refreshed=on_refreshed, on_event=on_anything, on_session_expired=sign_in
+    )
     with session_for(manager, server) as session:
         server.revoke_access_tokens()
         assert session.get(server.resource).status_code == 200
-    until(lambda: len(asked) >= 3)
+        # Each tells of a refresh in two callbacks; a replay in one, in the request's own thread.
+        until(lambda: len(called) == 5)
+        server.fault("token", status=400, body='{"error": "invalid_grant"}')
+        server.revoke_access_tokens()
+        assert session.get(server.resource).status_code == 200
+        until(lambda: len(called) == 9)
+    assert got == [True] * 18
+    assert server.counters.exchanges == 3
 
 
 def test_waiters_do_not_try_in_turn_when_the_first_failed(server, session):

@@ -94,7 +94,7 @@ ROWS = [
         "unavailable: no answer in time",
         {"status": 503, "delay": 5},
         RefreshUnavailable,
-        grant={"timeout": 0.2},
+        grant={"timeout": 0.5},
     ),
     Row("ambiguous, then granted", {"drop": "after"}, None, exchanges=2, grace=60),
     Row("ambiguous twice", {"drop": "before"}, RefreshUnavailable, exchanges=2),

@@ -193,6 +193,11 @@ def raise_(error):
     raise error
 
 
+def until_the_worker_has_ended():
+    """What ends a thread is reported when that is over: not in the next test, please."""
+    until(lambda: not any(t.name == "silent-refresh" for t in threading.enumerate()))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_save_whose_thread_is_ended_loses_no_token(server, store, monkeypatch):
     """P5: the store's driver raises SystemExit after the exchange; the token is used from memory
@@ -205,6 +210,7 @@ def test_a_save_whose_thread_is_ended_loses_no_token(server, store, monkeypatch)
     assert second is manager.token() is not first
     until(lambda: store.load().token is second)
     until(lambda: manager._keeper.unsaved is None)
+    until_the_worker_has_ended()
     assert server.counters.exchanges == 1
 
 
@@ -375,7 +381,7 @@ def test_a_release_that_ends_its_thread_is_no_warning(server, store, manager, ca
     first = manager.token()
     store.before["released"] = lambda: raise_(SystemExit())
     assert manager.renew(first) is store.load().token
-    until(lambda: manager._queue._batch is None)
+    until_the_worker_has_ended()
     assert manager.stats.failures == 1
     assert LOCK_NOT_GIVEN_UP[:20] not in caplog.text
 

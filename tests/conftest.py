@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 
+import pytest
 from hypothesis import settings
+from wire import manager_of, session_of
+
+from requests_silent_refresh.testing import AuthorizationServer
 
 # Engines for the whole run, each started when it is first asked for.
 pytest_plugins = ["engines.fixtures"]
@@ -29,3 +33,23 @@ def pytest_configure() -> None:
 def pytest_unconfigure() -> None:
     """Remove what the tests left there."""
     _HOME.cleanup()
+
+
+@pytest.fixture
+def server():
+    """A server of the test's own; a file that needs another kind says so itself."""
+    with AuthorizationServer() as server:
+        yield server
+
+
+@pytest.fixture
+def manager(server):
+    """A manager that is signed in there."""
+    return manager_of(server)
+
+
+@pytest.fixture
+def session(server, manager):
+    """A session whose requests to the server carry the manager's token."""
+    with session_of(manager, server.url) as session:
+        yield session

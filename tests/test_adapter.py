@@ -35,23 +35,6 @@ from requests_silent_refresh.testing import AuthorizationServer
 API = "https://api.example.com"
 
 
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
-def manager(server):
-    return manager_of(server)
-
-
-@pytest.fixture
-def session(server, manager):
-    with session_of(manager, server.url) as session:
-        yield session
-
-
 def manager_with(*tokens, **options):
     """Return a manager with the first token, whose refreshes bring the others."""
     later = iter(tokens[1:])

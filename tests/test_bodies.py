@@ -22,23 +22,6 @@ from requests_silent_refresh.uploads import Uploads
 PAYLOAD = os.urandom(300_000)
 
 
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
-def manager(server):
-    return manager_of(server)
-
-
-@pytest.fixture
-def session(server, manager):
-    with session_of(manager, server.url) as session:
-        yield session
-
-
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
 

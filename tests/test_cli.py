@@ -48,12 +48,6 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
 def command(capsys, monkeypatch):
     """Run a command in this process; returns exit code, stdout and stderr."""
 

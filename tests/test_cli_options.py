@@ -21,12 +21,6 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
 def imported(server, capsys, monkeypatch):
     """Import tokens with options, and return the profile that came of it (or the error)."""
 

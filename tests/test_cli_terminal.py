@@ -32,12 +32,6 @@ _ATTACH = (
 )
 
 
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
 class Screen:
     """The command on a terminal of 120 columns, and what was written to it."""
 

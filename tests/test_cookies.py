@@ -7,14 +7,6 @@ import requests
 from requests.cookies import extract_cookies_to_jar
 from wire import manager_of, session_of
 
-from requests_silent_refresh.testing import AuthorizationServer
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
 
 @pytest.fixture
 def heard(server):

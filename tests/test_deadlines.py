@@ -26,16 +26,9 @@ from requests_silent_refresh import (
     TokenManager,
 )
 from requests_silent_refresh.stores.contract import Hold
-from requests_silent_refresh.testing import AuthorizationServer
 
 WAIT = 0.3
 SLACK = 1.0
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

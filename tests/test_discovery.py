@@ -12,12 +12,6 @@ RFC_8414 = "/.well-known/oauth-authorization-server"
 OIDC = "/.well-known/openid-configuration"
 
 
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
 def publishes(server, path, **payload):
     server.on(path, lambda request, answer: Answer.json(200, payload))
 

@@ -34,13 +34,6 @@ from requests_silent_refresh import (
     SilentRefreshAdapter,
     TokenManager,
 )
-from requests_silent_refresh.testing import AuthorizationServer
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

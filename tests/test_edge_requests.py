@@ -15,26 +15,8 @@ import requests
 from wire import Recorder, at_once, bearer_of, manager_of, session_of
 
 from requests_silent_refresh import EncryptedFileStore, SilentRefreshAdapter
-from requests_silent_refresh.testing import AuthorizationServer
 
 PAYLOAD = os.urandom(200_000)
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
-def manager(server):
-    return manager_of(server)
-
-
-@pytest.fixture
-def session(server, manager):
-    with session_of(manager, server.url) as session:
-        yield session
 
 
 def test_an_upload_was_replayed_empty_and_answered_200(server, session, tmp_path):

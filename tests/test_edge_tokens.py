@@ -29,16 +29,9 @@ from requests_silent_refresh import (
     Token,
     TokenManager,
 )
-from requests_silent_refresh.testing import AuthorizationServer
 
 KEY = b"k" * 43 + b"="
 NOT_SAID = object()
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from requests_silent_refresh.futility import (
     PATHS_REMEMBERED,
     FutilityGuard,
 )
-from requests_silent_refresh.testing import AuthorizationServer
 
 
 @pytest.fixture
@@ -26,12 +25,6 @@ def clock():
 @pytest.fixture
 def guard(clock):
     return FutilityGuard(clock)
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 def strike(guard, path, times=1):

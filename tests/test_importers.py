@@ -16,7 +16,6 @@ from requests_silent_refresh import (
     TokenManager,
 )
 from requests_silent_refresh.keys import generate_key
-from requests_silent_refresh.testing import AuthorizationServer
 
 # As the libraries write them: requests-oauthlib 2.0, Authlib 1.6, google-auth 2.40
 # (Credentials.to_json, and what gcloud leaves for it).
@@ -126,12 +125,6 @@ def test_a_torn_refresh_token_is_not_shown():
     ours = [entry.frame for entry in caught.traceback[1:]]
     assert len(ours) > 3
     assert "canary" not in str(caught.value) + repr([frame.f_locals for frame in ours])
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

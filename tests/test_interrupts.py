@@ -20,7 +20,6 @@ from queue_kit import assert_no_token_was_spent_twice, until
 
 import requests_silent_refresh
 from requests_silent_refresh import EncryptedFileStore
-from requests_silent_refresh.testing import AuthorizationServer
 
 KEY = b"k" * 43 + b"="
 
@@ -100,12 +99,6 @@ class Child:
         self.process.kill()
         self.process.communicate()
         self._complaints.close()
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

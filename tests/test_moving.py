@@ -20,15 +20,8 @@ from requests_silent_refresh import (
     TokenManager,
     copy_state,
 )
-from requests_silent_refresh.testing import AuthorizationServer
 
 FILE_KEY = "f" * 42 + "8="
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

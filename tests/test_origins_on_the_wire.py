@@ -10,21 +10,9 @@ from contextlib import ExitStack
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
-from wire import Recorder, bearer_of, manager_of, session_of
+from wire import Recorder, bearer_of, session_of
 
 from requests_silent_refresh import InsecureTransport, SilentRefreshAdapter, without_token
-from requests_silent_refresh.testing import AuthorizationServer
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
-def manager(server):
-    return manager_of(server)
 
 
 @pytest.fixture(scope="module")

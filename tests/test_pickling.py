@@ -23,25 +23,12 @@ from requests_silent_refresh import (
     without_token,
 )
 from requests_silent_refresh.keys import default_key_file
-from requests_silent_refresh.testing import AuthorizationServer
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture
 def manager(server, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "keys"))
     return manager_of(server, store=EncryptedFileStore(tmp_path / "tokens"))
-
-
-@pytest.fixture
-def session(server, manager):
-    with session_of(manager, server.url) as session:
-        yield session
 
 
 def is_forbidden(response):

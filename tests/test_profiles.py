@@ -35,12 +35,6 @@ from requests_silent_refresh.testing import AuthorizationServer
 pytestmark = pytest.mark.usefixtures("home")
 
 
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
 def refresh_grant(url="https://auth.example.com/token", client_id="client", **more):
     return {"kind": "refresh_token", "token_endpoint": url, "client_id": client_id, **more}
 

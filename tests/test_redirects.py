@@ -15,17 +15,6 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 
 @pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
-def manager(server):
-    return manager_of(server)
-
-
-@pytest.fixture
 def api():
     with Recorder() as api:
         yield api

@@ -39,13 +39,6 @@ from requests_silent_refresh.errors import StoreUnavailable
 from requests_silent_refresh.freshness import NOT_LOADED, current_of
 from requests_silent_refresh.refresh_queue import RefreshQueue
 from requests_silent_refresh.stores.contract import Hold, State
-from requests_silent_refresh.testing import AuthorizationServer
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -32,15 +32,8 @@ from requests_silent_refresh import (
     TokenManager,
 )
 from requests_silent_refresh.stores.contract import State
-from requests_silent_refresh.testing import AuthorizationServer
 
 KEY = b"k" * 43 + b"="
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

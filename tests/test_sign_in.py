@@ -25,12 +25,6 @@ from requests_silent_refresh.testing import AuthorizationServer
 KEY = b"k" * 43 + b"="
 
 
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
 class CountingStore(MemoryStore):
     """Counts what is asked of it."""
 

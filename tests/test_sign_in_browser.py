@@ -19,12 +19,6 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 
 @pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
 def signing_in(server):
     """Begin a sign-in; returns its URL and a future of its token. ``kept`` has what was stored."""
     with ThreadPoolExecutor(8) as pool:

@@ -24,13 +24,6 @@ from requests_silent_refresh import (
     TokenManager,
 )
 from requests_silent_refresh.stores.contract import Hold, State, StateMoved
-from requests_silent_refresh.testing import AuthorizationServer
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 class Scripted(MemoryStore):

@@ -15,7 +15,6 @@ from requests_silent_refresh import (
     SilentRefreshAdapter,
     TokenManager,
 )
-from requests_silent_refresh.testing import AuthorizationServer
 
 REVOCATIONS = 5
 
@@ -25,12 +24,6 @@ def store(request, tmp_path):
     if request.param == "memory":
         return MemoryStore()
     return EncryptedFileStore(tmp_path / "tokens", key=b"k" * 43 + b"=")
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

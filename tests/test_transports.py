@@ -22,7 +22,7 @@ from requests_toolbelt.adapters.source import SourceAddressAdapter
 from requests_toolbelt.downloadutils import stream
 from requests_toolbelt.multipart.encoder import MultipartEncoder
 from requests_toolbelt.utils import dump
-from wire import at_once, bearer_of, manager_of, session_of
+from wire import at_once, bearer_of, session_of
 
 from requests_silent_refresh import (
     RefreshTokenGrant,
@@ -34,17 +34,6 @@ from requests_silent_refresh import (
 from requests_silent_refresh.testing import AuthorizationServer
 
 API = "https://api.example.com"
-
-
-@pytest.fixture
-def server():
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
-def manager(server):
-    return manager_of(server)
 
 
 def manager_with(*tokens):

@@ -40,17 +40,26 @@ class _OAuthGrant(Grant):
         self,
         token_endpoint: str,
         client_id: str,
-        client_secret: str | Callable[[], str] | None,
+        client_secret: str | Callable[[], str] | None = None,
         *,
-        client_auth: str | None,
-        scope: str | Iterable[str] | None,
-        extra: Fields | None,
-        timeout: float,
-        revocation_endpoint: str | None,
-        classify: outcomes.Classify | None,
-        ambiguous_retry: bool,
-        **network: Any,
+        client_auth: Literal["basic", "post", "none"] | None = None,
+        scope: str | Iterable[str] | None = None,
+        extra: Fields | None = None,
+        timeout: float = 30.0,
+        revocation_endpoint: str | None = None,
+        classify: outcomes.Classify | None = None,
+        ambiguous_retry: bool = True,
+        verify: bool | str | None = None,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        network: dict[str, Any] = {
+            "verify": verify,
+            "cert": cert,
+            "proxies": proxies,
+            "clock": clock,
+        }
         super().__init__(
             TokenEndpoint(token_endpoint, **network),
             outcomes.by_rfc_6749,
@@ -177,41 +186,6 @@ class RefreshTokenGrant(_OAuthGrant):
     Raises ``ValueError`` for arguments that cannot be meant and
     ``InsecureTransport`` for a URL that is neither https nor loopback.
     """
-
-    def __init__(
-        self,
-        token_endpoint: str,
-        client_id: str,
-        client_secret: str | Callable[[], str] | None = None,
-        *,
-        client_auth: Literal["basic", "post", "none"] | None = None,
-        scope: str | Iterable[str] | None = None,
-        extra: Fields | None = None,
-        timeout: float = 30.0,
-        revocation_endpoint: str | None = None,
-        classify: outcomes.Classify | None = None,
-        ambiguous_retry: bool = True,
-        verify: bool | str | None = None,
-        cert: str | tuple[str, str] | None = None,
-        proxies: Mapping[str, str] | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(
-            token_endpoint,
-            client_id,
-            client_secret,
-            client_auth=client_auth,
-            scope=scope,
-            extra=extra,
-            timeout=timeout,
-            revocation_endpoint=revocation_endpoint,
-            classify=classify,
-            ambiguous_retry=ambiguous_retry,
-            verify=verify,
-            cert=cert,
-            proxies=proxies,
-            clock=clock,
-        )
 
     def _exchange(self, token: Token | None) -> Token:
         deadline = self._deadline()

@@ -3,7 +3,8 @@
 An arm is made for one server and one signed-in token and gives ``get(url)``, a
 function that any thread may call, on one session that all threads share.
 ``knows_expiry`` says whether it looks at the token's lifetime before it sends,
-``sees_401`` whether it acts on a rejection.
+``sees_401`` whether it acts on a rejection, ``leeway`` how many seconds before the
+end a token counts as expired.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Arm:
     make: Callable[[AuthorizationServer, dict[str, Any]], Get]
     knows_expiry: bool = False
     sees_401: bool = False
+    leeway: float = 0.0
 
 
 class Address:
@@ -231,9 +233,9 @@ PEERS = (
     Arm("lock and re-check", _lock_snippet(recheck=True), sees_401=True),
     Arm("singleflight-auth", singleflight, sees_401=True),
     Arm("requests-oauthlib", requests_oauthlib, knows_expiry=True),
-    Arm("Authlib", authlib, knows_expiry=True),
-    Arm("requests-oauth2client", oauth2client, knows_expiry=True),
-    Arm("google-auth", google_auth, knows_expiry=True, sees_401=True),
+    Arm("Authlib", authlib, knows_expiry=True, leeway=60.0),
+    Arm("requests-oauth2client", oauth2client, knows_expiry=True, leeway=20.0),
+    Arm("google-auth", google_auth, knows_expiry=True, sees_401=True, leeway=225.0),
 )
 OURS_IN_A_FILE = Arm("requests_silent_refresh", ours_in_a_file, knows_expiry=True, sees_401=True)
 ARMS = (FLOOR, OURS, *PEERS)

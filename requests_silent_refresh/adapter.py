@@ -14,6 +14,7 @@ from .boundary import Boundary, without_token
 from .connections import QuietHTTPAdapter
 from .drain import keep_body
 from .errors import SilentRefreshError
+from .forking import reset_in_child
 from .manager import TokenManager
 from .origin import Origin
 from .redaction import HeaderValue
@@ -111,6 +112,16 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         # Here, because unpickling does not call __init__ and no pickle holds a token.
         self._last_value: tuple[Token | None, HeaderValue] = (None, HeaderValue(""))
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections to the parent: on one that both use each reads the other's answers.
+
+        They are kept, not closed: their pools' locks may be held by threads that are not here.
+        """
+        self._parents = (self.poolmanager, self.proxy_manager, getattr(self, "_parents", None))
+        self.proxy_manager = {}
+        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
 
     def mount_on(self, session: Session) -> None:
         """Mount this adapter for each of its origins.

@@ -218,6 +218,9 @@ def test_a_request_made_while_the_interpreter_leaves(server, path, registered):
                 say(session.get(URL + "/resource").status_code)
             except KeyboardInterrupt:
                 say("interrupted")
+            # What closes urllib3's connections has run by now and will not again.
+            warnings.simplefilter("ignore", ResourceWarning)
+            session.close()
 
         if registered == "before":
             atexit.register(at_exit)
@@ -395,9 +398,10 @@ def test_fork_while_every_lock_is_held(server, path):
         """
         manager, session = make(on_refreshed=lambda token: None)
         assert session.get(URL + "/open").status_code == 200
+        pools = session.get_adapter(URL).poolmanager
         locks = [
             manager._queue._condition, manager.futility._lock, manager._announcer._condition,
-            manager._uploads._lock,
+            manager._uploads._lock, pools.pools.lock, pools.connection_from_url(URL).pool.mutex,
         ]
         held, go_on = threading.Event(), threading.Event()
 
@@ -422,6 +426,31 @@ def test_fork_while_every_lock_is_held(server, path):
     with Child(server, path, code) as child:
         assert child.end() == (["200", "200"], "", 0)
     assert_saved(server, path)
+
+
+@needs_fork
+def test_fork_with_a_connection_kept_alive(server, path):
+    """P13: on one that both use, parent and child would read each other's answers."""
+    code = textwrap.dedent(FORK) + textwrap.dedent(
+        """
+        manager, session = make()
+
+        def port():
+            with session.get(URL + "/resource", stream=True) as response:
+                port = response.raw._connection.sock.getsockname()[1]
+                assert response.json()
+                say(port)
+
+        port()
+        pid = in_a_child(port)
+        assert os.waitpid(pid, 0)[1] == 0
+        port()
+        """
+    )
+    with Child(server, path, code) as child:
+        (before, in_the_child, after), errors, status = child.end()
+        assert (errors, status) == ("", 0)
+        assert before == after != in_the_child
 
 
 @needs_fork

@@ -396,7 +396,7 @@ def test_no_descriptor_is_left(plain, monkeypatch):
         round_of(TEXT)
         round_of(b"x" * 5000, trickle=20)
         until(lambda: plain.connections == 1)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     session.close()
 
 

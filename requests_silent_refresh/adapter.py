@@ -11,7 +11,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 
 from . import challenge
 from .boundary import Boundary, without_token
-from .connections import QuietHTTPAdapter
+from .connections import QuietHTTPAdapter, unconnected
 from .drain import keep_body
 from .errors import SilentRefreshError
 from .forking import reset_in_child
@@ -42,7 +42,8 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         One origin or several, as ``"https://api.example.com"``: who may see a token.
     ``transport``
         Another adapter to send through, which is neither closed nor configured
-        here; ``None`` sends as an ``HTTPAdapter`` does, with ``http_adapter_options``.
+        here, nor given new connections after a ``fork``; ``None`` sends as an
+        ``HTTPAdapter`` does, with ``http_adapter_options``.
     ``is_rejected``
         ``is_rejected(response) -> bool``: whether the server did not take the
         token. Called with every response that a token went out for; one that
@@ -120,8 +121,8 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         They are kept, not closed: their pools' locks may be held by threads that are not here.
         """
         self._parents = (self.poolmanager, self.proxy_manager, getattr(self, "_parents", None))
-        self.proxy_manager = {}
-        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
+        self.poolmanager = unconnected(self.poolmanager)
+        self.proxy_manager = {url: unconnected(m) for url, m in self.proxy_manager.items()}
 
     def mount_on(self, session: Session) -> None:
         """Mount this adapter for each of its origins.

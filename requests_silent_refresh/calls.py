@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import threading
 from collections.abc import Callable
@@ -44,7 +43,10 @@ def followed_by(exchanged: Token | None, granted: Token) -> Token:
     """
     if exchanged is None or granted.refresh_token is not None or exchanged.refresh_token is None:
         return granted
-    return dataclasses.replace(granted, refresh_token=exchanged.refresh_token)
+    # Not dataclasses.replace: a subclass of the user's may be made in another way.
+    twin = object.__new__(type(granted))
+    vars(twin).update(vars(granted), refresh_token=exchanged.refresh_token)
+    return twin
 
 
 def timeout_of(refresh: Refresh) -> float:

@@ -16,6 +16,7 @@ own, say so before the first request::
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,14 @@ def quiet(manager: PoolManager) -> None:
         scheme: _quiet_class(pool_class)
         for scheme, pool_class in manager.pool_classes_by_scheme.items()
     }
+
+
+def unconnected(manager: PoolManager) -> PoolManager:
+    """Return a manager with the same settings and without its connections."""
+    twin = copy.copy(manager)
+    # A container of the same kind: urllib3 gives its own no public name.
+    twin.pools = type(manager.pools)(manager.pools._maxsize)
+    return twin
 
 
 class QuietHTTPAdapter(HTTPAdapter):

@@ -14,17 +14,24 @@ class Forked(Protocol):
         """Replace every lock and drop every thread; called before the child runs anything."""
 
 
-_objects: weakref.WeakSet[Forked] = weakref.WeakSet()
+# By identity: a subclass of the application's may compare its adapters as it likes.
+_objects: weakref.WeakValueDictionary[int, Forked] = weakref.WeakValueDictionary()
 
 
 def reset_in_child(thing: Forked) -> None:
     """Have ``thing.after_fork_in_child()`` called in each forked child while it lives."""
-    _objects.add(thing)
+    _objects[id(thing)] = thing
 
 
 def _reset_all() -> None:
-    for thing in list(_objects):
-        thing.after_fork_in_child()
+    failed: Exception | None = None
+    for thing in list(_objects.values()):
+        try:
+            thing.after_fork_in_child()
+        except Exception as error:  # noqa: BLE001 (the others must not keep a dead lock for it)
+            failed = error
+    if failed is not None:
+        raise failed  # which Python prints, and goes on
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks

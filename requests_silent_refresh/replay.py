@@ -62,11 +62,12 @@ def with_header(request: PreparedRequest, name: str, value: str) -> PreparedRequ
         twin = shallow_copy(request)
         twin.headers[name] = value
         return twin
+    copied: CaseInsensitiveDict[Any] = CaseInsensitiveDict.__new__(CaseInsensitiveDict)
+    copied._store = store = store.copy()
+    store[name.lower()] = (name, value)
     twin = type(request).__new__(type(request))
     twin.__dict__.update(request.__dict__)
-    twin.headers = CaseInsensitiveDict.__new__(CaseInsensitiveDict)
-    twin.headers._store = store = store.copy()
-    store[name.lower()] = (name, value)
+    twin.headers = copied
     return twin
 
 

@@ -180,6 +180,49 @@ def test_headers_with_another_inside_are_copied_all_the_same():
     assert dict(replay.with_header(bare(plain), "a", "2").headers) == {"a": "2"}
 
 
+def test_a_request_that_checks_its_headers_gets_whole_ones():
+    """P13: a subclass of the application's may look at what it is given."""
+
+    class Own(requests.PreparedRequest):
+        @property
+        def headers(self):
+            return self.own
+
+        @headers.setter
+        def headers(self, headers):
+            self.own = CaseInsensitiveDict(headers or {})
+
+    request = Own()
+    request.prepare("GET", "https://api.example.com/", headers={"A": "1"})
+    assert dict(replay.with_header(request, "B", "2").headers) == {"A": "1", "B": "2"}
+    assert dict(request.headers) == {"A": "1"}
+
+
+def test_a_forked_child_keeps_the_settings_of_its_connections(manager):
+    """P11, P13: a pinned certificate is none in the parent only."""
+
+    class Own(SilentRefreshAdapter):
+        __hash__ = None
+
+    adapter = Own(manager, "https://api.example.com", pool_connections=3, pool_maxsize=5)
+    proxies = adapter.proxy_manager_for("http://127.0.0.1:1")
+    direct = adapter.poolmanager
+    for pools in (direct, proxies):
+        pools.connection_pool_kw["assert_fingerprint"] = "aa" * 32
+        pools.connection_from_url("https://api.example.com")
+    adapter.after_fork_in_child()
+    for pools, childs in (
+        (direct, adapter.poolmanager),
+        (proxies, adapter.proxy_manager["http://127.0.0.1:1"]),
+    ):
+        assert (len(pools.pools), len(childs.pools)) == (1, 0)
+        pool = childs.connection_from_url("https://api.example.com")
+        assert pool is not pools.connection_from_url("https://api.example.com")
+        assert type(pool) is type(pools.connection_from_url("https://api.example.com"))
+        assert pool.assert_fingerprint == "aa" * 32
+        assert pool.pool.maxsize == 5
+
+
 def test_no_lock_is_taken_with_a_fresh_token(server, session, manager):
     """P14: a request goes through while somebody else holds every lock of the manager."""
     session.get(server.resource)

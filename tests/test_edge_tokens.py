@@ -152,6 +152,21 @@ def test_a_callable_that_needs_no_refresh_token_was_given_one(server):
     assert revealed(manager.renew(manager.token())) == ("for-the-client-itself", None)
 
 
+def test_a_token_of_the_users_own_kind_stays_what_it_is(server):
+    """P4, P13: with the old refresh token, whatever its constructor takes and else it holds."""
+
+    class Own(Token):
+        def __init__(self, answer):
+            super().__init__(answer["access_token"])
+            object.__setattr__(self, "tenant", answer["tenant"])
+
+    manager = signed_in(server, refresh=lambda token: Own({"access_token": "new", "tenant": 5}))
+    first = manager.token()
+    renewed = manager.renew(first)
+    assert revealed(renewed) == ("new", revealed(first)[1])
+    assert (type(renewed), renewed.tenant) == (Own, 5)
+
+
 def test_the_rotated_refresh_token_was_never_saved(server, tmp_path, store):
     """P4: golang/oauth2 #84: each process begins with what the one before it was given."""
     store.save(server.sign_in_token(), after=None)

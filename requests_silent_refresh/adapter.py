@@ -174,10 +174,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             error.request = request
             raise
         response = self._send_with(token, request, request, how)
-        # Not worth a call where a 401 alone would count and this is none.
-        if (response.status_code == 401 or self._is_rejected is not None) and self._rejects(
-            response
-        ):
+        if self._rejects(response):
             return self._renew_and_replay(token, request, response, how, renewals)
         if self.manager.futility.active:
             self.manager.futility.accepted(_path(request), token)

@@ -101,10 +101,7 @@ class Boundary:
             if origin is None or origin not in self.origins:
                 return False
             secure = origin.is_secure
-        hooks = request.hooks
-        if hooks and hooks.get("response") and is_marked(request):  # most have none
-            return False
-        if self._skip is not None and self._skip(request):
+        if is_marked(request) or (self._skip is not None and self._skip(request)):
             return False
         if proxies and not secure and not self._allow_insecure_http:
             _refuse_proxy(request, url, proxies)

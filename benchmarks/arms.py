@@ -2,9 +2,7 @@
 
 An arm is made for one server and one signed-in token and gives ``get(url)``, a
 function that any thread may call, on one session that all threads share.
-``knows_expiry`` says whether it looks at the token's lifetime before it sends,
-``sees_401`` whether it acts on a rejection, ``leeway`` how many seconds before the
-end a token counts as expired.
+``leeway`` is how many seconds before its end it takes a token for expired.
 """
 
 from __future__ import annotations
@@ -45,8 +43,6 @@ class Arm:
 
     name: str
     make: Callable[[AuthorizationServer, dict[str, Any]], Get]
-    knows_expiry: bool = False
-    sees_401: bool = False
     leeway: float = 0.0
 
 
@@ -227,15 +223,15 @@ def google_auth(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
 
 
 FLOOR = Arm("requests, fixed header", floor)
-OURS = Arm("requests_silent_refresh", ours, knows_expiry=True, sees_401=True)
+OURS = Arm("requests_silent_refresh", ours)
 PEERS = (
-    Arm("lock around the refresh", _lock_snippet(recheck=False), sees_401=True),
-    Arm("lock and re-check", _lock_snippet(recheck=True), sees_401=True),
-    Arm("singleflight-auth", singleflight, sees_401=True),
-    Arm("requests-oauthlib", requests_oauthlib, knows_expiry=True),
-    Arm("Authlib", authlib, knows_expiry=True, leeway=60.0),
-    Arm("requests-oauth2client", oauth2client, knows_expiry=True, leeway=20.0),
-    Arm("google-auth", google_auth, knows_expiry=True, sees_401=True, leeway=225.0),
+    Arm("lock around the refresh", _lock_snippet(recheck=False)),
+    Arm("lock and re-check", _lock_snippet(recheck=True)),
+    Arm("singleflight-auth", singleflight),
+    Arm("requests-oauthlib", requests_oauthlib),
+    Arm("Authlib", authlib, leeway=60.0),
+    Arm("requests-oauth2client", oauth2client, leeway=20.0),
+    Arm("google-auth", google_auth, leeway=225.0),
 )
-OURS_IN_A_FILE = Arm("requests_silent_refresh", ours_in_a_file, knows_expiry=True, sees_401=True)
+OURS_IN_A_FILE = Arm("requests_silent_refresh", ours_in_a_file)
 ARMS = (FLOOR, OURS, *PEERS)

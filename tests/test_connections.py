@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import pickle
-import socket
 import ssl
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +13,7 @@ import trustme
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
+from wire import Recorder as Proxy
 
 from requests_silent_refresh import connections
 from requests_silent_refresh.connections import QuietHTTPAdapter, quiet
@@ -24,12 +21,6 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 CANARY = "canary-do-not-print"
 HEADERS = {"Authorization": f"Bearer {CANARY}"}
-
-
-@pytest.fixture
-def server() -> Iterator[AuthorizationServer]:
-    with AuthorizationServer() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -44,41 +35,6 @@ def session_with(adapter: HTTPAdapter) -> requests.Session:
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
-
-
-@contextlib.contextmanager
-def tunnel_proxy() -> Iterator[str]:
-    """A proxy on loopback that tunnels each CONNECT to where it asks for."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def copy(source: socket.socket, target: socket.socket) -> None:
-            with contextlib.suppress(OSError):
-                while data := source.recv(65536):
-                    target.sendall(data)
-            for end in (source, target):
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                client, _ = listener.accept()
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += client.recv(65536)
-                host, port = head.split()[1].decode().rsplit(":", 1)
-                with client, socket.create_connection((host, int(port))) as upstream:
-                    client.sendall(b"HTTP/1.1 200 Connected\r\nVia: test\r\n\r\n")
-                    back = threading.Thread(target=copy, args=(upstream, client))
-                    back.start()
-                    copy(client, upstream)
-                    back.join()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://user:{CANARY}@127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            thread.join(5)
 
 
 def test_the_debug_output_would_show_the_token(server: Any, capsys: Any) -> None:
@@ -114,17 +70,18 @@ def test_nothing_is_printed_through_a_tunnel(capsys: Any) -> None:
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with (
         AuthorizationServer(tls=context) as server,
-        tunnel_proxy() as proxy,
+        Proxy(tunnels=True) as proxy,
         authority.cert_pem.tempfile() as ca,
         session_with(QuietHTTPAdapter()) as session,
         session.get(
             server.url + "/open",
             headers=HEADERS | {"Connection": "close"},
-            proxies={"https": proxy},
+            proxies={"https": proxy.url.replace("//", f"//user:{CANARY}@")},
             verify=ca,
         ) as answer,
     ):
         assert answer.status_code == 200
+    assert proxy.heard("Proxy-Authorization: Basic")
     assert capsys.readouterr().out == ""
 
 

@@ -69,7 +69,7 @@ def tunnel(client: socket.socket, authority: str) -> None:
     """Carry what ``client`` and ``authority`` (host:port) say to each other until both are done."""
     host, port = authority.rsplit(":", 1)
     with socket.create_connection((host, int(port))) as upstream:
-        client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+        client.sendall(b"HTTP/1.1 200 Connected\r\nVia: test\r\n\r\n")
         back = threading.Thread(target=_carry, args=(upstream, client), daemon=True)
         back.start()
         _carry(client, upstream)

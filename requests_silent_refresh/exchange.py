@@ -113,12 +113,14 @@ class Exchange:
                     self._tap.shutdown(socket.SHUT_RDWR)
 
     def _talk(self) -> None:
-        outcome: Answer | NoAnswer = NoAnswer("unreachable")
+        outcome: Answer | NoAnswer | None = None
         try:
             outcome = self._send()
         except Exception as error:  # noqa: BLE001 (nobody else is there to catch it)
             outcome = no_answer(error, self._sent)
         finally:
+            if outcome is None:  # an exception was thrown into this very thread
+                outcome = NoAnswer("cut off" if self._sent else "unreachable")
             with self._lock:
                 # What was cut off at the deadline is no answer, however whole it looks.
                 if not self._over:

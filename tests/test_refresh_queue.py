@@ -39,6 +39,7 @@ from requests_silent_refresh.errors import StoreUnavailable
 from requests_silent_refresh.freshness import NOT_LOADED, current_of
 from requests_silent_refresh.refresh_queue import RefreshQueue
 from requests_silent_refresh.stores.contract import Hold, State
+from requests_silent_refresh.testing import AuthorizationServer
 
 
 @pytest.fixture
@@ -293,6 +294,32 @@ def test_an_exception_thrown_into_the_worker_fails_its_batch_once(server):
     worker.join(10)
     until(lambda: manager.token() is not first)
     assert server.counters.exchanges == 1
+
+
+@pytest.mark.skipif(
+    sys.gettrace() is not None,
+    reason="CPython 3.11 spins while it traces and an exception waits for a thread that sleeps",
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_exception_thrown_into_who_talks_to_the_endpoint_costs_no_session():
+    """P5, P7: the server has rotated and its answer is lost: it is asked once more."""
+
+    class Thrown(BaseException):
+        pass
+
+    with AuthorizationServer(grace=60) as server:
+        manager = signed_in(server)
+        first = manager.token()
+        with server.token_gate(processed=True) as held:
+            crowd = Crowd(lambda: manager.renew(first))
+            assert held.arrived.wait(10)
+            (talker,) = [t for t in threading.enumerate() if t.name == "token-endpoint"]
+            # It sleeps in the read, and looks up when the answer is there.
+            throw_into(talker, Thrown)
+        assert set(crowd.outcomes()) == {manager.token()} != {first}
+        talker.join(10)
+        assert server.counters.exchanges == 2
+        assert server.counters.reuse_detections == 0
 
 
 def test_what_a_call_brought_is_not_lost_with_the_thread_that_waited_for_it():

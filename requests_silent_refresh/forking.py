@@ -24,11 +24,11 @@ def reset_in_child(thing: Forked) -> None:
 
 
 def _reset_all() -> None:
-    failed: Exception | None = None
+    failed: BaseException | None = None
     for thing in list(_objects.values()):
         try:
             thing.after_fork_in_child()
-        except Exception as error:  # noqa: BLE001 (the others must not keep a dead lock for it)
+        except BaseException as error:  # noqa: BLE001 (the others must not keep a dead lock for it)
             failed = error
     if failed is not None:
         raise failed  # which Python prints, and goes on

@@ -25,7 +25,7 @@ KEY = b"k" * 43 + b"="
 
 PRELUDE = textwrap.dedent(
     """
-    import atexit, os, sys, threading, time, warnings
+    import atexit, os, signal, sys, threading, time, warnings
 
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     PATH, URL = sys.argv[1:]
@@ -351,6 +351,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a system withou
 FORK = """
     def in_a_child(work):
         if (pid := os.fork()) == 0:
+            signal.alarm(30)  # it fails where it would hang
             try:
                 work()
             finally:
@@ -417,14 +418,62 @@ def test_fork_while_every_lock_is_held(server, path):
         thread.start()
         held.wait()
         pid = in_a_child(lambda: say(session.get(URL + "/resource").status_code))
-        assert os.waitpid(pid, 0)[1] == 0
+        status = os.waitpid(pid, 0)[1]
         go_on.set()
         thread.join()
+        assert status == 0
         say(session.get(URL + "/resource").status_code)
         """
     )
     with Child(server, path, code) as child:
         assert child.end() == (["200", "200"], "", 0)
+    assert_saved(server, path)
+
+
+@needs_fork
+@pytest.mark.parametrize("error", ["LookupError", "KeyboardInterrupt"])
+def test_fork_where_one_thing_cannot_start_anew(server, path, error):
+    """P13: a subclass of the application's may raise, and Ctrl-C may come just then; all else
+    starts anew in the child."""
+    code = (
+        f"error = {error}\n"
+        + textwrap.dedent(FORK)
+        + textwrap.dedent(
+            """
+        from requests_silent_refresh import forking
+
+        class Broken:
+            def after_fork_in_child(self):
+                raise error("mine")
+
+        first = Broken()
+        forking.reset_in_child(first)
+        manager, session = make()
+        last = Broken()
+        forking.reset_in_child(last)
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with manager._queue._condition:
+                held.set()
+                go_on.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = in_a_child(lambda: say(session.get(URL + "/resource").status_code))
+        status = os.waitpid(pid, 0)[1]
+        go_on.set()
+        thread.join()
+        assert status == 0
+        """
+        )
+    )
+    server.revoke_access_tokens()
+    with Child(server, path, code) as child:
+        said, complaint, status = child.end()
+    assert (said, status) == (["200"], 0)
+    assert f"{error}: mine" in complaint
     assert_saved(server, path)
 
 
@@ -546,7 +595,7 @@ def test_a_program_patched_by_gevent(server, path, ends):
         ends = {ends!r}
         from gevent import monkey
         monkey.patch_all()
-        import gevent, signal
+        import gevent
 
         # Python's own handler raises in whatever greenlet runs at that moment.
         main = gevent.getcurrent()

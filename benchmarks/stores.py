@@ -14,7 +14,8 @@ from typing import Any
 
 from cryptography.fernet import Fernet
 
-from requests_silent_refresh import EncryptedFileStore, Token, files
+from requests_silent_refresh import EncryptedFileStore, Token
+from requests_silent_refresh.system import private_files
 
 from .crowd import median
 
@@ -65,7 +66,7 @@ def file_store(rounds: int = 200, directory: Path | None = None) -> dict[str, An
 def _timed_syncs() -> Iterator[list[float]]:
     """Have the seconds noted that each fsync of the store takes."""
     seconds: list[float] = []
-    before = files.call
+    before = private_files.call
 
     def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if function is not os.fsync:
@@ -75,11 +76,11 @@ def _timed_syncs() -> Iterator[list[float]]:
         seconds.append(time.perf_counter() - began)
         return None
 
-    files.call = call  # type: ignore[assignment]
+    private_files.call = call  # type: ignore[assignment]
     try:
         yield seconds
     finally:
-        files.call = before
+        private_files.call = before
 
 
 def _ratios(ours: Callable[[], None], bare: Callable[[], None], rounds: int) -> list[float]:

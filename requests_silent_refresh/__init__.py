@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapter import SilentRefreshAdapter as SilentRefreshAdapter
-    from .adapter import without_token as without_token
+    from .adapter.adapter import SilentRefreshAdapter as SilentRefreshAdapter
+    from .adapter.adapter import without_token as without_token
     from .errors import InsecureTransport as InsecureTransport
     from .errors import RefreshFailed as RefreshFailed
     from .errors import RefreshTimeout as RefreshTimeout
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from .errors import StoreError as StoreError
     from .errors import StoreUnavailable as StoreUnavailable
     from .errors import WrongKey as WrongKey
-    from .grants import ClientCredentialsGrant as ClientCredentialsGrant
-    from .grants import JSONRefresh as JSONRefresh
-    from .grants import RefreshTokenGrant as RefreshTokenGrant
-    from .manager import TokenManager as TokenManager
+    from .grants.json_refresh import JSONRefresh as JSONRefresh
+    from .grants.oauth import ClientCredentialsGrant as ClientCredentialsGrant
+    from .grants.oauth import RefreshTokenGrant as RefreshTokenGrant
+    from .manager.manager import TokenManager as TokenManager
     from .origin import Origin as Origin
     from .redaction import Secret as Secret
     from .stores.contract import TokenStore as TokenStore
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from .token import Token as Token
 
 _WHERE = {
-    "SilentRefreshAdapter": "adapter",
-    "without_token": "adapter",
+    "SilentRefreshAdapter": "adapter.adapter",
+    "without_token": "adapter.adapter",
     "InsecureTransport": "errors",
     "RefreshFailed": "errors",
     "RefreshTimeout": "errors",
@@ -49,10 +49,10 @@ _WHERE = {
     "StoreError": "errors",
     "StoreUnavailable": "errors",
     "WrongKey": "errors",
-    "ClientCredentialsGrant": "grants",
-    "JSONRefresh": "grants",
-    "RefreshTokenGrant": "grants",
-    "TokenManager": "manager",
+    "ClientCredentialsGrant": "grants.oauth",
+    "JSONRefresh": "grants.json_refresh",
+    "RefreshTokenGrant": "grants.oauth",
+    "TokenManager": "manager.manager",
     "Origin": "origin",
     "Secret": "redaction",
     "TokenStore": "stores.contract",

@@ -1,4 +1,4 @@
-"""Faults at the system calls of the file store, by way of its seam ``files.call``."""
+"""Faults at the system calls of the file store, by way of its seam ``private_files.call``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from requests_silent_refresh import files
+from requests_silent_refresh.system import private_files
 
 
 class Tap:
@@ -28,11 +28,11 @@ class Tap:
 @contextmanager
 def tapped(at: int | str, act: Callable[[str], None]) -> Iterator[Tap]:
     """Put a tap on the seam: ``act`` at the call of that number, or at each of that name."""
-    before, files.call = files.call, Tap(at, act)
+    before, private_files.call = private_files.call, Tap(at, act)
     try:
-        yield files.call
+        yield private_files.call
     finally:
-        files.call = before
+        private_files.call = before
 
 
 def fail_with(code: int) -> Callable[[str], None]:

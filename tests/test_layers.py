@@ -1,4 +1,4 @@
-"""Imports go downward only: who follows a request reads the files once down and once up."""
+"""Imports go downward only, from folder to folder: a request is followed down once and up once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,10 @@ import requests_silent_refresh
 PACKAGE = "requests_silent_refresh"
 ROOT = Path(requests_silent_refresh.__file__).parent
 
-# From the bottom to the top. A name stands for a module, or for all of a folder.
-LAYERS = [
-    {"errors", "redaction", "forking"},
-    {
-        *("token", "origin", "challenge", "connections", "files", "locks", "calls"),
-        *("sources", "keys"),
-    },
-    {
-        *("answer", "exchange", "token_endpoint", "outcomes", "grant", "grants", "json_refresh"),
-        "stores",
-    },
-    {
-        *("batch", "freshness", "futility", "refresh_queue", "keeper", "asking", "refresher"),
-        *("worker", "backoff", "events", "uploads", "manager"),
-    },
-    {"replay", "drain", "boundary", "adapter"},
-    {"discovery", "sign_in", "profiles", "testing", "cli", "__main__"},
+# From the bottom to the top; "." is the package's own files, but for the command's entry.
+FLOORS = [
+    *(".", "system", "keys", "stores", "grants", "manager", "adapter"),
+    *("testing", "sign_in", "profiles", "cli", "__main__"),
 ]
 
 
@@ -43,12 +30,10 @@ def module_of(path: Path) -> str:
 FILES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def layer_of(module: str) -> int:
-    """Return the layer's number; the test fails where a module has none."""
-    for number, layer in enumerate(LAYERS):
-        if module.partition(".")[0] in layer:
-            return number
-    raise AssertionError(f"{module}: a new module gets its layer in {Path(__file__).name}")
+def floor_of(module: str) -> int:
+    """Return the floor of the module's folder; raises ``ValueError`` if the folder has none."""
+    top = module.partition(".")[0]
+    return FLOORS.index("." if top not in FLOORS and FILES[top].name != "__init__.py" else top)
 
 
 def imports_of(module: str) -> Iterator[str]:
@@ -78,16 +63,16 @@ GRAPH = {module: set(imports_of(module)) for module in FILES if module}
 
 def test_the_parser_of_this_test_sees_the_imports() -> None:
     """Known imports of each form are found, so that the tests below can fail."""
-    assert {"token", "stores.contract"} <= GRAPH["manager"]
-    assert "challenge" in GRAPH["adapter"]
+    assert {"token", "stores.contract"} <= GRAPH["manager.manager"]
+    assert "adapter.challenge" in GRAPH["adapter.adapter"]
     assert {"errors", "stores.contract"} <= GRAPH["stores.memory"]
     assert "stores.memory" in GRAPH["stores"]
 
 
 @pytest.mark.parametrize("module", GRAPH)
-def test_a_module_imports_from_its_own_layer_or_below(module: str) -> None:
+def test_a_folder_imports_from_the_folders_below_it(module: str) -> None:
     """Nothing below knows who called it."""
-    upward = [name for name in GRAPH[module] if name and layer_of(name) > layer_of(module)]
+    upward = [name for name in GRAPH[module] if name and floor_of(name) > floor_of(module)]
     assert not upward, f"{module} imports upward: {upward}"
 
 
@@ -98,11 +83,11 @@ def test_no_module_imports_the_package_itself(module: str) -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    """Within a layer, too, there is one reading direction."""
+    """Within a folder, too, there is one reading direction."""
     graphlib.TopologicalSorter(GRAPH).prepare()
 
 
-@pytest.mark.parametrize("module", sorted(GRAPH.keys() - {"testing.store_contract"}))
+@pytest.mark.parametrize("module", GRAPH)
 def test_a_file_can_be_read_at_one_sitting(module: str) -> None:
-    """About 300 lines: what grows beyond 400 is two things (a suite of tests is a list)."""
-    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 400
+    """About 300 lines; a file of more than 350 holds two things."""
+    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 350

@@ -21,7 +21,7 @@ _COMMANDS = {
     "token": ("session", "Print the current access token, refreshed if needed."),
     "refresh": ("session", "Refresh a profile's token now."),
     "sign-out": ("session", "Revoke a profile's tokens and wipe them."),
-    "import": ("given", "Take tokens from standard input into a profile."),
+    "import": ("import_tokens", "Take tokens from standard input into a profile."),
     "rotate-key": ("keys", "Encrypt a profile's tokens with a new key."),
     "doctor": ("doctor", "Look for what is wrong with a profile."),
     "demo": ("demonstration", "Watch threads work through expiring tokens."),

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import click
 
 from .. import profiles
-from ..answer import Answer, NoAnswer
 from ..errors import SilentRefreshError
-from ..locks import KernelLock
+from ..grants.answer import Answer, NoAnswer
+from ..grants.token_endpoint import TokenEndpoint
 from ..profiles import paths
 from ..profiles.profile import NETWORK, Profile
-from ..token_endpoint import TokenEndpoint
+from ..system.kernel_lock import KernelLock
 from . import exits
 from .options import names_argument
 from .times import until

@@ -23,9 +23,9 @@ INTERRUPTED = 130
 def code_for(error: Exception) -> int:
     """Return the exit code for an expected failure."""
     from .. import errors
-    from ..discovery import DiscoveryFailed
     from ..profiles import ProfileError
     from ..sign_in.client import SignInFailed
+    from ..sign_in.discovery import DiscoveryFailed
 
     if isinstance(error, errors.SessionExpired):
         return SIGNED_OUT

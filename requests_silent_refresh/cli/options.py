@@ -176,7 +176,7 @@ def _find_endpoints(
     issuer = sign_in.get("issuer")
     found: dict[str, Any] = {}
     if issuer:
-        from .. import discovery
+        from ..sign_in import discovery
 
         network = {name: grant[name] for name in NETWORK if name in grant}
         metadata = discovery.discover(issuer, **network)

@@ -4,8 +4,8 @@ What a store takes as ``key``:
 
 - a Fernet key, ``bytes`` or ``str``, as :func:`generate_key` makes it;
 - a callable without arguments that returns one, or several (a KMS,
-  :class:`~requests_silent_refresh.sources.FromEnvironment`,
-  :class:`~requests_silent_refresh.sources.FromFile`);
+  :class:`~requests_silent_refresh.secret_sources.FromEnvironment`,
+  :class:`~requests_silent_refresh.secret_sources.FromFile`);
 - :class:`KeyFile`, :class:`Passphrase` or :class:`KeyringKey`;
 - a sequence of these: the first encrypts, all decrypt. That is how keys rotate:
   put the new one in front, let ``store.rotate_key()`` encrypt what is stored
@@ -18,9 +18,9 @@ not from anyone who can run code as you.*
 
 from .ciphers import Cipher, KeyLike, Keys, as_source
 from .key_file import KeyFile, default_key_file
+from .key_source import KDFParameters, KeySource, generate_key
 from .keyring_key import KeyringKey
 from .passphrase import Passphrase
-from .source import KDFParameters, KeySource, generate_key
 
 __all__ = [
     "Cipher",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import StoreCorrupted, WrongKey
 from .key_file import default_key_file
-from .source import Asked, KDFParameters, Key, KeySource, Literal, Several
+from .key_source import Asked, KDFParameters, Key, KeySource, Literal, Several
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import files
 from ..errors import StoreError
-from ..locks import KernelLock
-from .source import KDFParameters, Key, KeySource, generate_key, read_key
+from ..system import private_files
+from ..system.kernel_lock import KernelLock
+from .key_source import KDFParameters, Key, KeySource, generate_key, read_key
 
 
 class KeyFile(KeySource):
@@ -31,7 +31,7 @@ class KeyFile(KeySource):
         self._read: tuple[tuple[int, ...], tuple[Key, ...]] | None = None
 
     def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
-        signature = files.signature(self.path)
+        signature = private_files.signature(self.path)
         read = self._read
         if read is not None and read[0] == signature:
             return read[1]
@@ -68,7 +68,7 @@ class KeyFile(KeySource):
         return f"the key file {self.path} is missing or holds no key"
 
     def _load(self) -> tuple[Key, ...]:
-        content = files.read_private(self.path)
+        content = private_files.read_private(self.path)
         keys = []
         for number, line in enumerate((content or b"").splitlines(), 1):
             if line.strip() and not line.lstrip().startswith(b"#"):
@@ -85,8 +85,8 @@ class KeyFile(KeySource):
             present = tuple(key.value.decode() for key in self._load())
             wanted = change(present)
             if wanted != present:
-                files.write_private(self.path + ".new", ("\n".join(wanted) + "\n").encode())
-                files.rename(self.path + ".new", self.path)
+                private_files.write_private(self.path + ".new", ("\n".join(wanted) + "\n").encode())
+                private_files.rename(self.path + ".new", self.path)
         finally:
             lock.release()
 

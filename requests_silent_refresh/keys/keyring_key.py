@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import StoreError, StoreUnavailable
 from ..redaction import strip
-from .source import KDFParameters, Key, KeySource, generate_key, read_key
+from .key_source import KDFParameters, Key, KeySource, generate_key, read_key
 
 _T = TypeVar("_T")
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import StoreCorrupted, StoreError, StoreUnavailable
-from ..forking import reset_in_child
 from ..redaction import Secret, strip
-from .source import KDFParameters, Key, KeySource
+from ..system.forking import reset_in_child
+from .key_source import KDFParameters, Key, KeySource
 
 # What new states are made with: RFC 9106 section 4, second choice (64 MiB), and
 # for scrypt what takes about as long.

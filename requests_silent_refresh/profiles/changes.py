@@ -8,8 +8,8 @@ import dataclasses
 import json
 from typing import Any
 
-from ..locks import KernelLock
 from ..stores.contract import State, StateMoved, TokenStore
+from ..system.kernel_lock import KernelLock
 from ..token import Token
 from . import paths, settings
 from .profile import Profile, load

@@ -18,8 +18,8 @@ from .settings import ProfileError
 if TYPE_CHECKING:
     import requests
 
-    from ..adapter import SilentRefreshAdapter
-    from ..manager import TokenManager
+    from ..adapter.adapter import SilentRefreshAdapter
+    from ..manager.manager import TokenManager
     from ..stores.contract import TokenStore
 
 # What a grant reaches its endpoint by; the sign-in goes the same way.
@@ -81,7 +81,7 @@ class Profile:
         Its ``SessionExpired`` names the command to sign in again. Raises
         :class:`ProfileError` where the settings cannot be meant.
         """
-        from ..manager import TokenManager
+        from ..manager.manager import TokenManager
 
         return TokenManager(
             self.make_grant(),
@@ -92,7 +92,7 @@ class Profile:
     @cached_property
     def adapter(self) -> SilentRefreshAdapter:
         """The adapter for this profile's origins, made at first use. Raises as :attr:`manager`."""
-        from ..adapter import SilentRefreshAdapter
+        from ..adapter.adapter import SilentRefreshAdapter
 
         manager = self.manager
         with _blaming(self.name):
@@ -126,12 +126,13 @@ class Profile:
 
     def make_grant(self) -> Any:
         """Return the grant. Raises :class:`ProfileError`."""
-        from .. import grants
+        from ..grants.json_refresh import JSONRefresh
+        from ..grants.oauth import ClientCredentialsGrant, RefreshTokenGrant
 
         kinds = {
-            "refresh_token": grants.RefreshTokenGrant,
-            "client_credentials": grants.ClientCredentialsGrant,
-            "json": grants.JSONRefresh,
+            "refresh_token": RefreshTokenGrant,
+            "client_credentials": ClientCredentialsGrant,
+            "json": JSONRefresh,
         }
         with _blaming(self.name):
             arguments = {k: references.resolve(v, self.name) for k, v in self.grant.items()}

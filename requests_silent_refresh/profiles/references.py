@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..sources import FromEnvironment, FromFile
+from ..secret_sources import FromEnvironment, FromFile
 from . import paths
 
 KINDS = ("environment", "file", "keyring", "kept")
@@ -120,7 +120,7 @@ def refuse_literals(settings: Mapping[str, Any]) -> None:
         if name == "client_secret" and not (value is None or is_reference(value)):
             raise ValueError(f"client_secret is not written into settings: {hint}")
         if name in ("extra", "headers", "parameters") and isinstance(value, Mapping):
-            from ..grant import literal_secrets
+            from ..grants.base import literal_secrets
 
             plain = {k: v for k, v in value.items() if not is_reference(v)}
             for where in literal_secrets(name, plain):

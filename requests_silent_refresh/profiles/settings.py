@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .. import files
 from ..errors import SilentRefreshError
+from ..system import private_files
 from . import paths
 
 FORMAT = "requests-silent-refresh profile"
@@ -28,7 +28,7 @@ def read(name: str) -> dict[str, Any] | None:
     """
     path = paths.settings_file(name)
     try:
-        content = files.read_private(path)
+        content = private_files.read_private(path)
     except (SilentRefreshError, OSError) as error:
         raise ProfileError(f"the settings of {name!r} cannot be read: {error}") from None
     if content is None:
@@ -54,8 +54,8 @@ class Draft:
         self._path = paths.settings_file(name)
         content = json.dumps({"format": FORMAT, "version": VERSION, **settings}, indent=2)
         try:
-            files.make_directories(os.path.dirname(self._path))
-            files.write_private(self._path + ".new", content.encode() + b"\n")
+            private_files.make_directories(os.path.dirname(self._path))
+            private_files.write_private(self._path + ".new", content.encode() + b"\n")
         except OSError as error:
             self.discard()
             raise ProfileError(f"the settings cannot be written: {error}") from None
@@ -63,7 +63,7 @@ class Draft:
     def put_in_place(self) -> None:
         """Make these the settings, durably. The caller holds the profile's lock."""
         try:
-            files.rename(self._path + ".new", self._path)
+            private_files.rename(self._path + ".new", self._path)
         except OSError as error:
             self.discard()
             raise ProfileError(f"the settings cannot be written: {error}") from None
@@ -71,12 +71,12 @@ class Draft:
     def discard(self) -> None:
         """Remove what was not put in place."""
         with contextlib.suppress(OSError):
-            files.remove(self._path + ".new")
+            private_files.remove(self._path + ".new")
 
 
 def remove(name: str) -> None:
     """Remove the settings. The caller holds the profile's lock."""
     try:
-        files.remove(paths.settings_file(name))
+        private_files.remove(paths.settings_file(name))
     except OSError as error:
         raise ProfileError(f"the settings cannot be removed: {error}") from None

@@ -10,8 +10,8 @@ import webbrowser
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from ..grants.token_endpoint import TokenEndpoint
 from ..token import Token
-from ..token_endpoint import TokenEndpoint
 from .client import Client, SignInFailed
 from .redirect import LoopbackRedirect
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..answer import Answer, NoAnswer
 from ..errors import SilentRefreshError
-from ..grant import contained
-from ..grants import RefreshTokenGrant
+from ..grants.answer import Answer, NoAnswer
+from ..grants.base import contained
+from ..grants.oauth import RefreshTokenGrant
+from ..grants.token_endpoint import TokenEndpoint
 from ..token import Token
-from ..token_endpoint import TokenEndpoint
 
 
 class SignInFailed(SilentRefreshError):  # noqa: N818 (named as the errors of errors.py are)

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from ..calls import Call, LeftBehind
 from ..errors import StoreError, StoreUnavailable
 from ..keys import KeyFile, KeySource, as_source, default_key_file
 from ..redaction import strip
+from ..system.background_call import Call, LeftBehind
 
 T = TypeVar("T")
 

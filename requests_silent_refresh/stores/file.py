@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .. import files
 from ..errors import StoreError, StoreUnavailable
-from ..forking import reset_in_child
 from ..keys import KeyLike, as_source
-from ..locks import KernelLock, pause
 from ..redaction import strip
-from . import network
+from ..system import private_files
+from ..system.forking import reset_in_child
+from ..system.kernel_lock import KernelLock, pause
+from . import network_file_systems
 from .contract import Hold, LockLost, State, TokenStore, must_write
 from .reservation import Reservation, recover
 from .state_file import StateFile
@@ -82,7 +82,7 @@ class EncryptedFileStore(TokenStore):
         self._file = StateFile(self.path, source)
         self._reservation: Reservation | None = None
         reset_in_child(self)
-        network.warn_once(self.path)
+        network_file_systems.warn_once(self.path)
 
     def after_fork_in_child(self) -> None:
         """Leave the room that was reserved to the parent."""
@@ -94,7 +94,7 @@ class EncryptedFileStore(TokenStore):
 
     def replace(self, new: State, after: State | None) -> None:
         with self._reporting("save"):
-            if files.signature(self._file.lock_path) is None:
+            if private_files.signature(self._file.lock_path) is None:
                 self._file.read()  # somebody else's file: no lock is made beside it
             with self._file.writing():
                 self._compare_and_replace(new, after)
@@ -161,7 +161,7 @@ class EncryptedFileStore(TokenStore):
             self._file.put(new, envelope, room)
         else:
             # An earlier try came as far as the rename.
-            files.sync_directory(self._file.directory)
+            private_files.sync_directory(self._file.directory)
 
     def _wait_for(self, lock: KernelLock, timeout: float, after: State | None) -> bool:
         """Take ``lock``; False as soon as the stored state is another one than ``after``."""
@@ -172,7 +172,7 @@ class EncryptedFileStore(TokenStore):
             now = time.monotonic()
             if after is not None:
                 # The hint is taken before the state is read, so that a change in between shows.
-                hint = files.signature(self.path)
+                hint = private_files.signature(self.path)
                 if hint != seen or now >= next_look:
                     if not after.is_same(self._file.state()):
                         return False

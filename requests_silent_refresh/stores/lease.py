@@ -8,10 +8,10 @@ import secrets
 import socket
 import time
 
-from .. import files
 from ..errors import StoreCorrupted, StoreError, StoreUnavailable
-from ..forking import reset_in_child
 from ..keys import KDFParameters, Keys, KeySource
+from ..system import private_files
+from ..system.forking import reset_in_child
 from .contract import Hold, LockLost, State, TokenStore, must_write
 from .engine import NOTHING, Engine, Held, LeftAlone, Row, Seen
 from .envelope import Envelope, seal, unseal
@@ -202,7 +202,7 @@ class LeasedStore(TokenStore):
         cipher = self._keys.encrypting(kdf)
         self._kdf = cipher.kdf
         content = seal(state, cipher, self.name).to_bytes()
-        if len(content) > files.SIZE_LIMIT:
+        if len(content) > private_files.SIZE_LIMIT:
             raise StoreError(f"a token of {len(content)} bytes is too large to be stored")
         return Row(state.lineage, state.generation, cipher.key_id, content)
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ..errors import StoreUnavailable
-from ..forking import reset_in_child
+from ..system.forking import reset_in_child
 from .contract import Hold, State, TokenStore, must_write
 
 _SLICE = 0.02  # seconds

@@ -29,8 +29,8 @@ import re
 import socket
 import time
 
-from .. import files
 from ..errors import StoreCorrupted, StoreError, WrongKey
+from ..system import private_files
 from .contract import State
 from .state_file import StateFile, Stored
 
@@ -53,12 +53,12 @@ class Reservation:
             "interrupted_at": interrupted_at,
         }
         try:
-            room = max(_ROOM, 2 * files.call(os.stat, store_path).st_size)
+            room = max(_ROOM, 2 * private_files.call(os.stat, store_path).st_size)
         except FileNotFoundError:
             room = _ROOM
         # Beside and then renamed: the mark of an earlier refresh must not be lost to a full disk.
-        files.reserve_private(self.path + ".new", json.dumps(mark).encode(), room)
-        files.patient(os.replace, self.path + ".new", self.path)
+        private_files.reserve_private(self.path + ".new", json.dumps(mark).encode(), room)
+        private_files.patient(os.replace, self.path + ".new", self.path)
 
     def room_for(self, new: State) -> str | None:
         """Return the path, once, if ``new`` is the result that this room was made for.
@@ -79,7 +79,7 @@ class Reservation:
         since then.
         """
         if not self._written and interrupted_at is None:
-            files.remove(self.path)
+            private_files.remove(self.path)
 
 
 def recover(file: StateFile) -> float | None:
@@ -103,7 +103,7 @@ def recover(file: StateFile) -> float | None:
                 _put_in_place(file, path, finished, stored)
                 stored, interrupted_at = file.state(), None
                 continue
-        files.remove(path)
+        private_files.remove(path)
     return interrupted_at
 
 
@@ -112,7 +112,7 @@ def _leftovers(path: str) -> list[tuple[int, str]]:
     folder, name = os.path.split(path)
     pattern = re.compile(re.escape(name) + r"\.next\.(\d{1,18})(\.new)?")
     found = []
-    for entry in files.call(os.listdir, folder):
+    for entry in private_files.call(os.listdir, folder):
         match = pattern.fullmatch(entry)
         if match:
             unfinished = match[2] is not None  # it was not yet the mark of anything
@@ -123,7 +123,7 @@ def _leftovers(path: str) -> list[tuple[int, str]]:
 def _content(path: str) -> bytes | None:
     """Return what was written into the room; ``None`` for a file that cannot be one of ours."""
     try:
-        return (files.read_private(path) or b"").rstrip(b"\0")
+        return (private_files.read_private(path) or b"").rstrip(b"\0")
     except StoreError:  # a link, a FIFO, or somebody else's
         return None
 
@@ -155,4 +155,4 @@ def _began_at(path: str, content: bytes, stored: State) -> float | None:
             return None
         return float(mark["interrupted_at"] or mark["started"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return files.call(os.stat, path).st_mtime  # cut off about then
+        return private_files.call(os.stat, path).st_mtime  # cut off about then

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .. import files
 from ..errors import StoreError
 from ..keys import KDFParameters, Keys, KeySource
-from ..locks import KernelLock
+from ..system import private_files
+from ..system.kernel_lock import KernelLock
 from .contract import State
 from .envelope import Envelope, seal, unseal
 
@@ -46,7 +46,7 @@ class StateFile:
 
     def read(self) -> Stored | None:
         """Return what is stored, whole; ``None`` where nothing ever was."""
-        content = files.read_private(self.path)
+        content = private_files.read_private(self.path)
         if content is None:
             return None
         last = self._last_read
@@ -97,15 +97,15 @@ class StateFile:
         ``room`` is a file beside it to be used up for that; ``None`` makes one.
         """
         content = envelope.to_bytes()
-        if len(content) > files.SIZE_LIMIT:
+        if len(content) > private_files.SIZE_LIMIT:
             raise StoreError(f"a token of {len(content)} bytes is too large to be stored")
         self.forget()
         if room is None:
             room = self.path + ".new"
-            files.write_private(room, content)
+            private_files.write_private(room, content)
         else:
-            files.overwrite_private(room, content)
-        files.rename(room, self.path)
+            private_files.overwrite_private(room, content)
+        private_files.rename(room, self.path)
         self._last_read = (content, Stored(new, envelope))
 
     def set_aside(self) -> str | None:
@@ -113,7 +113,7 @@ class StateFile:
         self.forget()
         aside = f"{self.path}.quarantine.{time.time_ns()}"
         try:
-            files.rename(self.path, aside)
+            private_files.rename(self.path, aside)
         except FileNotFoundError:
             return None
         return aside

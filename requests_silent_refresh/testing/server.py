@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from ..forking import reset_in_child
+from ..system.forking import reset_in_child
 from ..token import Token
 from .authorizations import Authorizations
 from .endpoints import Endpoints

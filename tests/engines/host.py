@@ -21,7 +21,7 @@ from requests_silent_refresh import (
     SQLStore,
     TokenManager,
 )
-from requests_silent_refresh.sources import FromEnvironment
+from requests_silent_refresh.secret_sources import FromEnvironment
 
 
 def store_of(url):

@@ -30,7 +30,7 @@ from requests_silent_refresh import (
     without_token,
 )
 from requests_silent_refresh.keys import KeyFile, KeyringKey, Passphrase
-from requests_silent_refresh.sources import FromEnvironment, FromFile
+from requests_silent_refresh.secret_sources import FromEnvironment, FromFile
 from requests_silent_refresh.stores import Hold, State
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from functools import partial
 
 from ...errors import SessionExpired
-from ...grants import RefreshTokenGrant
-from ...locks import KernelLock
-from ...manager import TokenManager
+from ...grants.oauth import RefreshTokenGrant
+from ...manager.manager import TokenManager
 from ...stores.file import EncryptedFileStore
+from ...system.kernel_lock import KernelLock
 from ...testing.server import AuthorizationServer
 from .crowd import Crowd
 from .expiry import Expiry, Phase

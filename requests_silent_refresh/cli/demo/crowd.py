@@ -6,8 +6,8 @@ import threading
 
 import requests
 
-from ...adapter import SilentRefreshAdapter
-from ...manager import TokenManager
+from ...adapter.adapter import SilentRefreshAdapter
+from ...manager.manager import TokenManager
 
 _PAUSE = 0.05  # seconds a thread rests between two requests
 

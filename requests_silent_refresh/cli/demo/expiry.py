@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from ...manager import TokenManager
+from ...manager.manager import TokenManager
 from ...testing.server import AuthorizationServer
 from .crowd import Crowd
 

@@ -1,0 +1,189 @@
+"""What the outcome of an exchange means: the classification, in one place.
+
+===============  ============================================  ==========================
+verdict          when                                          the grant
+===============  ============================================  ==========================
+``granted``      2xx with an access token and no error         returns the token
+``refused``      ``invalid_grant``                             raises ``SessionExpired``
+``wrong``        any other OAuth error, a redirect, 404, a     raises ``RefreshFailed``
+                 request that could not be made
+``unavailable``  no connection, timeout, 408, 425, 429, 5xx,   raises
+                 400, 401 or 403 without an OAuth error, and   ``RefreshUnavailable``
+                 whatever is no answer to this
+``ambiguous``    the connection was closed after sending       asks once more, then
+                                                               ``RefreshUnavailable``
+===============  ============================================  ==========================
+
+Only ``refused`` ends a session, so nothing but the authorization server's own
+word leads there: a 5xx or 429 does not, whatever its body says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
+from .answer import Answer, NoAnswer, http_date
+
+Verdict = Literal["granted", "refused", "wrong", "unavailable", "ambiguous"]
+
+#: What a ``classify`` hook may return, besides ``None`` for "as usual".
+VERDICTS: tuple[Verdict, ...] = ("granted", "refused", "wrong", "unavailable")
+
+Classify = Callable[[Answer], str | None]
+
+# A server that asks for an hour would keep people off for an hour after it is back.
+RETRY_AFTER_LIMIT = 300.0
+
+# RFC 6749 section 5.2 and RFC 8707. A 403 with one of these comes from the
+# authorization server, any other 403 from something in front of it.
+_OAUTH_ERRORS = frozenset(
+    {
+        "invalid_request",
+        "invalid_client",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+        "invalid_target",
+        "access_denied",
+    }
+)
+# RFC 6749 section 4.1.2.1 and RFC 8628, borrowed by token endpoints.
+_TRANSIENT_ERRORS = frozenset({"server_error", "temporarily_unavailable", "slow_down"})
+
+
+def by_rfc_6749(answer: Answer) -> Verdict:
+    """Classify an answer of an OAuth 2.0 token endpoint (RFC 6749 sections 5.1 and 5.2)."""
+    payload = answer.payload or {}
+    error = payload.get("error")
+    word = error if isinstance(error, str) else ""
+    if _is_busy(answer.status) or word in _TRANSIENT_ERRORS:
+        return "unavailable"
+    if word == "invalid_grant":
+        return "refused"
+    if word in _OAUTH_ERRORS or (word and answer.status != 403):
+        return "wrong"
+    if _is_success(answer.status):
+        return "granted" if payload.get("access_token") and not error else "unavailable"
+    return _by_status(answer.status)
+
+
+def by_json_dialect(answer: Answer) -> Verdict:
+    """Classify an answer of an API that speaks JSON of its own: only the status is common.
+
+    Where the access token stands is for the caller to know, so it is up to him
+    whether a ``granted`` answer really holds one.
+    """
+    if _is_success(answer.status):
+        error = (answer.payload or {}).get("error")
+        return "granted" if answer.payload and not error else "unavailable"
+    if answer.status in (400, 401) and answer.payload is not None:
+        return "refused"
+    return _by_status(answer.status)
+
+
+def of_no_answer(nothing: NoAnswer) -> Verdict:
+    """Classify an exchange without an answer."""
+    if nothing.kind == "set-up":
+        return "wrong"
+    return "ambiguous" if nothing.kind == "cut off" else "unavailable"
+
+
+def _by_status(status: int) -> Verdict:
+    if _is_busy(status) or status in (400, 401, 403, 407):
+        return "unavailable"  # a firewall, a gateway, a captive portal: nobody's verdict
+    return "wrong"
+
+
+def _is_busy(status: int) -> bool:
+    return status in (408, 425, 429) or status >= 500
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
+
+
+def retry_after(answer: Answer) -> float | None:
+    """Seconds the server asks to be left alone for (RFC 9110 section 10.2.3), 300 at most.
+
+    A date counts from the server's own clock where it tells it, so that the
+    difference to ours does not matter. ``None`` where there is no such wish.
+    """
+    text = answer.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text[:20], re.ASCII):
+        seconds = float(text[:20])
+    else:
+        moment = http_date(text)
+        if moment is None:
+            return None
+        seconds = moment - answer.server_time
+    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
+
+
+def error_for(
+    outcome: Answer | NoAnswer,
+    verdict: Verdict,
+    endpoint: object,
+    *,
+    doing: str = "refreshed",
+    reason: str = "",
+) -> SilentRefreshError:
+    """Return the error to raise for an ``outcome`` that is not ``granted``.
+
+    ``doing`` is what the token could not be, ``reason`` what else there is to say.
+    """
+    if isinstance(outcome, NoAnswer):
+        return _error_without_answer(outcome, endpoint)
+    payload = outcome.payload or {}
+    details: dict[str, Any] = {
+        "error": payload.get("error"),
+        "error_description": payload.get("error_description"),
+        "status_code": outcome.status,
+        "retry_after": retry_after(outcome),
+    }
+    clean = SilentRefreshError("", **details)
+    words = ": ".join(word for word in (clean.error, clean.error_description) if word)
+    said = f"{endpoint} answered {outcome.status}" + (f" ({words})" if words else "")
+    said += reason or ("" if words else _remark(outcome.status))
+    if verdict == "refused":
+        return SessionExpired(f"the session has ended, sign in again: {said}", **details)
+    if verdict == "wrong":
+        return RefreshFailed(
+            f"the token could not be {doing}: {said}. The session is kept; check the grant's "
+            "URL, client and scope",
+            **details,
+        )
+    return RefreshUnavailable(
+        f"the token could not be {doing} now: {said}. The session is kept; try again later",
+        **details,
+    )
+
+
+def _remark(status: int) -> str:
+    if _is_success(status):
+        return " without a token in it"
+    return ", and redirects are not followed" if 300 <= status < 400 else ""
+
+
+def _error_without_answer(nothing: NoAnswer, endpoint: object) -> SilentRefreshError:
+    detail = f" ({nothing.detail})" if nothing.detail else ""
+    failed: SilentRefreshError
+    if nothing.kind == "set-up":
+        failed = RefreshFailed(
+            f"no request to {endpoint} could be made{detail}: check the grant's headers, verify, "
+            "cert and proxies, and the environment's proxies and CA bundle"
+        )
+    else:
+        what = {
+            "unreachable": "cannot be reached",
+            "timeout": "did not answer in time",
+            "cut off": "closed the connection instead of answering",
+            "garbled": "answered something that is not HTTP",
+        }[nothing.kind]
+        failed = RefreshUnavailable(
+            f"{endpoint} {what}{detail}. The session is kept; try again later"
+        )
+    failed.__cause__ = nothing.cause
+    return failed

@@ -1,0 +1,125 @@
+"""``TokenEndpoint``: the URL where tokens are exchanged, and how to get there safely."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import requests
+from requests.utils import default_user_agent, select_proxy
+
+from ..errors import InsecureTransport
+from ..origin import Origin
+from .answer import Answer, NoAnswer
+from .bounded_post import Exchange
+
+
+class TokenEndpoint:
+    """Where tokens are exchanged: a URL and how to get there. Immutable and thread-safe.
+
+    ``verify``, ``cert`` and ``proxies`` are those of ``requests``, for this
+    endpoint only. ``None`` means what the environment says (``REQUESTS_CA_BUNDLE``,
+    ``HTTPS_PROXY``, ``NO_PROXY``); a mapping of proxies replaces the
+    environment's, and an empty one means none. ``clock`` gives Unix time.
+
+    Raises ``ValueError`` for what is no URL, and ``InsecureTransport`` for one
+    that is neither https nor loopback (RFC 6749 section 3.2), naming the
+    argument ``name``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "token_endpoint",
+        verify: bool | str | None = None,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._origin = _origin(name, url)
+        self.url = url
+        self._given: dict[str, Any] = {
+            "verify": verify,
+            "cert": cert,
+            "proxies": None if proxies is None else dict(proxies),
+        }
+        self._clock = clock
+
+    def __str__(self) -> str:
+        """Return the URL without its query, which may hold a key."""
+        return self.url.partition("?")[0]
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether a password may be written into the URL of a proxy."""
+        return any("@" in str(proxy) for proxy in (self._given["proxies"] or {}).values())
+
+    def post(self, body: bytes, headers: Mapping[str, str], deadline: float) -> Answer | NoAnswer:
+        """Send ``body`` once and return what came of it.
+
+        No redirect, no retry, no netrc, no cookie; the connection is closed
+        afterwards. Blocks until ``deadline`` (by ``time.monotonic``) at the most,
+        and nothing is sent after it (:class:`~.exchange.Exchange` says how, and
+        what holds where no thread can be started).
+
+        Raises ``InsecureTransport`` where a plain loopback endpoint would be
+        reached through a proxy. Thread-safe.
+        """
+        return self._send(
+            requests.Request("POST", self.url, data=body, headers=_headers(headers)), deadline
+        )
+
+    def get(self, deadline: float) -> Answer | NoAnswer:
+        """Fetch the URL, which holds no secret, as :meth:`post` does: metadata, or a clock."""
+        return self._send(requests.Request("GET", self.url, headers=_headers({})), deadline)
+
+    def _send(self, request: requests.Request, deadline: float) -> Answer | NoAnswer:
+        return Exchange(request, self._settings(), deadline, self._clock).result()
+
+    def _settings(self) -> dict[str, Any]:
+        with requests.Session() as session:
+            environment = session.merge_environment_settings(self.url, {}, True, None, None)
+        settings: dict[str, Any] = {**environment}
+        settings.update((name, value) for name, value in self._given.items() if value is not None)
+        if not self._origin.is_secure and select_proxy(self.url, settings["proxies"]):
+            raise InsecureTransport(
+                f"{self} is plain http, which is safe on this machine only, but a proxy applies "
+                "to it: give proxies={} for this endpoint, or list its host in NO_PROXY"
+            )
+        return settings
+
+
+def _origin(name: str, url: object) -> Origin:
+    hint = f"{name} is a URL such as 'https://auth.example.com/oauth2/token'"
+    if not isinstance(url, str):
+        raise ValueError(f"{hint}, not {type(url).__name__}")  # noqa: TRY004 (one error for bad input)
+    if "@" in url.partition("?")[0]:
+        raise ValueError(f"{hint}, without name and password: those are client_id, client_secret")
+    try:
+        prepared = requests.Request("POST", url).prepare().url
+    except (requests.RequestException, ValueError):
+        prepared = None
+    origin = Origin.of(prepared)
+    if origin is None or origin.scheme not in ("http", "https") or url != url.strip():
+        raise ValueError(f"{hint}, which {url!r} is not")
+    if "#" in url:
+        raise ValueError(f"{hint}, and RFC 6749 section 3.2 allows no fragment in {url!r}")
+    if not (origin.is_secure or origin.is_loopback):
+        raise InsecureTransport(
+            f"{name} is at {origin}, where everybody on the way reads the refresh token: use https "
+            "(plain http is for this machine's loopback only)"
+        )
+    return origin
+
+
+def _headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "Accept": "application/json",
+        # Whoever sends a compressed answer all the same meets the size limit.
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+        "User-Agent": default_user_agent("python-requests-silent-refresh"),
+        **headers,
+    }

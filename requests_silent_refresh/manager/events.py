@@ -1,0 +1,128 @@
+"""What the application hears of: events, counters, and the token each refresh ended with."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import SessionExpired, SilentRefreshError
+from ..system.background_call import account_of
+from ..system.forking import reset_in_child
+from ..token import Token
+
+logger = logging.getLogger("requests_silent_refresh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that happened: ``kind`` is ``refreshed``, ``failed``, ``expired`` or ``replayed``.
+
+    ``error`` is what the waiters of a failed or expired refresh raise; ``None``
+    otherwise. Holds no secret.
+    """
+
+    kind: str
+    error: SilentRefreshError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Counters of one manager since it was made: an immutable snapshot."""
+
+    exchanges: int
+    """Calls of ``refresh``."""
+    adopted: int
+    """Refreshes that ended with a token somebody else had brought."""
+    failures: int
+    """Refreshes that ended without a token."""
+    waits: int
+    """Times a request waited for a refresh."""
+    wait_seconds: float
+    """Seconds that requests waited, added up over all of them."""
+    replays: int
+    """Requests sent again with a new token."""
+
+
+class Announcer:
+    """Calls ``on_refreshed`` and ``on_event``, one after another, without any lock.
+
+    Whoever has something to tell appends it; the first of them calls until
+    nothing is left. So the calls come in the order of the refreshes, which
+    matters to whoever writes the token down, and a callback that hangs holds up
+    later calls and nothing else: no refresh waits for one. The Condition guards
+    the list and whether somebody is calling.
+    """
+
+    def __init__(
+        self,
+        on_refreshed: Callable[[Token], object] | None,
+        on_event: Callable[[Event], object] | None,
+    ) -> None:
+        self._on_refreshed = on_refreshed
+        self._on_event = on_event
+        self.replays = 0
+        self.after_fork_in_child()
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Start anew: what was not told yet is told by the parent."""
+        self._condition = threading.Condition()
+        self._untold: deque[tuple[Callable[[Any], object], object]] = deque()
+        self._calling = False
+
+    def refreshed(self, token: Token) -> None:
+        """Tell that a refresh ended with ``token``."""
+        self._tell((self._on_refreshed, token), (self._on_event, Event("refreshed")))
+
+    def failed(self, error: SilentRefreshError) -> None:
+        """Tell that a refresh ended with ``error``."""
+        kind = "expired" if isinstance(error, SessionExpired) else "failed"
+        self._tell((self._on_event, Event(kind, error.again())))
+
+    def replayed(self) -> None:
+        """Tell that a request is sent again; in the request's own thread."""
+        with self._condition:
+            self.replays += 1
+        if self._on_event is not None:
+            _call_safely(self._on_event, Event("replayed"))
+
+    def wait(self, timeout: float) -> None:
+        """Wait until all is told, ``timeout`` seconds at most."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._calling, timeout)
+
+    def _tell(self, *calls: tuple[Callable[[Any], object] | None, object]) -> None:
+        with self._condition:
+            self._untold.extend((call, argument) for call, argument in calls if call is not None)
+            if self._calling or not self._untold:
+                return
+            self._calling = True
+        try:
+            while (next_call := self._next()) is not None:
+                _call_safely(*next_call)
+        except BaseException:  # thrown into this thread: the next one to tell goes on
+            with self._condition:
+                self._stop_calling()
+            raise
+
+    def _next(self) -> tuple[Callable[[Any], object], object] | None:
+        with self._condition:
+            if self._untold:
+                return self._untold.popleft()
+            self._stop_calling()  # under the same lock, lest something appended be left untold
+            return None
+
+    def _stop_calling(self) -> None:
+        self._calling = False
+        self._condition.notify_all()
+
+
+def _call_safely(callback: Callable[[Any], object], argument: object) -> None:
+    try:
+        callback(argument)
+    except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
+        logger.error("a callback of the token manager raised %s", account_of(error))

@@ -1,0 +1,118 @@
+"""Noticing that refreshing does not help: an endpoint that rejects every token."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from ..system.forking import reset_in_child
+from ..token import Token
+
+FIRST_MUTE = 5.0
+MUTE_CAP = 60.0
+FUTILE_PER_MINUTE = 6
+MINUTE = 60.0
+PATHS_REMEMBERED = 256
+
+
+class _Path:
+    """What is known of one path that rejected a fresh token."""
+
+    __slots__ = ("muted_until", "strikes", "token")
+
+    def __init__(self) -> None:
+        self.strikes = 0
+        self.token: Token | None = None
+        self.muted_until = -math.inf
+
+
+class FutilityGuard:
+    """Remembers where fresh tokens were rejected, and lets no refresh be asked for from there.
+
+    A fresh token rejected once means nothing: servers that reckon in whole
+    seconds issue tokens that are dead on arrival. A second fresh token rejected
+    in a row at the same path is futile: the path is muted, for 5 s at first and
+    up to 60 s, doubled by each further one. And however many paths there are,
+    after 6 futile exchanges within a minute no more are asked for.
+
+    A real revocation must get through all that. It is told from a bad path by
+    this: the rejected token had been accepted at the very path that now rejects
+    it. Then that path may refresh, and the mutes of all others end. A path that
+    took the token before this one, and has rejected none, may refresh too.
+
+    A token counts once per path however many requests carried it. Both memories
+    are bounded; what is forgotten costs two exchanges. The lock guards all
+    fields and is held over nothing else; it is reentrant, for a signal handler
+    that sends a request. ``active`` is read without it: while nothing was ever
+    futile, accepted requests cost one look at it.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.active = False
+        self._monotonic = monotonic
+        self.after_fork_in_child()
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Start anew with a lock of one's own; what was learnt is forgotten."""
+        self._lock = threading.RLock()
+        self._paths: OrderedDict[str, _Path] = OrderedDict()
+        self._accepted: OrderedDict[str, Token] = OrderedDict()
+        self._futile: deque[float] = deque(maxlen=FUTILE_PER_MINUTE)
+        self.active = False
+
+    def allows(self, path: str, token: Token) -> bool:
+        """Say whether a refresh may be asked for because ``path`` rejected ``token``."""
+        if not self.active:
+            return True
+        with self._lock:
+            if self._accepted.get(path) is token:
+                for known in self._paths.values():
+                    known.muted_until = -math.inf
+                return True
+            suspect = self._paths.get(path)
+            if suspect is None and path in self._accepted:
+                return True
+            if suspect is not None and self._monotonic() < suspect.muted_until:
+                return False
+            return not self._is_spent()
+
+    def _is_spent(self) -> bool:
+        """Say, with the lock held, whether the last minute saw all the futile exchanges it may."""
+        return (
+            len(self._futile) == FUTILE_PER_MINUTE and self._monotonic() - self._futile[0] < MINUTE
+        )
+
+    def rejected(self, path: str, token: Token) -> None:
+        """Note that ``path`` rejected ``token``, which a refresh had just brought."""
+        with self._lock:
+            self._accepted.pop(path, None)
+            known = self._paths.setdefault(path, _Path())
+            self._paths.move_to_end(path)
+            if len(self._paths) > PATHS_REMEMBERED:
+                self._paths.popitem(last=False)
+            if known.token is token:
+                return
+            known.token = token
+            known.strikes += 1
+            self.active = True
+            if known.strikes > 1:
+                now = self._monotonic()
+                self._futile.append(now)
+                doublings = min(known.strikes - 2, 10)  # it stops before it overflows
+                known.muted_until = now + min(MUTE_CAP, FIRST_MUTE * 2.0**doublings)
+
+    def accepted(self, path: str, token: Token) -> None:
+        """Note that ``path`` took ``token``; only worth calling while :attr:`active`."""
+        with self._lock:
+            self._paths.pop(path, None)
+            if not self._paths and not self._is_spent():
+                self._accepted.clear()
+                self.active = False
+                return
+            self._accepted[path] = token
+            self._accepted.move_to_end(path)
+            if len(self._accepted) > PATHS_REMEMBERED:
+                self._accepted.popitem(last=False)

@@ -1,0 +1,318 @@
+"""The lead's work: lock, reload, exchange, save, publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import requests
+
+from ..errors import (
+    RefreshFailed,
+    RefreshUnavailable,
+    SessionExpired,
+    SilentRefreshError,
+    StoreError,
+    StoreUnavailable,
+)
+from ..stores.contract import Hold, LockLost, State, TokenStore
+from ..system.background_call import (
+    Call,
+    LeftBehind,
+    Refresh,
+    account_of,
+    followed_by,
+    share,
+    timeout_of,
+)
+from ..token import Token
+from .batch import Batch
+from .current import Current
+from .events import Announcer
+from .refresh_queue import RefreshQueue
+from .stored_session import Keeper, Unsaved
+
+logger = logging.getLogger("requests_silent_refresh")
+
+# The lock is given up before the waiters are, so that they hear who holds it.
+LOCK_SHARE = 0.8
+# Seconds that a grant which does not rotate waits for a store that is out of reach; then it
+# goes on without.
+NON_ROTATING_PATIENCE = 1.0
+# Seconds between two tries to save what the next refresh depends on.
+SAVE_PAUSE = 0.1
+
+
+class _NoLock(Hold):
+    """Stands for the lock where none is needed and none can be had."""
+
+    def release(self) -> None:
+        pass
+
+
+class Refresher:
+    """Carries out one refresh at a time, for the batch that leads.
+
+    The steps, and what is true if the process dies after each:
+
+    1. ``exclusive``: nothing happened; the kernel (or the lease) frees the lock.
+    2. reload: somebody else refreshed meanwhile? Adopt theirs, no exchange.
+    3. ``begin``: a mark says that a refresh of this generation is under way.
+    4. exchange: the server may have rotated. The mark stays, as it does where no
+       answer came; the next holder tries the stored token once at once (grace
+       windows are seconds long) and can say why it was refused.
+    5. save, by compare-and-set: durable from here on. A state that moved
+       meanwhile (a sign-in, a sign-out, a lost lease) wins over the result.
+    6. publish, then release the lock, then wake the waiters.
+
+    An exchange that hangs past its own deadline is left behind: it keeps neither
+    the lead nor the lock. If it is granted in the end, :meth:`_late` saves the
+    result by compare-and-set, which drops it where anything newer is stored.
+    A grant of this package never gets there: it cuts its connection at its
+    deadline and sends nothing afterwards. A callable without a timeout of its own
+    may still be talking when the next refresh sends the same refresh token.
+    """
+
+    def __init__(
+        self,
+        refresh: Refresh,
+        store: TokenStore,
+        queue: RefreshQueue,
+        keeper: Keeper,
+        announcer: Announcer,
+        clock: Callable[[], float],
+    ) -> None:
+        self._refresh = refresh
+        self._store = store
+        self._queue = queue
+        self._keeper = keeper
+        self._announcer = announcer
+        self._clock = clock
+        self.exchanges = 0
+        self.adopted = 0
+        self.rotates: bool = getattr(refresh, "rotates", True)
+        self.needs_sign_in: bool = getattr(refresh, "needs_sign_in", True)
+        # A grant keeps its own deadline; this one is for what a grant cannot interrupt.
+        self.exchange_timeout = timeout_of(refresh) + 0.5
+
+    def run(self, batch: Batch) -> Token | SilentRefreshError:
+        """Refresh for ``batch`` and return the token, or the error that everybody shares."""
+        try:
+            unsaved = self._save_first(batch)
+            if unsaved is not None:
+                return self._exchange(unsaved.state, unsaved.hold)
+            return self._under_lock(batch)
+        except SilentRefreshError as error:
+            return share(error)
+        except Exception as error:  # noqa: BLE001 (nobody above would tell the waiters)
+            # A store of the user's, or a mistake of ours.
+            failure = RefreshFailed(f"the refresh failed where it must not: {account_of(error)}")
+            return share(failure, error)
+
+    def _save_first(self, batch: Batch) -> Unsaved | None:
+        """Save the last token; return it where that fails and it may be refreshed all the same.
+
+        It may while its lock is certain. Else the save may have been done without
+        our knowing, and somebody else have refreshed what was saved.
+        """
+        while True:
+            unsaved = self._keeper.save_unsaved()
+            if unsaved is None or not self.rotates or unsaved.hold.still_held():
+                return unsaved
+            if time.monotonic() >= self._lock_deadline(batch):
+                raise StoreUnavailable(
+                    f"{self._store!r} cannot be reached, so it is not known whether the last token "
+                    "was saved there: it is used until its end, and refreshed once that is known"
+                )
+            time.sleep(SAVE_PAUSE)
+
+    def _lock_deadline(self, batch: Batch) -> float:
+        return batch.started + self._queue.wait_timeout * LOCK_SHARE
+
+    def _under_lock(self, batch: Batch) -> Token | SilentRefreshError:
+        if self._keeper.is_copy and self.rotates:
+            raise StoreError(
+                f"{self._store!r} was copied by fork(): a refresh here would spend the parent's "
+                "refresh token. Give the manager an EncryptedFileStore, which processes share"
+            )
+        deadline = self._lock_deadline(batch)
+        while True:
+            current = self._queue.current
+            if self._serves(current, batch):
+                return self._adopted(current)
+            left = max(0.0, deadline - time.monotonic())
+            patience = left if self.rotates else min(left, NON_ROTATING_PATIENCE)
+            try:
+                hold = self._store.exclusive(patience, after=current.state)
+            except StoreUnavailable as trouble:
+                if self.rotates or (trouble.holder is not None and left <= 0):
+                    raise
+                if trouble.holder is not None:
+                    continue
+                # No refresh token is spent by it, so there is nothing that a lock would guard.
+                return self._exchange(current.state, _NoLock())
+            if hold is not None:
+                try:
+                    return self._holding(hold, batch)
+                except LockLost:  # this process was stopped for so long; others have gone on
+                    if left <= 0:
+                        raise
+            self._keeper.reconcile()
+            if left <= 0 and not self._serves(self._queue.current, batch):
+                raise StoreUnavailable(f"{self._store!r} changes faster than it can be read")
+
+    def _holding(self, hold: Hold, batch: Batch) -> Token | SilentRefreshError:
+        try:
+            current = self._keeper.reconcile()
+            if self._serves(current, batch):
+                return self._adopted(current)
+            return self._exchange(current.state, hold)
+        finally:
+            self._keeper.release(hold)
+
+    def _serves(self, current: Current, batch: Batch) -> bool:
+        """Say whether somebody else brought a usable token since the batch was opened."""
+        return (
+            current is not batch.based_on
+            and current.token is not None
+            and self._clock() < current.wait_at
+        )
+
+    def _adopted(self, current: Current) -> Token:
+        self.adopted += 1
+        logger.info("a token that was brought elsewhere is used now")
+        assert current.token is not None  # noqa: S101 (for the type checker: see _serves)
+        return current.token
+
+    def _exchange(self, state: State | None, hold: Hold) -> Token | SilentRefreshError:
+        """Exchange the token of ``state``; only called while ``hold`` is held."""
+        token = None if state is None else state.token
+        if token is None and self.needs_sign_in:
+            return SessionExpired("nobody is signed in")
+        if state is not None and self._keeper.unsaved is None:
+            hold.begin(state, self.exchange_timeout)
+        try:
+            granted = self._call(state, token, hold)
+        except SessionExpired as error:
+            return self._refused(state, error, hold.interrupted_at)
+        except LockLost:
+            raise  # nothing was sent
+        except BaseException as error:
+            if not _was_answered(error):
+                hold.unanswered()
+            raise
+        if self._keeper.keep(granted, state, hold):
+            logger.info("refreshed")
+            return granted
+        return self._queue.current.token or self._signed_out_meanwhile(granted)
+
+    def _signed_out_meanwhile(self, granted: Token) -> SilentRefreshError:
+        self.revoke(granted)  # nobody else will ever know this token
+        what = "signed out while a refresh was under way"
+        # Without anybody to sign in, the next request may start from nothing.
+        return SessionExpired(what) if self.needs_sign_in else RefreshUnavailable(what)
+
+    def _call(self, state: State | None, token: Token | None, hold: Hold) -> Token:
+        """Run the exchange under its deadline. Raises errors of this package only."""
+
+        def exchange() -> Token:
+            if self.rotates and not hold.still_held():
+                raise LockLost("this process was stopped before it could refresh: try again")
+            self.exchanges += 1
+            with self._queue.insiders:
+                granted = self._refresh(token)
+            if self.needs_sign_in and isinstance(granted, Token):
+                return followed_by(token, granted)
+            return granted
+
+        call = Call(exchange, lambda granted: self._late(granted, state), "silent-refresh-exchange")
+        cause: BaseException | None = None
+        failure: SilentRefreshError
+        try:
+            granted = call.result(self.exchange_timeout)
+            if isinstance(granted, Token):
+                return granted
+            failure = RefreshFailed(
+                f"the refresh callable returned {type(granted).__name__}: it must return a Token"
+            )
+        except LeftBehind:
+            failure = RefreshUnavailable(
+                f"the token endpoint has not answered within {self.exchange_timeout:g} s"
+            )
+        except SilentRefreshError as error:
+            failure = error
+        except requests.RequestException as error:
+            # requests' complaints about a URL are ValueErrors: no retry mends those.
+            kind = RefreshFailed if isinstance(error, ValueError) else RefreshUnavailable
+            failure, cause = kind(f"the token endpoint is out of reach: {error}"), error
+        except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
+            cause = error
+            failure = RefreshFailed(f"the refresh callable raised {account_of(error)}")
+        raise share(failure, cause, token)
+
+    def _refused(
+        self, state: State | None, error: SessionExpired, interrupted_at: float | None
+    ) -> Token | SilentRefreshError:
+        """The server's verdict: wipe, unless somebody else rotated or signed in meanwhile (P7)."""
+        if interrupted_at is not None:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(interrupted_at))
+            what = f"a refresh that began at {when} was interrupted or not answered"
+            error.args = (f"{error} ({what})",)
+        if state is not None:
+            current = self._keeper.wipe(state)
+            if current.token is not None:
+                return current.token
+        if not self.needs_sign_in:
+            # Nobody could sign in: latching would end for ever what a restart would mend.
+            failure = RefreshFailed(
+                str(error),
+                error=error.error,
+                error_description=error.error_description,
+                status_code=error.status_code,
+            )
+            return share(failure, error)
+        return share(error)
+
+    def _late(self, granted: Token, state: State | None) -> None:
+        """Save what a call that was left behind brought after all; runs in the call's thread."""
+        if not isinstance(granted, Token) or state is None:
+            return
+        try:
+            kept = self._keeper.keep_late(granted, state)
+        except Exception as error:  # noqa: BLE001 (nobody above this thread would hear of it)
+            logger.error("the store failed when a late answer came: %s", account_of(error))
+            return
+        if kept:
+            logger.info("a late answer of the token endpoint is used")
+            self._announcer.refreshed(granted)
+        elif self._queue.current.token is None:
+            self.revoke(granted)
+
+    def revoke(self, token: Token) -> None:
+        """Revoke ``token`` at the server, best effort (RFC 7009).
+
+        Never raises; blocks as long as an exchange at the most.
+        """
+        revoke: Any = getattr(self._refresh, "revoke", None)
+        if revoke is None:
+            return
+
+        def revoking() -> None:
+            with self._queue.insiders:
+                revoke(token)
+
+        try:
+            call = Call(revoking, lambda _: None, "silent-refresh-revoke")
+            call.result(self.exchange_timeout)
+        except Exception as error:  # noqa: BLE001 (best effort, whatever the callable raises)
+            share(SilentRefreshError(""), error, token)
+            logger.warning("a token could not be revoked: %s", account_of(error))
+
+
+def _was_answered(error: BaseException) -> bool:
+    """Say whether the server, by its answer, left the refresh token as it was."""
+    status: int | None = getattr(error, "status_code", None)
+    # A server or gateway that breaks down (500, 502, 504) may have rotated before.
+    return status is not None and (status < 500 or status == 503)

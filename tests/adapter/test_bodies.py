@@ -1,0 +1,434 @@
+"""P13: bodies are sent again whole or not at all; P15: no refresh gets in an upload's way."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import threading
+import time
+
+import pytest
+import requests
+from requests_toolbelt.multipart.encoder import MultipartEncoder, MultipartEncoderMonitor
+from wire import at_once, manager_of, session_of, until
+
+from requests_silent_refresh import RefreshTokenGrant, SessionExpired, TokenManager
+from requests_silent_refresh.adapter import resend
+from requests_silent_refresh.manager.uploads import Uploads
+from requests_silent_refresh.testing import AuthorizationServer
+
+PAYLOAD = os.urandom(300_000)
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+# -- what can be sent again ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({}, 0),
+        ({"data": b"bytes"}, 5),
+        ({"data": "text"}, 4),
+        ({"data": {"form": "field"}}, 10),
+        ({"json": {"a": 1}}, 8),
+        ({"data": bytearray(b"array")}, 5),
+        ({"data": memoryview(b"view")}, 4),
+        ({"files": {"file": b"multipart"}}, None),
+        ({"data": b""}, 0),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_body_in_memory_is_sent_again_whole(method, options, length, server, session):
+    """P2, P13: what arrives after the refresh is what arrived before it, byte for byte."""
+    first = session.request(method, server.resource, **options).json()
+    server.revoke_access_tokens()
+    arrived = []
+    server.on("/resource", lambda request, answer: arrived.append(request.body_length))
+    response = session.request(method, server.resource, **options)
+    assert [r.status_code for r in response.history] == [401]
+    if length is not None:
+        assert response.json()["body_sha256"] == first["body_sha256"]
+        assert first["body_length"] == length
+    assert arrived[0] == arrived[1] == first["body_length"]
+
+
+@pytest.mark.parametrize("position", [0, 1234])
+@pytest.mark.parametrize("kind", ["file", "BytesIO"])
+def test_a_file_is_rewound_to_where_it_stood(kind, position, server, session, tmp_path):
+    """P13: a file that was read a little before is sent again from there, not from its start."""
+    if kind == "file":
+        (tmp_path / "payload").write_bytes(PAYLOAD)
+        body = open(tmp_path / "payload", "rb")  # noqa: SIM115 (closed below)
+    else:
+        body = io.BytesIO(PAYLOAD)
+    with body:
+        body.seek(position)
+        server.revoke_access_tokens()
+        answer = session.post(server.resource, data=body).json()
+    assert answer["body_length"] == len(PAYLOAD) - position
+    assert answer["body_sha256"] == sha256(PAYLOAD[position:])
+    assert server.counters.exchanges == 1
+
+
+def test_a_file_is_rewound_before_every_replay(server, session):
+    """P13: two replays, and each sends all of it."""
+    server.forbid("/resource")
+    arrived = []
+    server.on("/resource", lambda request, answer: arrived.append(request.body_sha256))
+    session.post(server.resource, data=io.BytesIO(PAYLOAD))
+    assert arrived == [sha256(PAYLOAD)] * 3
+
+
+def test_a_file_of_unknown_length_goes_in_chunks_again(server, session):
+    """P13: a seekable body without a length is sent as ``chunked``, both times."""
+
+    class Unmeasured(io.RawIOBase):
+        def __init__(self):
+            self._inner = io.BytesIO(PAYLOAD)
+
+        def read(self, size=-1):
+            return self._inner.read(size)
+
+        def readable(self):
+            return True
+
+        def seekable(self):
+            return True
+
+        def seek(self, *where):
+            return self._inner.seek(*where)
+
+        def tell(self):
+            return self._inner.tell()
+
+        def __iter__(self):
+            return iter(lambda: self.read(8192), b"")
+
+    body = Unmeasured()
+    prepared = requests.Request("POST", server.resource, data=body).prepare()
+    prepared.headers.pop("Content-Length", None)
+    prepared.headers["Transfer-Encoding"] = "chunked"
+    server.revoke_access_tokens()
+    assert session.send(prepared).json()["body_sha256"] == sha256(PAYLOAD)
+
+
+def test_requests_notes_where_a_body_stood():
+    """The name that rewinding goes by, which ``requests`` does not promise, is still there."""
+    body = io.BytesIO(b"0123456789")
+    body.seek(3)
+    prepared = requests.Request("POST", "https://api.example.com/", data=body).prepare()
+    assert prepared._body_position == 3
+    assert requests.Request("GET", "https://api.example.com/").prepare()._body_position is None
+
+
+# -- what can't be sent again ------------------------------------------------------------
+
+
+def generator():
+    yield PAYLOAD[:1000]
+    yield PAYLOAD[1000:]
+
+
+def pipe():
+    read, write = os.pipe()
+    threading.Thread(target=lambda: (os.write(write, b"x" * 1000), os.close(write))).start()
+    return open(read, "rb")
+
+
+def deaf():
+    """A file that can be told to go back, and refuses once it was read."""
+
+    class Deaf(io.BytesIO):
+        was_read = False
+
+        def read(self, size=-1):
+            self.was_read = True
+            return super().read(size)
+
+        def seek(self, *where):
+            if self.was_read:
+                raise OSError("no way back")
+            return super().seek(*where)
+
+    return Deaf(PAYLOAD)
+
+
+def closing():
+    """A body that closes itself once it was read."""
+
+    class Closing(io.BytesIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            if not data:
+                self.close()
+            return data
+
+    return Closing(PAYLOAD)
+
+
+def post(session, url, body, **options):
+    """Post ``body`` and close it."""
+    with contextlib.closing(body) if hasattr(body, "close") else contextlib.nullcontext():
+        return session.post(url, data=body, **options)
+
+
+ONE_SHOT = {
+    "generator": generator,
+    "pipe": pipe,
+    "no way back": deaf,
+    "closes itself": closing,
+    "encoder": lambda: MultipartEncoder({"file": ("name", PAYLOAD)}),
+    "monitor": lambda: MultipartEncoderMonitor.from_fields({"file": ("name", PAYLOAD)}),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_SHOT)
+def test_a_body_that_cannot_be_rewound_is_not_sent_again(kind, server, manager, session, caplog):
+    """P13: the 401 comes back unread, the next request has a new token, and the log says so."""
+    old = manager.token()
+    server.revoke_access_tokens()
+    gate = server.token_gate()
+    with caplog.at_level(logging.WARNING, "requests_silent_refresh"):
+        response = post(session, server.resource, ONE_SHOT[kind](), stream=True)
+    assert response.status_code == 401
+    assert not response._content_consumed
+    assert response.history == []
+    assert server.counters.requests == 1
+    assert gate.arrived.wait(10)  # in the background: the caller has the 401 already
+    gate.release()
+    assert manager.renew(old) is not old
+    assert "cannot be sent again" in caplog.text
+    assert server.url in caplog.text
+    assert response.json() == {"message": "unauthorized"}
+    assert post(session, server.resource, ONE_SHOT[kind]()).status_code == 200
+    assert server.counters.exchanges == 1
+
+
+def test_where_the_body_stood_is_not_guessed(server, session):
+    """P13: a file that was put into the prepared request by hand is not sent again from 0."""
+    prepared = requests.Request("POST", server.resource).prepare()
+    prepared.body = io.BytesIO(b"by hand")
+    prepared.headers["Content-Length"] = "7"
+    server.revoke_access_tokens()
+    assert session.send(prepared).status_code == 401
+    assert server.counters.requests == 1
+
+
+def test_rewinding_says_no_where_it_cannot():
+    """P13: neither a closed file nor one that refuses raises out of a request."""
+    for body in (deaf(), closing()):
+        prepared = requests.Request("POST", "https://api.example.com/", data=body).prepare()
+        assert resend.is_rewindable(prepared)
+        while body.read(65536):
+            pass
+        assert not resend.rewind(prepared)
+
+
+def test_uploads_that_are_always_rejected_do_not_refresh_for_ever(server, session):
+    """Futile: a hundred uploads, each to a path of its own, where every token is rejected."""
+    for path in (f"/resource/{n}" for n in range(100)):
+        server.forbid(path)
+        # Waits for a refresh that the one before began, so that none hides behind another.
+        assert session.post(server.url + path, data=generator()).status_code == 401
+    assert 1 <= server.counters.exchanges <= 6
+
+
+def test_uploads_to_one_bad_path_among_good_ones_do_not_refresh_for_ever(server, session):
+    """Futile: good uploads in between do not wash the bad path clean."""
+    server.forbid("/resource/bad")
+    for _ in range(30):
+        assert session.post(server.resource + "/bad", data=generator()).status_code == 401
+        assert session.post(server.resource + "/good", data=generator()).status_code == 200
+    assert 1 <= server.counters.exchanges <= 6
+
+
+def test_an_accepted_upload_clears_what_was_held_against_it(server, session):
+    """P2: revocations with good uploads in between each get their refresh."""
+    for round_ in range(1, 6):
+        server.revoke_access_tokens()
+        assert session.post(server.resource, data=generator()).status_code == 401
+        assert session.post(server.resource, data=generator()).status_code == 200
+        assert server.counters.exchanges == round_
+
+
+# -- P15: uploads and refreshes that can wait ----------------------------------------------
+
+
+class Clock:
+    """Unix time that a test moves."""
+
+    def __init__(self):
+        self.ahead = 0.0
+
+    def __call__(self):
+        return time.time() + self.ahead
+
+
+def ahead(server, clock):
+    """Return a session that refreshes ahead, and its manager; the token lives an hour."""
+    manager = manager_of(server, refresh_ahead=0.2, clock=clock)
+    return session_of(manager, server.url, pool_maxsize=4), manager
+
+
+class HeldBody:
+    """A body that goes out to the last byte only when it is let."""
+
+    def __init__(self):
+        self.begun, self.release = threading.Event(), threading.Event()
+
+    def __iter__(self):
+        yield b"first"
+        self.begun.set()
+        assert self.release.wait(20)
+        yield b"last"
+
+
+def test_a_token_close_to_its_end_is_refreshed_before_an_upload():
+    """P15: the upload itself carries the new token; nothing happens behind its back."""
+    clock = Clock()
+    with AuthorizationServer(rotation_ends_access_token=True) as server:
+        session, manager = ahead(server, clock)
+        old = manager.token()
+        clock.ahead = 3400
+        answer = session.post(server.resource, data=generator())
+        assert answer.status_code == 200
+        clock.ahead = 0  # by which the new token was dated: it is not due at once
+        assert manager.token() is not old
+        assert server.counters.exchanges == 1
+        assert answer.json()["access_token_serial"] == 2
+        session.close()
+
+
+def test_a_refresh_that_can_wait_is_held_back_while_an_upload_is_under_way():
+    """P15: a server that ends the old token at rotation does not fail the upload."""
+    clock = Clock()
+    with AuthorizationServer(rotation_ends_access_token=True) as server:
+        session, _ = ahead(server, clock)
+        body, outcome = HeldBody(), []
+        upload = threading.Thread(
+            target=lambda: outcome.append(session.post(server.resource, data=iter(body)))
+        )
+        upload.start()
+        assert body.begun.wait(10)
+        clock.ahead = 3400  # well into the fifth before the end, and not in the leeway
+        for _ in range(3):
+            assert session.get(server.resource).status_code == 200
+        # Nor does a second upload refresh first: that would end the first one's token.
+        assert session.post(server.resource, data=generator()).status_code == 200
+        assert server.counters.exchanges == 0
+        body.release.set()
+        upload.join(10)
+        assert outcome[0].status_code == 200
+        assert session.get(server.resource).status_code == 200
+        assert server.wait_for(lambda: server.counters.granted == 1)
+        session.close()
+
+
+def test_under_the_hard_leeway_nothing_is_held_back():
+    """P15: an upload that takes for ever does not let everybody else's token run out."""
+    clock = Clock()
+    with AuthorizationServer() as server:
+        session, _ = ahead(server, clock)
+        body = HeldBody()
+        upload = threading.Thread(target=lambda: session.post(server.resource, data=iter(body)))
+        upload.start()
+        assert body.begun.wait(10)
+        clock.ahead = 3598
+        assert session.get(server.resource).status_code == 200
+        assert server.counters.exchanges == 1
+        body.release.set()
+        upload.join(10)
+        session.close()
+
+
+def test_an_upload_goes_out_with_a_valid_token_while_the_endpoint_is_down():
+    """P7, P15: the refresh before an upload is a wish; the token is good for three more minutes."""
+    clock = Clock()
+    with AuthorizationServer() as server:
+        session, _ = ahead(server, clock)
+        server.fault("token", status=503, times=None)
+        clock.ahead = 3420
+        assert session.post(server.resource, data=generator()).status_code == 200
+        assert server.counters.exchanges == 1
+        session.close()
+
+
+def test_an_upload_with_an_expired_token_waits_for_the_refresh(server):
+    """P2, P15: as every request does; without a session it says so, and shows its request."""
+    clock = Clock()
+    session, _ = ahead(server, clock)
+    clock.ahead = 7200
+    assert session.post(server.resource, data=generator()).status_code == 200
+    assert server.counters.exchanges == 1
+    session.close()
+    empty = session_of(TokenManager(RefreshTokenGrant(server.token_endpoint, "c")), server.url)
+    with pytest.raises(SessionExpired) as caught:
+        empty.post(server.resource, data=generator())
+    assert caught.value.request.method == "POST"
+
+
+def test_an_upload_waits_for_a_refresh_that_is_under_way(server, session):
+    """P2, P15: what another request's 401 began is finished first, and no upload is lost to it."""
+    server.revoke_access_tokens()
+    gate, outcomes = server.token_gate(), []
+    other = threading.Thread(target=lambda: outcomes.append(session.get(server.resource)))
+    other.start()
+    assert gate.arrived.wait(10)
+    upload = threading.Thread(
+        target=lambda: outcomes.append(session.post(server.resource, data=generator()))
+    )
+    upload.start()
+    manager = session.get_adapter(server.url).manager
+    until(lambda: manager.stats.waits == 2)
+    gate.release()
+    other.join(10)
+    upload.join(10)
+    assert [o.status_code for o in outcomes] == [200, 200]
+    assert server.counters.rejected == 1
+    assert server.counters.exchanges == 1
+
+
+def test_a_failed_upload_ends_too(server, manager):
+    """P15: one that raised, while sending or before, holds no refresh back afterwards."""
+    session = session_of(manager, server.url)
+
+    def broken():
+        yield b"some"
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        session.post(server.resource, data=broken())
+    assert manager._uploads.under_way == 0
+    session.close()
+
+
+def test_uploads_are_counted_in_one_step():
+    """P15: of two uploads that begin while a refresh is due, both wait or neither does."""
+    uploads = Uploads()
+    assert not uploads.begin(refresh_is_due=True)
+    assert not uploads.begin(refresh_is_due=True)
+    assert uploads.begin()
+    assert uploads.begin(refresh_is_due=True)
+    uploads.end()
+    assert uploads.begin(refresh_is_due=True)
+    uploads.after_fork_in_child()
+    assert not uploads.begin(refresh_is_due=True)
+
+
+def test_two_uploads_at_once_share_the_refresh_that_is_due():
+    """P1, P15: both wait for one exchange and both carry the new token."""
+    clock = Clock()
+    with AuthorizationServer(rotation_ends_access_token=True) as server:
+        session, _ = ahead(server, clock)
+        clock.ahead = 3400
+        outcomes = at_once(4, lambda n: session.post(server.resource, data=generator()))
+        assert [o.json()["access_token_serial"] for o in outcomes] == [2] * 4
+        assert server.counters.exchanges == 1
+        session.close()

@@ -1,0 +1,915 @@
+"""``silent-refresh``: each command, its exit codes and its one line on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from signing_in import (
+    PATIENCE,
+    ROOT,
+    Done,
+    Terminal,
+    answer,
+    come_back,
+    files_in,
+    home,  # noqa: F401 (a fixture)
+    one_line,
+    run,
+    set_up,
+    sign_in,
+)
+
+from requests_silent_refresh import (
+    RefreshTimeout,
+    SessionExpired,
+    StoreCorrupted,
+    StoreUnavailable,
+    Token,
+    WrongKey,
+    cli,
+    profiles,
+)
+from requests_silent_refresh.cli import exits
+from requests_silent_refresh.cli.times import since, span, until
+from requests_silent_refresh.profiles import Profile, changes, paths
+from requests_silent_refresh.system import private_files
+from requests_silent_refresh.testing import Answer, AuthorizationServer
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run a command in this process; returns exit code, stdout and stderr."""
+
+    def command(*arguments, stdin=""):
+        read, write = os.pipe()
+        os.write(write, stdin.encode())
+        os.close(write)
+        with open(read) as pipe:
+            monkeypatch.setattr(sys, "stdin", pipe)
+            code = cli.main(arguments)
+        return (code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def work(server):
+    """A profile that somebody signed in to."""
+    changes.sign_in(profile(server), server.sign_in_token(scope="read"))
+    return profiles.load("work")
+
+
+def profile(server, name="work", **fields):
+    grant = {
+        "kind": "refresh_token",
+        "token_endpoint": server.token_endpoint,
+        "client_id": "client",
+        "revocation_endpoint": server.revocation_endpoint,
+    }
+    return Profile(name, [server.url], fields.pop("grant", grant), **fields)
+
+
+def failed(result, code):
+    """Return the one line that a failed command says, having checked that it is one."""
+    assert result[0] == code, result
+    (line,) = result[2].splitlines()
+    assert line.startswith("silent-refresh: ")
+    return line
+
+
+# From signing in to signing out.
+
+
+def test_from_sign_in_to_sign_out(server):
+    """The whole way: sign in, ten expiries in a script, sign out, and what to type then."""
+    done = sign_in(server, "work", "--scope", "openid read")
+    assert "Signed in to work as ann." in done.out
+    with requests.Session() as session:
+        profiles.load("work").mount_on(session)
+        for _ in range(10):
+            server.revoke_access_tokens()
+            assert session.get(server.resource).status_code == 200
+        assert server.counters.granted == 10
+        assert server.counters.reuse_detections == 0
+        done = run("sign-out", "work")
+        assert (done.code, done.out, done.err) == (0, "Signed out of work.\n", "")
+        with pytest.raises(SessionExpired, match=r"run silent-refresh sign-in work$"):
+            session.get(server.resource)
+    assert run("token", "work").code == exits.SIGNED_OUT
+    # What was given the first time need not be given again.
+    terminal = Terminal("sign-in", "work")
+    answer(terminal.find(r"http\S+/authorize\S+"))
+    assert terminal.finish().code == 0
+    assert profiles.load("work").manager.signed_in
+
+
+def test_a_browser_is_opened_where_there_is_one(server, tmp_path):
+    """Sign-in: $BROWSER is started with the URL, and what it is is no affair of ours."""
+    browser = tmp_path / "browser"
+    browser.write_text(
+        f"#!{sys.executable}\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from signing_in import answer; answer(sys.argv[1])\n"
+    )
+    browser.chmod(0o700)
+    done = run("sign-in", "work", *set_up(server), BROWSER=f"{browser} %s")
+    assert done.code == 0, done
+    assert "A browser opens. If none does, visit:" in done.out
+    assert "Signed in to work." in done.out
+
+
+@pytest.mark.parametrize("browser", ["/does/not/exist %s", "false"])
+def test_a_browser_that_cannot_be_opened_is_no_obstacle(server, browser):
+    """Sign-in: the URL is printed, and a person can take it elsewhere."""
+    terminal = Terminal("sign-in", "work", *set_up(server), BROWSER=browser)
+    answer(terminal.find(r"http\S+/authorize\S+"))
+    assert terminal.finish().code == 0
+
+
+def test_a_device_is_signed_in_elsewhere(server):
+    """Sign-in: the code is shown, and entering it elsewhere signs this machine in."""
+    server.authorizations.device_interval = 0.1
+    terminal = Terminal("sign-in", "work", "--device", *set_up(server))
+    code = terminal.find(r"[A-Z]{4}-[A-Z]{4}")
+    assert server.authorizations.decide(code, "ann")
+    done = terminal.finish()
+    assert (done.code, done.err) == (0, "")
+    assert server.url + "/device" in done.out
+    assert profiles.load("work").sign_in["method"] == "device"
+
+
+def test_a_client_signs_itself_in(server, tmp_path):
+    """Sign-in: client credentials need nobody, and the secret is named by where it is."""
+    with AuthorizationServer(client_secret="s3cret") as server:
+        options = [*set_up(server), "--scope", "a b", "--client-credentials"]
+        secret = "environment:TEST_SECRET"
+        done = run("sign-in", "bot", *options, "--client-secret", secret, TEST_SECRET="s3cret")
+        assert done.code == 0, done
+        kept = profiles.load("bot")
+        assert kept.grant["client_secret"] == {"environment": "TEST_SECRET"}
+        assert kept.open_store().load().token.scope == ("a", "b")
+        (tmp_path / "secret").write_text("s3cret\n")
+        secret = f"file:{tmp_path / 'secret'}"
+        assert run("sign-in", "bot", "--client-secret", secret).code == 0
+        assert run("token", "bot").out.startswith("at-")
+        assert run("refresh", "bot").code == 0
+        refused = run("sign-in", "bot", "--client-secret", secret, TEST_SECRET="wrong")
+        assert refused.code == 0
+        (tmp_path / "secret").write_text("wrong")
+        assert "invalid_client" in one_line(run("sign-in", "bot"))
+
+
+def test_a_typed_secret_is_kept_encrypted(home):  # noqa: F811
+    """P12: --client-secret ask takes it from standard input; no file holds it in plain text."""
+    with AuthorizationServer(client_secret="s3cret") as server:
+        options = [*set_up(server), "--client-credentials", "--client-secret", "ask"]
+        assert run("sign-in", "bot", *options, stdin="s3cret\n").code == 0
+        first = profiles.load("bot").grant["client_secret"]
+        assert run("refresh", "bot").code == 0
+        assert not [name for name, content in files_in(home).items() if b"s3cret" in content]
+        # A wrong one changes nothing; a new one takes the place of the old one.
+        wrong = run("sign-in", "bot", "--client-secret", "ask", stdin="wrong\n")
+        assert "invalid_client" in one_line(wrong)
+        assert run("refresh", "bot").code == 0
+        assert run("sign-in", "bot", "--client-secret", "ask", stdin="s3cret\n").code == 0
+        assert profiles.load("bot").grant["client_secret"] != first
+        assert run("rotate-key", "bot").code == 0
+        assert run("refresh", "bot").code == 0
+        done = run("sign-out", "bot", "--forget")
+        assert (done.code, done.out) == (0, "Signed out of bot, which is forgotten.\n")
+        assert profiles.listed() == []
+
+
+def test_another_client_ends_the_session_of_the_first(server, work, command):
+    """Sign-in: the tokens that the profile had elsewhere are revoked and wiped."""
+    with AuthorizationServer() as other:
+        terminal = Terminal("sign-in", "work", *set_up(other))
+        answer(terminal.find(r"http\S+/authorize\S+"))
+        done = terminal.finish()
+        assert done.code == 0, done
+        assert "another server or client was ended" in done.out
+        assert server.counters.revocations == 1
+        assert work.open_store().load().token is None
+        assert profiles.load("work").origins == (other.url,)
+
+
+# What goes wrong at a sign-in: one line, and nothing half written.
+
+
+@pytest.fixture
+def nothing_changes(home, server):  # noqa: F811
+    """Check that what a test tries leaves every file as it was."""
+    changes.sign_in(profile(server, "other"), server.sign_in_token())
+    before = files_in(home)
+    yield
+    assert files_in(home) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"state": "wrong"}, "wrong state"),
+        ({"code": None, "error": "access_denied"}, "denied in the browser"),
+        ({"iss": "https://evil.example"}, "names the issuer 'https://evil.example'"),
+        ({"iss": None}, "names the issuer none"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_changes")
+def test_an_answer_that_is_not_ours_is_said(server, fields, said):
+    """Sign-in: one clear line, exit code 6, and nothing half written."""
+    terminal = Terminal("sign-in", "work", *set_up(server))
+    come_back(terminal.find(r"http\S+/authorize\S+"), **{"iss": server.issuer, **fields})
+    done = terminal.finish()
+    assert done.code == exits.NOT_COMPLETED
+    assert said in one_line(done)
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_denied_or_expired_device_code_is_said(server):
+    """Sign-in: both end with one clear line and exit code 6."""
+    server.authorizations.device_interval = 0.05
+    terminal = Terminal("sign-in", "work", "--device", *set_up(server))
+    server.authorizations.decide(terminal.find(r"[A-Z]{4}-[A-Z]{4}"), None)
+    done = terminal.finish()
+    assert done.code == exits.NOT_COMPLETED
+    assert "denied on the other device" in one_line(done)
+    server.authorizations.device_code_lifetime = 0.2
+    done = run("sign-in", "work", "--device", *set_up(server))
+    assert done.code == exits.NOT_COMPLETED
+    assert "nobody entered the code before it expired" in one_line(done)
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_port_that_is_taken_is_said(server, command):
+    """Sign-in: the line names the port, and the option that helps."""
+    port = server.url.rpartition(":")[2]
+    taken = f"http://127.0.0.1:{port}/callback"
+    line = failed(command("sign-in", "work", *set_up(server), "--redirect-uri", taken), 6)
+    assert f"port {port} of 127.0.0.1 is taken" in line
+    assert "--redirect-uri" in line
+
+
+@pytest.mark.usefixtures("nothing_changes")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--issuer", "{url}/", "--client-id", "c", "--origin", "{url}"], 4, "give it exactly so"),
+        (["--issuer", "{url}", "--client-id", "c"], 2, "--origin is missing"),
+        (["--issuer", "{url}", "--origin", "{url}"], 2, "--client-id is missing"),
+        (["--client-id", "c", "--origin", "{url}"], 2, "--issuer is missing"),
+        (["--issuer", "no url", "--client-id", "c", "--origin", "{url}"], 4, "is no issuer"),
+        (["--issuer", "http://a.example", "--client-id", "c", "--origin", "{url}"], 4, "use https"),
+        (
+            ["--token-endpoint", "{url}/token", "--client-id", "c", "--origin", "{url}"],
+            2,
+            "no authorization endpoint",
+        ),
+        (
+            ["--token-endpoint", "{url}/t", "--client-id", "c", "--origin", "{url}", "--device"],
+            2,
+            "no device authorization endpoint",
+        ),
+        (
+            ["--json-refresh", "{url}/json", "--origin", "{url}"],
+            2,
+            "no sign-in for a JSON API: use silent-refresh import",
+        ),
+        (["--client-secret", "hunter2", "--origin", "{url}"], 2, "takes no secret"),
+        (["--client-secret", "environment:", "--origin", "{url}"], 2, "takes no secret"),
+        (["--store", "tape:x", "--issuer", "{url}", "--client-id", "c", "--origin", "{url}"], 2,
+         "--store takes"),
+        (["--store", "environment:TEST_UNSET", "--issuer", "{url}", "--client-id", "c",
+          "--origin", "{url}"], 2, "TEST_UNSET is not set"),
+        (["--key", "hunter2", "--issuer", "{url}", "--client-id", "c", "--origin", "{url}"], 2,
+         "takes no secret"),
+        (["--parameter", "audience", "--origin", "{url}"], 2, "--parameter takes NAME=VALUE"),
+        (["--grant-option", "colour=red", "--issuer", "{url}", "--client-id", "c", "--origin",
+          "{url}"], 4, "colour"),
+        (["--nonsense"], 2, "No such option"),
+        (["--redirect-uri", "https://a.example", "--issuer", "{url}", "--client-id", "c",
+          "--origin", "{url}"], 4, "no redirect to this machine"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_said(server, command, arguments, code, said):
+    """Sign-in: arguments are checked before anybody is asked, and no secret is shown again."""
+    arguments = [argument.format(url=server.url) for argument in arguments]
+    line = failed(command("sign-in", "work", *arguments), code)
+    assert said in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_an_issuer_without_s256_is_refused(server, command):
+    """RFC 9700 section 2.1.1: PKCE by S256, or no sign-in."""
+    where = "/.well-known/oauth-authorization-server"
+    known = {"code_challenge_methods_supported": ["plain"]}
+    server.on(where, lambda request, real: real.but(payload={**real.payload, **known}))
+    assert "not by S256" in failed(command("sign-in", "work", *set_up(server)), exits.SETUP)
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_an_issuer_out_of_reach_is_said(server, command):
+    """Sign-in: exit code 5 means that trying again may help."""
+    with AuthorizationServer() as gone:
+        options = set_up(gone)
+    assert "no answer" in failed(command("sign-in", "work", *options), exits.UNAVAILABLE)
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_settings_that_cannot_be_written_are_said(server, command):
+    """Sign-in: where the disk refuses, nothing is half written."""
+    with AuthorizationServer(client_secret="x") as server:
+        options = [*set_up(server), "--client-credentials", "--client-secret", "environment:HOME"]
+        os.environ["HOME"], before = "x", os.environ["HOME"]
+        call = private_files.call
+
+        def full(function, *arguments, **settings):
+            if function is os.write:
+                raise OSError(28, "No space left on device")
+            return call(function, *arguments, **settings)
+
+        private_files.call = full
+        try:
+            line = failed(command("sign-in", "work", *options), exits.SETUP)
+        finally:
+            private_files.call = call
+            os.environ["HOME"] = before
+    assert "No space left" in line
+
+
+# Ctrl-C at each step.
+
+
+@pytest.mark.usefixtures("nothing_changes")
+@pytest.mark.parametrize("step", ["discovery", "browser", "code", "device", "poll"])
+def test_ctrl_c_at_each_step_changes_nothing(server, step):
+    """Sign-in: one line, exit code 130, and nothing half written, wherever it was."""
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(request, real):
+        arrived.set()
+        go_on.wait(PATIENCE)
+
+    options = ["--device"] if step in ("device", "poll") else []
+    held = {
+        "discovery": "/.well-known/oauth-authorization-server",
+        "device": "/device_authorization",
+        "poll": "/token",
+        "code": "/token",
+    }
+    if step in held:
+        server.on(held[step], hold)
+    server.authorizations.device_interval = 0.05
+    terminal = Terminal("sign-in", "work", *set_up(server), *options)
+    browser = None
+    if step in ("browser", "code"):
+        url = terminal.find(r"http\S+/authorize\S+")
+        if step == "code":
+            browser = threading.Thread(target=answer, args=(url,))
+            browser.start()
+    if step in held:
+        assert arrived.wait(PATIENCE)
+    terminal.interrupt()
+    done = terminal.finish()
+    go_on.set()
+    if browser is not None:
+        browser.join()
+    assert done.code == exits.INTERRUPTED, done
+    assert one_line(done) == "silent-refresh: interrupted: nothing was changed"
+
+
+def test_ctrl_c_during_the_save_comes_too_late(server, tmp_path):
+    """Sign-in: once it is being stored it is finished, settings and session both."""
+    os.mkfifo(tmp_path / "saving")
+    program = (
+        "import os, signal, sys\n"
+        "from requests_silent_refresh import cli\n"
+        "from requests_silent_refresh.system import private_files\n"
+        "call = private_files.call\n"
+        "def interrupted(function, *arguments, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return call(function, *arguments, **options)\n"
+        "from requests_silent_refresh.profiles import changes\n"
+        "sign_in = changes.sign_in\n"
+        "def watched(*arguments):\n"
+        "    private_files.call = interrupted\n"
+        "    try:\n"
+        "        return sign_in(*arguments)\n"
+        "    finally:\n"
+        "        private_files.call = call\n"
+        "changes.sign_in = watched\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    with AuthorizationServer(client_secret="s3cret") as server:
+        options = [*set_up(server), "--client-credentials", "--client-secret", "environment:S"]
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program, "sign-in", "bot", *options],
+            env={**os.environ, "S": "s3cret"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert profiles.load("bot").open_store().load().token is not None
+
+
+# Two terminals.
+
+
+def test_of_two_terminals_the_last_one_wins_whole(server):
+    """Sign-in: two at once; the last one's session and settings hold, and who runs adopts them."""
+    first = Terminal("sign-in", "work", *set_up(server), "--scope", "first")
+    second = Terminal("sign-in", "work", *set_up(server), "--scope", "second")
+    pages = {
+        "first": first.find(r"http\S+/authorize\S+"),
+        "second": second.find(r"http\S+/authorize\S+"),
+    }
+    answer(pages["second"])
+    assert second.finish().code == 0
+    running = profiles.load("work")
+    assert running.manager.token().scope == ("second",)
+    answer(pages["first"])
+    assert first.finish().code == 0
+    now = profiles.load("work")
+    assert now.sign_in["scope"] == ["first"]
+    assert now.open_store().load().token.scope == ("first",)
+    old = running.manager.token()
+    assert running.manager.renew(old).scope == ("first",)
+    assert server.counters.reuse_detections == 0
+    assert server.counters.exchanges == 0, "the new session was adopted, not refreshed"
+
+
+# The other commands.
+
+
+def test_status_tells_what_there_is_to_tell(server, work, command):
+    """Status: a line for each profile, and never a token."""
+    changes.sign_in(profile(server, "My other"), Token("secret-at", "secret-rt"))
+    code, out, err = command("status")
+    assert (code, err) == (0, "")
+    head, other, line = out.splitlines()
+    assert re.split("  +", head) == [
+        "PROFILE", "SIGNED IN", "SCOPE", "EXPIRES", "GEN.", "REFRESHED", "STORE"
+    ]  # fmt: skip
+    assert re.split("  +", other)[:3] == ["My other", "yes", "unknown"]
+    name, signed_in, scope, expires, generation, refreshed, store = re.split("  +", line)
+    assert (name, signed_in, scope, generation) == ("work", "yes", "read", "1")
+    assert (expires, refreshed, store) == ("in 59 min", "0 s ago", "file")
+    assert "secret" not in out
+
+
+def test_status_is_json_for_programs(server, work, command):
+    """Status: --json has the same, with times in Unix seconds."""
+    code, out, err = command("status", "--json")
+    (told,) = json.loads(out)
+    assert (code, err) == (0, "")
+    assert 3590 < told.pop("expires_in") <= 3600
+    token = work.open_store().load().token
+    assert told == {
+        "name": "work",
+        "signed_in": True,
+        "subject": None,
+        "scope": ["read"],
+        "expires_at": token.expires_at,
+        "generation": 1,
+        "refreshed_at": token.issued_at,
+        "origins": [server.url],
+        "store": work.place,
+        "error": None,
+    }
+
+
+def test_status_knows_who_signed_in_after_a_refresh(server, command):
+    """Status: the subject of the sign-in stays known while its session lives, and no longer."""
+    payload = server.sign_in() | {"id_token": "x.eyJzdWIiOiAiYW5uIn0."}
+    changes.sign_in(profile(server), Token.from_response(payload, received_at=time.time()))
+    assert command("refresh", "work")[0] == 0
+    (told,) = json.loads(command("status", "--json")[1])
+    assert (told["subject"], told["generation"]) == ("ann", 2)
+    profiles.load("work").open_store().save(server.sign_in_token(), after=None)
+    (told,) = json.loads(command("status", "--json")[1])
+    assert told["subject"] is None
+
+
+def test_status_of_one_that_is_signed_out(server, work, command):
+    """Status: exit code 3 where a profile that was named is not signed in."""
+    assert command("status", "work")[0] == exits.DONE
+    assert command("sign-out", "work")[1] == "Signed out of work.\n"
+    assert command("sign-out", "work")[1] == "Nobody was signed in to work.\n"
+    assert command("status")[0] == exits.DONE
+    code, out, err = command("status", "work")
+    assert (code, err) == (exits.SIGNED_OUT, "")
+    assert re.split("  +", out.splitlines()[1])[:3] == ["work", "no", "2"]
+
+
+def test_status_of_what_cannot_be_read(server, work, command):
+    """Status: one broken profile hides no other, and the exit code is 1."""
+    changes.sign_in(profile(server, "broken"), server.sign_in_token())
+    with open(profiles.load("broken").place, "r+b") as file:
+        file.write(b"x")
+    with open(paths.settings_file("worse"), "w") as file:
+        file.write("{")
+    code, out, _ = command("status")
+    assert code == exits.FAILED
+    _, broken, line, worse = out.splitlines()
+    assert re.split("  +", broken)[1] == "?"
+    assert line.startswith("work")
+    assert "holds no settings" in worse
+    assert command("status", "nobody")[0] == exits.FAILED
+
+
+def test_status_without_profiles(command):
+    """Status: who has none is told how to make one."""
+    code, out, _ = command("status")
+    assert (code, out) == (0, "There are no profiles. Make one: silent-refresh sign-in --help\n")
+
+
+def test_status_takes_no_lock(server, work, command):
+    """Status: while somebody holds both locks it says the same; and who waits is not held up."""
+    store = work.open_store()
+    with store.exclusive(1), store._file.writing(), changes._alone("work"):
+        began = time.monotonic()
+        assert command("status", "work")[0] == 0
+        assert time.monotonic() - began < 2
+
+
+def test_token_prints_the_current_token(server, work, command):
+    """Token: the token alone, refreshed where it is due, or a header for curl."""
+    stored = work.open_store().load().token.access_token.reveal()
+    assert command("token", "work") == (0, stored + "\n", "")
+    assert command("token", "work", "--header") == (0, f"Authorization: Bearer {stored}\n", "")
+    over = Token(stored, work.open_store().load().token.refresh_token, expires_at=1.0)
+    work.open_store().save(over, after=work.open_store().load())
+    code, out, _ = command("token", "work")
+    assert code == 0
+    assert out.strip() != stored
+    assert server.counters.granted == 1
+
+
+def test_a_header_is_the_profiles_own(server, command):
+    """Token: an API that wants it in another header gets that line."""
+    plain = profile(server, adapter_options={"header": "X-Token", "scheme": ""})
+    changes.sign_in(plain, Token("secret-at"))
+    assert command("token", "work", "--header")[1] == "X-Token: secret-at\n"
+
+
+def test_curl_gets_the_token_by_a_pipe(server, work):
+    """P12: as the docs show it; the token is in no process's arguments."""
+    line = f"{sys.executable} -m requests_silent_refresh token work --header"
+    done = subprocess.run(
+        ["sh", "-c", f"{line} | curl -s -H @- {server.resource}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if "not found" in done.stderr:
+        pytest.skip("there is no curl")
+    assert json.loads(done.stdout)["access_token_serial"] == 1
+
+
+def test_refresh_makes_a_new_token(server, work, command):
+    """Refresh: one exchange, also where the token was due anyway."""
+    assert command("refresh", "work") == (
+        0, "Refreshed work: the token expires in 59 min.\n", ""
+    )  # fmt: skip
+    assert server.counters.exchanges == 1
+    state = work.open_store().load()
+    work.open_store().save(Token("x", state.token.refresh_token, expires_at=1.0), after=state)
+    assert command("refresh", "work")[0] == 0
+    assert server.counters.exchanges == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ({"status": 503}, exits.UNAVAILABLE, "503"),
+        ({"status": 400, "body": '{"error": "invalid_client"}'}, exits.SETUP, "invalid_client"),
+        (
+            {"status": 400, "body": '{"error": "invalid_grant"}'},
+            exits.SIGNED_OUT,
+            "run silent-refresh sign-in work",
+        ),
+    ],
+)
+def test_a_refresh_that_fails_has_the_exit_code_of_its_reason(
+    server, work, command, fault, code, said
+):
+    """Exit codes: try again, mend the set-up, or sign in."""
+    server.fault("token", times=None, **fault)
+    assert said in failed(command("refresh", "work"), code)
+
+
+def test_a_secret_that_is_missing_is_named(server, command):
+    """Exit codes: a client secret in a variable that is not set is a wrong set-up, and named."""
+    grant = {**profile(server).grant, "client_secret": {"environment": "TEST_UNSET"}}
+    changes.sign_in(profile(server, grant=grant), server.sign_in_token())
+    assert "TEST_UNSET is not set" in failed(command("refresh", "work"), exits.SETUP)
+
+
+def test_doctor_names_who_holds_the_lock(server, work, command):
+    """Doctor: where a refresh hangs, the process that holds the lock is named."""
+    with work.open_store().exclusive(1):
+        assert f"the lock is held by process {os.getpid()}" in command("doctor", "work")[1]
+    assert "nobody holds the lock" in command("doctor", "work")[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreUnavailable("held"), exits.UNAVAILABLE),
+        (RefreshTimeout("late"), exits.UNAVAILABLE),
+        (StoreCorrupted("torn"), exits.FAILED),
+        (WrongKey("another"), exits.SETUP),
+        (OSError("torn"), exits.FAILED),
+        (ImportError("redis"), exits.SETUP),
+    ],
+)
+def test_every_failure_has_its_exit_code(error, code):
+    """Exit codes: try again, mend the set-up, or look at what is broken."""
+    assert exits.code_for(error) == code
+    assert exits.line_for(error) == f"silent-refresh: {error}"
+
+
+@pytest.mark.parametrize("name", ["token", "refresh", "sign-out", "rotate-key"])
+def test_an_unknown_profile_is_said(command, name):
+    """Exit codes: 4, and what to type to make it."""
+    line = failed(command(name, "nobody"), exits.SETUP)
+    assert "silent-refresh sign-in nobody --issuer" in line
+
+
+def test_import_takes_what_other_tools_kept(server, command):
+    """Import: a token endpoint's answer is stored as it is, with no exchange."""
+    payload = json.dumps(server.sign_in(scope="read"))
+    code, out, err = command("import", "work", *set_up(server), stdin=payload)
+    assert (code, err) == (0, "")
+    assert "Signed in to work." in out
+    assert server.counters.exchanges == 0
+    assert profiles.load("work").sign_in["method"] == "import"
+
+
+def test_import_takes_a_refresh_token_alone(server, command):
+    """Import: it is exchanged at once, by the machinery that loses none (P5)."""
+    refresh_token = server.sign_in()["refresh_token"]
+    code, out, err = command("import", "work", *set_up(server), stdin=refresh_token + "\n")
+    assert (code, err) == (0, "")
+    assert "Refreshed: the token expires in 59 min." in out
+    assert server.counters.granted == 1
+    assert profiles.load("work").open_store().load().generation == 2
+    line = failed(command("import", "work", stdin="rt-unknown"), exits.SIGNED_OUT)
+    assert "run silent-refresh sign-in work" in line
+
+
+def test_import_for_a_json_api(server, command):
+    """Import: an API that refreshes in JSON of its own, with the grant's own options."""
+    options = ["--json-refresh", server.json_endpoint + "/nested", "--origin", server.url]
+    options += [
+        "--grant-option",
+        "timeout=5",
+        "--grant-option",
+        "access_token_path=data.access_token",
+    ]
+    given = server.sign_in()
+    camel = {"accessToken": given["access_token"], "refreshToken": given["refresh_token"]}
+    assert command("import", "shop", *options, stdin=json.dumps(camel))[0] == 0
+    kept = profiles.load("shop")
+    assert kept.grant["timeout"] == 5
+    assert command("refresh", "shop")[0] == 0
+    assert command("import", "shop", stdin=json.dumps(server.sign_in()))[0] == 0
+    assert profiles.load("shop").grant == kept.grant
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "two words", '{"access_token": 7}', "[" * 9999])
+@pytest.mark.usefixtures("nothing_changes")
+def test_import_of_what_holds_no_token(server, command, text):
+    """Import: one line, which shows nothing of what was given."""
+    line = failed(command("import", "work", *set_up(server), stdin=text), exits.SETUP)
+    assert "words" not in line
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_import_of_too_much(server, command):
+    """Import: a log or a disk image is not read into memory."""
+    done = run("import", "work", *set_up(server), stdin="x" * (1024 * 1024 + 1))
+    assert done.code == exits.SETUP
+    assert "larger than any tokens" in one_line(done)
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_import_cannot_read_two_things_from_standard_input(server, command):
+    """Import: the tokens have it, so the secret comes from elsewhere."""
+    options = [*set_up(server), "--client-secret", "ask"]
+    line = failed(command("import", "work", *options, stdin="x"), exits.USAGE)
+    assert "standard input is for the tokens" in line
+
+
+def test_rotate_key_encrypts_anew_and_disturbs_nobody(server, work, command):
+    """Rotation: a new key in front, the tokens under it, the last one kept, older ones gone."""
+    running = profiles.load("work").manager
+    assert running.token()
+    path = Path(paths.key_file("work"))
+    keys = [path.read_text().split()]
+    for _ in range(3):
+        code, out, _ = command("rotate-key", "work")
+        assert code == 0
+        keys.append(path.read_text().split())
+        assert out.startswith("The tokens of work are encrypted with the key ")
+    assert [len(lines) for lines in keys] == [1, 2, 2, 2]
+    assert keys[3][1] == keys[2][0]
+    assert keys[0][0] not in keys[3]
+    assert running.renew(running.token())
+    assert profiles.load("work").manager.signed_in
+
+
+def test_rotate_key_of_a_key_from_elsewhere(server, command, tmp_path):
+    """Rotation: with keys that somebody else manages, the first one given encrypts from then on."""
+    one = {"key_file": str(tmp_path / "one.key"), "make": True}
+    two = {"key_file": str(tmp_path / "two.key"), "make": True}
+    changes.sign_in(profile(server, key=one), server.sign_in_token())
+    profile(server, key=[two, one]).save()
+    first = Path(profiles.load("work").place).read_bytes()
+    assert command("rotate-key", "work")[0] == 0
+    assert Path(profiles.load("work").place).read_bytes() != first
+    profile(server, key=two).save()
+    assert profiles.load("work").manager.signed_in
+    changes.sign_in(profile(server, "own", key=two), server.sign_in_token())
+    assert command("rotate-key", "own")[0] == 0
+    assert len((tmp_path / "two.key").read_text().split()) == 2
+
+
+def test_rotate_key_before_anybody_signed_in(server, command):
+    """Rotation: there is nothing to encrypt, and that is said."""
+    profile(server).save()
+    assert "nothing to encrypt yet" in command("rotate-key", "work")[1]
+
+
+def test_doctor_finds_nothing_wrong(server, work, command):
+    """Doctor: modes, key, state, lock, endpoints and clock, each with a line; no token is sent."""
+    code, out, err = command("doctor")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "work:"
+    assert {line.split()[0] for line in lines[1:]} == {"ok"}
+    for told in (
+        "settings:",
+        "key file:",
+        "tokens:",
+        "signed in, generation 1",
+        "the lock",
+        "/token",
+    ):
+        assert told in out
+    assert server.counters.granted == 0
+
+
+def test_doctor_finds_what_is_wrong(server, work, command, tmp_path):
+    """Doctor: each trouble has its line, and the exit code is 1."""
+    os.chmod(paths.key_file("work"), 0o644)
+    os.chmod(os.path.dirname(work.place), 0o777)
+    code, out, _ = command("doctor", "work")
+    assert code == exits.FAILED
+    assert re.search("warning +key file: .* can be opened by others", out)
+    assert re.search("problem +tokens: others may replace", out)
+    grant = {**profile(server).grant, "client_secret": {"environment": "TEST_UNSET"}}
+    grant["revocation_endpoint"] = "https://127.0.0.1:1/revoke"
+    key = {"passphrase": {"environment": "TEST_UNSET"}}
+    profile(server, "bad", grant=grant, key=key).save()
+    code, out, _ = command("doctor", "bad", "nobody")
+    assert code == exits.FAILED
+    assert re.search("problem +client secret: .*TEST_UNSET is not set", out)
+    assert re.search("problem +revocation_endpoint https://127.0.0.1:1/revoke: no answer", out)
+    assert re.search("nobody:\n  problem +there is no profile", out)
+
+
+def test_doctor_looks_at_clock_and_session(server, command, monkeypatch):
+    """Doctor: a clock that is wrong, a session without refresh token, a server in trouble."""
+    changes.sign_in(profile(server), Token("a"))
+    server.on("/token", lambda request, real: Answer(500))
+    server.clock = lambda: time.time() - 3600
+    server.stop()
+    server.start()
+    code, out, _ = command("doctor", "work")
+    assert code == 0
+    assert re.search("warning +there is no refresh token", out)
+    assert re.search("warning +token_endpoint .* answers 500", out)
+    assert re.search(r"warning +this machine's clock is 3[56]\d\d s ahead of the server's", out)
+
+
+def test_doctor_of_a_profile_nobody_signed_in_to(server, command):
+    """Doctor: it says so, and what to type; a wrong grant or endpoint is found as well."""
+    profile(server, "new").save()
+    code, out, _ = command("doctor", "new")
+    assert code == 0
+    assert "warning  nobody is signed in: run silent-refresh sign-in new" in out
+    grant = {"kind": "json", "url": "http://a.example/x", "headers": {"X": {"environment": "X"}}}
+    profile(
+        server, "wrong", grant=grant, sign_in={"issuer": "no url"}, key={"key_file": "/x/y"}
+    ).save()
+    code, out, _ = command("doctor", "wrong")
+    assert code == exits.FAILED
+    assert out.count("problem") >= 2
+
+
+def test_completion_knows_commands_and_profiles(server, work, command):
+    """Completion: the shell's script, commands, and the names of the profiles."""
+    assert "_SILENT_REFRESH_COMPLETE=bash_complete" in command("completion", "bash")[1]
+    done = run(
+        _SILENT_REFRESH_COMPLETE="bash_complete",
+        COMP_WORDS="silent-refresh token w",
+        COMP_CWORD="2",
+    )
+    assert done.out == "plain,work\n"
+
+
+def test_help_names_every_command_and_exit_code(command):
+    """Help: without arguments too; each command has one of its own."""
+    code, out, _ = command()
+    assert code == 0
+    assert command("--help") == (0, out, "")
+    for name in ("sign-in", "status", "token", "refresh", "sign-out", "import", "rotate-key",
+                 "doctor", "demo", "completion"):  # fmt: skip
+        assert f"  {name} " in out
+    assert "3 signed out" in out
+    assert command("sign-in", "--help")[0] == 0
+    assert command("--version")[1].startswith("silent-refresh, version ")
+
+
+def test_verbose_shows_what_is_being_done(server, work):
+    """Logging: -v prints the log to standard error, without it nothing is."""
+    done = run("-v", "refresh", "work")
+    assert "INFO refreshed" in done.err
+    assert "at-" not in done.err
+    assert "rt-" not in done.err
+
+
+def test_an_unknown_command_is_said(command):
+    """Exit codes: 2, in one line."""
+    assert "No such command 'bogus'" in failed(command("bogus"), exits.USAGE)
+
+
+def test_the_demo_is_a_command_too(command):
+    """Demo: found among the commands, and run without click."""
+    for arguments, code in ((["--help"], 0), (["--threads", "no number"], 2)):
+        with pytest.raises(SystemExit) as caught:
+            command("-v", "demo", *arguments)
+        assert caught.value.code == code
+
+
+def test_without_the_extra_the_demo_works_and_the_rest_says_what_is_missing():
+    """Extras: without click, rich and oauthlib there is a line on how to get them."""
+    program = (
+        "import sys\n"
+        "for name in ('click', 'rich', 'oauthlib'): sys.modules[name] = None\n"
+        "from requests_silent_refresh.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+
+    def without(*arguments):
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", program, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    done = without("demo", "--threads", "2", "--expiries", "1", "--seconds", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    for arguments in ([], ["status"], ["sign-in", "work"]):
+        done = without(*arguments)
+        assert done.returncode == exits.SETUP
+        assert one_line(Done(done.returncode, done.stdout, done.stderr)).endswith(
+            "pip install 'requests-silent-refresh[cli]'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (3600, "60 min"), (7200, "2 h"), (200000, "2 d")],
+)
+def test_durations_are_rounded_down(seconds, text):
+    """Times: the largest unit of which there are two."""
+    assert span(seconds) == text
+
+
+def test_moments_are_told_from_now():
+    """Times: past and future, and unknown ones."""
+    assert until(None) == "at a time the server did not say"
+    assert until(time.time() - 1) == "now"
+    assert since(None) == ""
+    assert since(time.time() + 60) == "0 s ago"

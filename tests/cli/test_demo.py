@@ -1,0 +1,380 @@
+"""``python -m requests_silent_refresh demo``, in this process and as one of its own."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from requests_silent_refresh import EncryptedFileStore, RefreshTokenGrant, Token, TokenManager
+from requests_silent_refresh.cli import main
+from requests_silent_refresh.cli.demo import command
+from requests_silent_refresh.cli.demo.crowd import Crowd
+from requests_silent_refresh.cli.demo.expiry import Expiry
+from requests_silent_refresh.cli.demo.report import Report, measure, percentile
+from requests_silent_refresh.cli.demo.screen import Screen
+from requests_silent_refresh.testing import Answer, AuthorizationServer, EventLog, Request
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = ("--threads", "8", "--expiries", "2", "--seconds", "0")
+
+
+@pytest.fixture(autouse=True)
+def _home_of_its_own(tmp_path, monkeypatch):
+    """Keep default state and keys of whoever runs the tests out of it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def state(tmp_path) -> Path:
+    return tmp_path / "state" / "tokens"
+
+
+@pytest.fixture
+def run(capsys, state) -> Callable[..., tuple[int, str, str]]:
+    """Run the demo in this process; returns its exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["demo", "--state", str(state), *SMALL, *arguments])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def as_process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "requests_silent_refresh", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_64_threads_through_5_expiries():
+    """P1, P2: the demo as a person starts it: 5 exchanges, 320 401s, no failure, no reuse."""
+    process = as_process("demo", "--json", "--seconds", "0")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    report = json.loads(out)
+    assert report["rejected_per_expiry"] == [64] * 5
+    assert report["exchanges_per_expiry"] == [1] * 5
+    assert (report["failures"], report["reuse_detections"]) == (0, 0)
+    assert report["ok"] is True
+    assert report["requests"] >= 64 * 5
+    assert 0 < report["wait_median"] <= report["wait_p99"] < 10
+    assert Path(report["state"]).is_relative_to(os.environ["HOME"])
+
+
+def test_started_again_it_goes_on_without_signing_in(run, state):
+    """The encrypted file: a second run uses the first one's session and says so."""
+    code, out, _ = run()
+    assert code == 0
+    assert f"Signed in. The tokens are kept, encrypted, in {state}" in out
+    code, out, _ = run("--json")
+    assert code == 0
+    assert json.loads(out)["session"] == "went on"
+    code, out, _ = run()
+    assert code == 0
+    assert f"Went on without signing in, with the tokens in {state}" in out
+    assert "Signed in" not in out
+
+
+def test_plain_output_has_a_line_for_each_phase_and_a_table(run):
+    """Not on a terminal: plain lines, phases in order, then the table; no control characters."""
+    _, out, err = run()
+    assert err == ""
+    assert not re.search(r"[^\n -~]", out)
+    phases = re.findall(r"^  (rejected|waiting|refreshed|replayed) +(\d+)  ", out, re.MULTILINE)
+    assert [name for name, _ in phases] == ["rejected", "waiting", "refreshed", "replayed"] * 2
+    assert [int(n) for name, n in phases if name in ("rejected", "replayed")] == [8] * 4
+    assert [int(n) for name, n in phases if name == "refreshed"] == [1, 1]
+    table = dict(re.findall(r"^([a-z0-9][\w, ]*?)  +(.*)$", out, re.MULTILINE))
+    assert table["failures"] == "0"
+    assert table["401s"] == "16"
+    assert table["exchanges"] == "2"
+    assert table["reuse detections"] == "0"
+    assert re.fullmatch(r"0\.\d{3} s", table["wait, median"])
+    assert re.fullmatch(r"0\.\d{3} s", table["wait, p99"])
+
+
+def test_no_token_is_written_in_the_open(run, state):
+    """P12: neither the output nor any file beside the state holds a token in plain text."""
+    _, out, _ = run()
+    files = [path for path in state.parent.iterdir() if path.is_file()]
+    assert {path.name for path in files} >= {"tokens", "tokens.server"}
+    for text in (out, *(path.read_bytes().decode("latin-1") for path in files)):
+        assert not re.search(r"\b[ar]t-[\w-]{20}", text)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_killed_in_the_middle_it_goes_on(state):
+    """P5: SIGKILL after a refresh; the next run goes on with the session that was saved."""
+    options = ("demo", "--state", str(state), "--threads", "8", "--expiries", "2")
+    with as_process(*options, "--seconds", "0.5") as process:
+        _until(process, "replayed")  # of the first expiry; the second is half a second away
+        process.send_signal(signal.SIGKILL)
+    with as_process(*options, "--seconds", "0", "--json") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["session"] == "went on"
+
+
+def _until(process: subprocess.Popen[str], text: str) -> str:
+    """Read lines of the process's output until one holds ``text``; returns that one."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if text in line)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child alone")
+def test_ctrl_c_ends_it_in_one_line(state):
+    """Ctrl-C: exit code 130, one line, no traceback; the state stays good."""
+    options = ("demo", "--state", str(state), "--threads", "8", "--expiries", "1")
+    with as_process(*options, "--seconds", "600") as process:
+        _until(process, "at work")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "interrupted; started again it goes on from here\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_on_a_terminal_lines_are_rewritten(state):
+    """On a terminal: counts grow in place, each line ends with its final count."""
+    import pty
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "requests_silent_refresh", "demo", "--state", str(state), *SMALL],
+        cwd=ROOT,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    output = b""
+    try:
+        while piece := os.read(master, 65536):
+            output += piece
+    except OSError:  # how a pseudo-terminal says that its other end is closed
+        pass
+    finally:
+        os.close(master)
+    assert process.wait(30) == 0
+    text = output.decode()
+    assert "\r\x1b[2K  waiting" in text
+    finals = re.findall(r"(\w+) +(\d+)  [^\r\x1b]*\r\n", text)
+    assert ("replayed", "8") in finals
+
+
+def test_a_failed_request_is_exit_code_1(state):
+    """Exit code 1: a token endpoint that answers 400 fails the batch, and the table says so."""
+    arguments = argparse.Namespace(threads=4, expiries=2, seconds=0.0)
+    state.parent.mkdir()
+    run = command.Demo(arguments, str(state), Screen(None))
+    run.server.fault("token", status=400, body='{"error": "invalid_scope"}')
+    report = run.run()
+    assert command.exit_code(report) == 1
+    assert report.failures >= 4
+    assert report.exchanges_per_expiry[0] == 1
+    assert "RefreshFailed" in (report.first_error or "")
+    assert "first error" in report.as_table()
+
+
+def test_a_session_the_server_has_forgotten_is_signed_in_again(run, state):
+    """Without the server's file the stored session is over, and the demo says what it did."""
+    run()
+    Path(f"{state}.server").unlink()
+    code, out, _ = run()
+    assert code == 0
+    assert "Signed in again: the server does not know the stored session any more." in out
+    assert re.search(r"^  at the start +1$", out, re.MULTILINE)
+
+
+def test_an_access_token_that_expired_meanwhile_is_refreshed_first(run, state):
+    """Days later: the kept access token is over, the refresh token carries on."""
+    state.parent.mkdir()
+    with AuthorizationServer(
+        client_id="demo", database=f"{state}.server", access_token_lifetime=0
+    ) as server:
+        manager = TokenManager(
+            RefreshTokenGrant(server.token_endpoint, client_id="demo"), EncryptedFileStore(state)
+        )
+        manager.sign_in(server.sign_in_token())
+    code, out, _ = run("--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["session"], report["exchanges_at_start"]) == ("went on", 1)
+    assert report["exchanges_per_expiry"] == [1, 1]
+
+
+def test_two_demos_on_one_state_are_kept_apart(run, state):
+    """A second demo on the same state says who has it, and touches nothing."""
+    with command._alone(str(state)):
+        code, out, err = run()
+    assert (code, out) == (1, "")
+    assert f"another demo (process {os.getpid()}" in err
+    assert not state.exists()
+
+
+def test_a_state_that_cannot_be_read_is_one_line_on_stderr(run, state):
+    """Bad input: a wrong key or a foreign file is an error that says what, not a traceback."""
+    state.parent.mkdir()
+    EncryptedFileStore(state, key=b"0" * 43 + b"=").save(Token("a", "b"), after=None)
+    before = state.read_bytes()
+    code, _, err = run()
+    assert code == 1
+    assert err.startswith("demo: ")
+    assert err.count("\n") == 1
+    assert state.read_bytes() == before
+    Path(f"{state}.server").write_text("something else")
+    code, _, err = run()
+    assert (code, "is not a file of this server" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--threads", "0"], "'0' is not a whole number from 1 up"),
+        (["demo", "--expiries", "x"], "'x' is not a whole number from 1 up"),
+        (["demo", "--seconds", "-1"], "'-1' is not a number from 0 to 3000"),
+        (["demo", "--seconds", "nan"], "'nan' is not a number from 0 to 3000"),
+        (["demo", "--seconds", "soon"], "'soon' is not a number from 0 to 3000"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(capsys, arguments, message):
+    """Exit code 2, and the argument is named."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_the_log_says_is_what_the_report_says():
+    """The table's numbers come from the server's log, split at each expiry."""
+    log = EventLog(lambda: 0.0)
+    log.append("exchange")
+    for _ in range(2):
+        log.append("early-revocation")
+        log.append("resource", status=401, path="/a")
+        log.append("exchange", reason="reuse")
+        log.append("resource", status=200, path="/a", began=log[-2].at + 1.5)
+        log.append("resource", status=200, path="/a")
+    fields = measure(log, expiries=2)
+    assert fields["rejected_per_expiry"] == [1, 1]
+    assert (fields["exchanges_at_start"], fields["exchanges_per_expiry"]) == (1, [1, 1])
+    assert fields["reuse_detections"] == 2
+    assert (fields["wait_median"], fields["wait_p99"]) == (1.5, 1.5)
+    assert measure([], 3)["wait_median"] is None
+    assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.0
+    assert percentile([4.0, 1.0, 3.0, 2.0], 0.99) == 4.0
+
+
+@pytest.fixture
+def crowd_of_two():
+    """Two threads whose first requests stay in the server until their event is set."""
+    go, arrived = (threading.Event(), threading.Event()), threading.Semaphore(0)
+
+    def stay(request: Request, answer: Answer) -> None:
+        arrived.release()
+        go[int(request.path[-1])].wait(30)
+
+    with AuthorizationServer() as server:
+        server.on("/resource/0", stay)
+        server.on("/resource/1", stay)
+        manager = TokenManager(RefreshTokenGrant(server.token_endpoint, client_id="client"))
+        manager.sign_in(server.sign_in_token())
+        crowd = Crowd(2, manager, server.url, server.resource)
+        crowd.start()
+        try:
+            assert arrived.acquire(timeout=30)
+            assert arrived.acquire(timeout=30)
+            yield server, manager, crowd, go
+        finally:
+            go[0].set()
+            go[1].set()
+            crowd.stop()
+
+
+def reached(condition: Callable[[], bool]) -> bool:
+    return Screen(None).follow(str, condition, timeout=30)
+
+
+def test_an_expiry_is_over_when_those_it_hit_have_their_answers(crowd_of_two):
+    """A request that was answered before the token ended is not taken for a replay."""
+    server, manager, crowd, go = crowd_of_two
+    with server.token_gate() as gate:
+        expiry = Expiry(server, manager, crowd)
+        go[0].set()  # each thread gets an answer, then both are held, and their token ends
+        go[1].set()
+        assert gate.arrived.wait(30)
+        assert not expiry.is_over()
+    assert reached(expiry.is_over)
+    assert (expiry.rejected(), expiry.refreshed()) == (2, 1)
+
+
+def test_an_expiry_given_up_holds_nobody(crowd_of_two):
+    """Ctrl-C while threads are being held: they go on, so that the demo can end."""
+    server, manager, crowd, go = crowd_of_two
+    expiry = Expiry(server, manager, crowd)
+    go[1].set()  # thread 0 stays where it is, so the gate does not fill
+    assert reached(lambda: expiry.gate.held == 1)
+    before = crowd.finished[1]
+    expiry.give_up()
+    assert reached(lambda: crowd.finished[1] > before + 1)
+    assert server.counters.early_revocations == 0
+
+
+def test_lines_are_rewritten_on_a_terminal_only():
+    """Screen: a terminal sees counts grow in place, a pipe the final line alone, None nothing."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, counts, looks = Terminal(), iter("123"), iter((False, False, True))
+    assert Screen(terminal).follow(counts.__next__, looks.__next__, timeout=30)
+    assert terminal.getvalue() == "\r\x1b[2K1\r\x1b[2K2\r\x1b[2K3\n"
+    pipe, looks = io.StringIO(), iter((False, True))
+    assert Screen(pipe).follow(lambda: "3", looks.__next__, timeout=30)
+    assert pipe.getvalue() == "3\n"
+    assert not Screen(None).follow(str, lambda: False, timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("failures", "exchanges", "ok"),
+    [(0, [1, 1], True), (1, [1, 1], False), (0, [2, 1], False), (0, [1, 0], False)],
+)
+def test_what_counts_as_a_good_run(failures, exchanges, ok):
+    """Exit code 1 if any request failed or an expiry cost another number of exchanges than one."""
+    report = Report(
+        session="went on",
+        state="x",
+        threads=1,
+        expiries=2,
+        seconds=1.0,
+        requests=10,
+        failures=failures,
+        first_error=None,
+        rejected_per_expiry=[1, 1],
+        exchanges_at_start=0,
+        exchanges_per_expiry=exchanges,
+        reuse_detections=0,
+        wait_median=None,
+        wait_p99=None,
+    )
+    assert command.exit_code(report) == (0 if ok else 1)
+    assert json.loads(report.as_json())["ok"] is ok

@@ -1,0 +1,954 @@
+"""The grants: what they send, and what each outcome of an exchange means (DESIGN section 5).
+
+Tests are named after what broke elsewhere ("The token and its endpoint").
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import email.utils
+import http.client
+import json
+import logging
+import pickle
+import re
+import textwrap
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+import requests
+import responses
+
+from requests_silent_refresh import (
+    ClientCredentialsGrant,
+    InsecureTransport,
+    JSONRefresh,
+    RefreshFailed,
+    RefreshTokenGrant,
+    RefreshUnavailable,
+    SessionExpired,
+    SilentRefreshError,
+    Token,
+)
+from requests_silent_refresh.grants.answer import Answer
+from requests_silent_refresh.secret_sources import FromEnvironment, FromFile
+from requests_silent_refresh.system import quiet_pools
+from requests_silent_refresh.testing import Answer as Reply
+from requests_silent_refresh.testing import AuthorizationServer, Request
+
+NOW = 1_800_000_000.0
+URL = "https://auth.example.com/token"
+CANARY = "canary-0123456789"
+
+
+@pytest.fixture
+def server() -> Iterator[AuthorizationServer]:
+    with AuthorizationServer() as running:
+        yield running
+
+
+@pytest.fixture
+def web() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+def grant_for(server: AuthorizationServer, **options: Any) -> RefreshTokenGrant:
+    return RefreshTokenGrant(server.token_endpoint, "client", **options)
+
+
+def token(refresh_token: str | None = "rt-old") -> Token:
+    return Token("at-old", refresh_token, scope="a b")
+
+
+def form_of(call: Any) -> dict[str, str]:
+    return dict(parse_qsl(call.request.body.decode(), strict_parsing=True))
+
+
+def requests_at(server: AuthorizationServer, path: str) -> list[Request]:
+    seen: list[Request] = []
+    server.on(path, lambda request, answer: seen.append(request))
+    return seen
+
+
+class TestTheForm:
+    def test_the_refresh_grant_of_a_public_client(self, web: Any) -> None:
+        """RFC 6749 section 6: the fields, and the client's name where it has no secret."""
+        web.post(URL, json={"access_token": "at-new"})
+        RefreshTokenGrant(URL, "me", scope=["a", "b"], extra={"audience": "x y"})(token())
+        (call,) = web.calls
+        assert form_of(call) == {
+            "grant_type": "refresh_token",
+            "refresh_token": "rt-old",
+            "client_id": "me",
+            "scope": "a b",
+            "audience": "x y",
+        }
+        assert "Authorization" not in call.request.headers
+        assert call.request.headers["Content-Type"] == "application/x-www-form-urlencoded"
+
+    def test_no_scope_asks_for_what_was_granted(self, web: Any) -> None:
+        """Without `scope` none is sent, and the old one holds on (section 6)."""
+        web.post(URL, json={"access_token": "at-new"})
+        assert RefreshTokenGrant(URL, "me")(token()).scope == ("a", "b")
+        assert "scope" not in form_of(web.calls[0])
+
+    @pytest.mark.parametrize("secret", ["p:w%+/=& ~*", "äöü ключ", "%41", "a\nb"])
+    def test_basic_credentials_are_form_encoded(self, web: Any, secret: str) -> None:
+        """Client secrets that need form encoding in Basic (RFC 6749 section 2.3.1)."""
+        web.post(URL, json={"access_token": "at-new"})
+        RefreshTokenGrant(URL, "a:client ä", secret)(token())
+        scheme, _, encoded = web.calls[0].request.headers["Authorization"].partition(" ")
+        assert scheme == "Basic"
+        name, _, word = base64.b64decode(encoded).decode("ascii").partition(":")
+        decoded = dict(parse_qsl(f"name={name}&word={word}", strict_parsing=True))
+        assert decoded == {"name": "a:client ä", "word": secret}
+        assert "client_id" not in form_of(web.calls[0])
+
+    @pytest.mark.parametrize("auth", [None, "basic", "post"])
+    def test_a_real_server_takes_an_odd_secret_both_ways(self, auth: Any) -> None:
+        """Encoding and decoding meet: a colon, a percent sign and an umlaut authenticate."""
+        with AuthorizationServer(client_id="a:b", client_secret="p%41:ü +") as server:
+            grant = RefreshTokenGrant(server.token_endpoint, "a:b", "p%41:ü +", client_auth=auth)
+            grant(server.sign_in_token())
+            wrong = RefreshTokenGrant(server.token_endpoint, "a:b", "p%41:u +", client_auth=auth)
+            with pytest.raises(RefreshFailed) as caught:
+                wrong(server.sign_in_token())
+        assert (caught.value.error, caught.value.status_code) == ("invalid_client", 401)
+
+    def test_client_secret_post_goes_into_the_form(self, web: Any) -> None:
+        """`client_auth="post"` sends name and secret in the form and no header."""
+        web.post(URL, json={"access_token": "at-new"})
+        RefreshTokenGrant(URL, "me", "s", client_auth="post")(token())
+        form = form_of(web.calls[0])
+        assert (form["client_id"], form["client_secret"]) == ("me", "s")
+        assert "Authorization" not in web.calls[0].request.headers
+
+    def test_extra_fields_may_come_from_a_callable_and_repeat(self, web: Any) -> None:
+        """Extra parameters such as `audience` (Authlib #783), asked for anew at each exchange."""
+        web.post(URL, json={"access_token": "at-new"})
+        numbers = iter("12")
+        extra = {"client_assertion": lambda: "jwt-" + next(numbers), "resource": ["u:1", "u:2"]}
+        grant = RefreshTokenGrant(URL, "me", client_auth="none", extra=extra)
+        grant(token())
+        grant(token())
+        pairs = [parse_qsl(call.request.body.decode()) for call in web.calls]
+        assert [dict(form)["client_assertion"] for form in pairs] == ["jwt-1", "jwt-2"]
+        assert [v for k, v in pairs[0] if k == "resource"] == ["u:1", "u:2"]
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: RefreshTokenGrant(URL, ""),
+            lambda: RefreshTokenGrant(URL, None),  # type: ignore[arg-type]
+            lambda: RefreshTokenGrant(URL, "me", ""),
+            lambda: RefreshTokenGrant(URL, "me", b"secret"),  # type: ignore[arg-type]
+            lambda: RefreshTokenGrant(URL, "me", client_auth="basic"),
+            lambda: RefreshTokenGrant(URL, "me", "s", client_auth="none"),
+            lambda: RefreshTokenGrant(URL, "me", "s", client_auth="digest"),  # type: ignore[arg-type]
+            lambda: RefreshTokenGrant(URL, "me", extra={"grant_type": "password"}),
+            lambda: RefreshTokenGrant(URL, "me", timeout=0),
+            lambda: RefreshTokenGrant(URL, "me", timeout=None),  # type: ignore[arg-type]
+            lambda: RefreshTokenGrant(URL, "me", timeout=float("inf")),
+            lambda: RefreshTokenGrant("auth.example.com", "me"),
+            lambda: RefreshTokenGrant(URL, "me", revocation_endpoint="/revoke"),
+            lambda: ClientCredentialsGrant(URL, "me", None),
+            lambda: JSONRefresh("auth.example.com"),
+            lambda: JSONRefresh(URL, refresh_field=""),
+            lambda: JSONRefresh(URL, access_token_path="data..token"),
+            lambda: JSONRefresh(URL, expires_unit="minutes"),  # type: ignore[arg-type]
+        ],
+    )
+    def test_bad_input_is_refused_at_construction(self, make: Callable[[], object]) -> None:
+        """What cannot be meant is a ValueError where it is written, not at night."""
+        with pytest.raises(ValueError, match=r"\w"):
+            make()
+
+    def test_extra_that_is_no_json_is_refused_at_construction(self) -> None:
+        """JSON's own TypeError comes when the grant is made."""
+        with pytest.raises(TypeError):
+            JSONRefresh(URL, extra={"when": object()})
+
+    def test_plain_http_is_refused_at_construction(self) -> None:
+        """P11: over plain http, the revocation endpoint is refused like the token endpoint."""
+        for make in (
+            lambda: RefreshTokenGrant("http://auth.example.com/token", "me"),
+            lambda: RefreshTokenGrant(URL, "me", revocation_endpoint="http://a.example.com/"),
+            lambda: JSONRefresh("http://auth.example.com/token"),
+        ):
+            with pytest.raises(InsecureTransport):
+                make()
+
+    def test_plain_loopback_behind_a_proxy_is_refused(self, server: Any) -> None:
+        """P11: the error of the transport comes through as it is, without a request."""
+        grant = grant_for(server, proxies={"http": "http://127.0.0.1:1"})
+        with pytest.raises(InsecureTransport):
+            grant(server.sign_in_token())
+
+
+class TestGranted:
+    def test_a_rotated_refresh_token_is_in_the_new_token(self, server: Any) -> None:
+        """The rotated refresh token is handed on (golang/oauth2 #84)."""
+        grant = grant_for(server)
+        first = server.sign_in_token()
+        second = grant(first)
+        third = grant(second)
+        assert third.refresh_token.reveal() not in (
+            first.refresh_token.reveal(),
+            second.refresh_token.reveal(),
+        )
+        assert server.counters.granted == 2
+        assert server.counters.reuse_detections == 0
+
+    def test_an_answer_without_refresh_token_keeps_the_old_one(self, web: Any) -> None:
+        """The refresh token is not lost when the answer leaves it out (golang/oauth2 #131)."""
+        web.post(URL, json={"access_token": "at-new"})
+        assert RefreshTokenGrant(URL, "me")(token()).refresh_token.reveal() == "rt-old"
+
+    def test_the_lifetime_counts_from_receipt(self, web: Any) -> None:
+        """The user changed the clock (AppAuth #747): only `expires_in` and our clock count."""
+        headers = {"Date": "Thu, 01 Jan 2015 00:00:00 GMT"}
+        web.post(URL, json={"access_token": "at-new", "expires_in": "60"}, headers=headers)
+        granted = RefreshTokenGrant(URL, "me", clock=lambda: NOW)(token())
+        assert (granted.issued_at, granted.expires_at) == (NOW, NOW + 60)
+
+    def test_a_form_encoded_answer(self, web: Any) -> None:
+        """Some servers answer in a form, labelled as one."""
+        web.post(
+            URL,
+            body="access_token=at-new&expires_in=60&scope=a+b&token_type=bearer",
+            content_type="application/x-www-form-urlencoded",
+        )
+        granted = RefreshTokenGrant(URL, "me", clock=lambda: NOW)(token())
+        assert granted.access_token.reveal() == "at-new"
+        assert granted.expires_at == NOW + 60
+        assert granted.scope == ("a", "b")
+
+    @pytest.mark.parametrize("kind", ["DPoP", "bearer", "mac"])
+    def test_another_token_type_is_kept(self, web: Any, kind: str) -> None:
+        """What the server calls the token is for its user to judge."""
+        web.post(URL, json={"access_token": "at-new", "token_type": kind, "id_token": "x"})
+        granted = RefreshTokenGrant(URL, "me")(token())
+        assert granted.token_type == kind
+        assert granted.extra == {"id_token": "x"}
+
+    def test_a_null_error_is_none(self, web: Any) -> None:
+        """`"error": null` beside a token is a server's habit, not an error."""
+        web.post(URL, json={"access_token": "at-new", "error": None})
+        assert RefreshTokenGrant(URL, "me")(token()).access_token.reveal() == "at-new"
+
+    def test_client_credentials_start_from_nothing(self) -> None:
+        """Client credentials need no sign-in, do not rotate, and get a token for `None`."""
+        with AuthorizationServer(client_secret="s3cret") as server:
+            grant = ClientCredentialsGrant(server.token_endpoint, "client", "s3cret", scope="a")
+            granted = grant(None)
+            again = grant(granted)
+        assert granted.refresh_token is None
+        assert again.access_token.reveal() != granted.access_token.reveal()
+        assert (grant.rotates, grant.needs_sign_in, grant.timeout) == (False, False, 30.0)
+
+    def test_client_credentials_with_an_assertion(self, web: Any) -> None:
+        """RFC 7523: an assertion in `extra` stands in for the secret."""
+        web.post(URL, json={"access_token": "at-new"})
+        extra = {
+            "client_assertion": lambda: "jwt",
+            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        }
+        ClientCredentialsGrant(URL, "me", None, client_auth="none", extra=extra)(None)
+        assert form_of(web.calls[0])["client_assertion"] == "jwt"
+
+
+OAUTH = [
+    # status, headers, body, error raised, .error
+    (400, {}, {"error": "invalid_grant"}, SessionExpired, "invalid_grant"),
+    (401, {}, {"error": "invalid_grant"}, SessionExpired, "invalid_grant"),
+    (403, {}, {"error": "invalid_grant"}, SessionExpired, "invalid_grant"),
+    (200, {}, {"error": "invalid_grant"}, SessionExpired, "invalid_grant"),
+    (200, {}, {"error": "invalid_grant", "access_token": "x"}, SessionExpired, "invalid_grant"),
+    (401, {}, {"error": "invalid_client"}, RefreshFailed, "invalid_client"),
+    (400, {}, {"error": "unauthorized_client"}, RefreshFailed, "unauthorized_client"),
+    (400, {}, {"error": "unsupported_grant_type"}, RefreshFailed, "unsupported_grant_type"),
+    (400, {}, {"error": "invalid_scope"}, RefreshFailed, "invalid_scope"),
+    (400, {}, {"error": "invalid_request"}, RefreshFailed, "invalid_request"),
+    (403, {}, {"error": "access_denied"}, RefreshFailed, "access_denied"),
+    (400, {}, {"error": "something_of_their_own"}, RefreshFailed, "something_of_their_own"),
+    (200, {}, {"error": "something_of_their_own"}, RefreshFailed, "something_of_their_own"),
+    (404, {}, "not here", RefreshFailed, None),
+    (405, {}, "", RefreshFailed, None),
+    (410, {}, {"message": "gone"}, RefreshFailed, None),
+    (302, {"Location": "https://evil.example.com/"}, "", RefreshFailed, None),
+    (307, {"Location": "/token2"}, "", RefreshFailed, None),
+    (304, {}, "", RefreshFailed, None),
+    (403, {}, "<h1>Blocked by the firewall</h1>", RefreshUnavailable, None),
+    (403, {}, {"error": "blocked"}, RefreshUnavailable, "blocked"),
+    (400, {}, "<h1>Bad request</h1>", RefreshUnavailable, None),
+    (401, {}, "<h1>Log in</h1>", RefreshUnavailable, None),
+    (407, {}, "", RefreshUnavailable, None),
+    (408, {}, "", RefreshUnavailable, None),
+    (425, {}, "", RefreshUnavailable, None),
+    (429, {}, {"error": "invalid_grant"}, RefreshUnavailable, "invalid_grant"),
+    (500, {}, {"error": "invalid_grant"}, RefreshUnavailable, "invalid_grant"),
+    (502, {}, "<h1>Bad gateway</h1>", RefreshUnavailable, None),
+    (503, {}, {"error": "temporarily_unavailable"}, RefreshUnavailable, "temporarily_unavailable"),
+    (400, {}, {"error": "server_error"}, RefreshUnavailable, "server_error"),
+    (400, {}, {"error": "slow_down"}, RefreshUnavailable, "slow_down"),
+    (200, {}, {}, RefreshUnavailable, None),
+    (200, {}, {"access_token": ""}, RefreshUnavailable, None),
+    (200, {}, {"access_token": None}, RefreshUnavailable, None),
+    (200, {}, {"access_token": 7}, RefreshUnavailable, None),
+    (200, {}, {"access_token": "two\nlines"}, RefreshUnavailable, None),
+    (200, {}, {"access_token": "x", "error": {"code": 1}}, RefreshUnavailable, None),
+    (200, {}, [{"access_token": "x"}], RefreshUnavailable, None),
+    (200, {}, '{"access_token": "x"', RefreshUnavailable, None),
+    (200, {}, "<h1>Welcome to our hotel</h1>", RefreshUnavailable, None),
+    (200, {}, "", RefreshUnavailable, None),
+    (204, {}, "", RefreshUnavailable, None),
+    (400, {}, {"error": {"code": 400, "status": "INVALID_ARGUMENT"}}, RefreshUnavailable, None),
+]
+
+
+class TestOutcomes:
+    """DESIGN section 5, line by line."""
+
+    @pytest.mark.parametrize(("status", "headers", "body", "kind", "error"), OAUTH)
+    def test_each_answer_has_one_meaning(
+        self, web: Any, status: int, headers: Any, body: Any, kind: Any, error: Any
+    ) -> None:
+        """P7: only the server's own verdict ends a session; 502 signed people off elsewhere
+        (google-auth #1562), and so did a firewall's 403; an error in a 200 is an error
+        (oauth2 `TestTokenRetrieveError200`)."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        web.post(URL, status=status, headers=headers, body=text)
+        with pytest.raises(SilentRefreshError) as caught:
+            RefreshTokenGrant(URL, "me")(token())
+        raised = caught.value
+        assert type(raised) is kind
+        assert (raised.error, raised.status_code) == (error, status)
+        assert raised.__cause__ is None
+        assert raised.__context__ is None
+        assert raised.response is None
+        assert raised.request is None
+        assert len(web.calls) == 1
+
+    def test_the_servers_words_are_cleaned_and_bounded(self, web: Any) -> None:
+        """P12: a description cannot write on the terminal, nor fill the log."""
+        said = "no\x1b[31m more\r\nFATAL: " + "x" * 1000
+        web.post(URL, status=400, json={"error": "invalid_grant", "error_description": said})
+        with pytest.raises(SessionExpired) as caught:
+            RefreshTokenGrant(URL, "me")(token())
+        description = caught.value.error_description
+        assert description is not None
+        assert description.startswith("no [31m more FATAL: xxx")
+        assert len(description) == 200
+        assert "\n" not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
+        assert "sign in again" in str(caught.value)
+
+    def test_no_connection_is_unavailable(self) -> None:
+        """P7: network trouble is no verdict; the cause is the system's error."""
+        grant = RefreshTokenGrant("http://127.0.0.1:1/token", "me")
+        with pytest.raises(RefreshUnavailable, match="cannot be reached") as caught:
+            grant(token())
+        assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+    def test_a_wrong_ca_bundle_is_a_wrong_set_up(self) -> None:
+        """An argument that can never work is not waited for."""
+        grant = RefreshTokenGrant("https://127.0.0.1:1/token", "me", verify="/no/such/ca.pem")
+        with pytest.raises(RefreshFailed, match=r"/no/such/ca\.pem") as caught:
+            grant(token())
+        assert isinstance(caught.value.__cause__, OSError)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [{"garbage": True}, {"huge": True}, {"raw": b"220 smtp ready\r\n"}, {"status": 503}],
+    )
+    def test_a_real_server_that_misbehaves_is_unavailable(self, server: Any, fault: Any) -> None:
+        """P7: garbage and an endless answer end nothing; the next exchange goes well."""
+        grant, old = grant_for(server), server.sign_in_token()
+        server.fault("token", **fault)
+        with pytest.raises(RefreshUnavailable):
+            grant(old)
+        assert grant(old).refresh_token is not None
+        assert server.counters.reuse_detections == 0
+
+    @pytest.mark.parametrize("crawl", [{"trickle": 1}, {"trickle_head": 1}, {"delay": 30}])
+    def test_a_timeout_is_unavailable_and_not_tried_again(self, server: Any, crawl: Any) -> None:
+        """A stalled token endpoint froze every caller (google-auth #1602). P8"""
+        server.fault("token", times=None, **crawl)
+        started = time.monotonic()
+        with pytest.raises(RefreshUnavailable, match="did not answer in time"):
+            grant_for(server, timeout=0.3)(server.sign_in_token())
+        assert time.monotonic() - started < 1.3
+        assert server.counters.exchanges == 1
+
+    @pytest.mark.parametrize(
+        ("value", "seconds"),
+        [
+            ("7", 7.0),
+            ("1.5", 1.5),
+            ("0", 0.0),
+            ("86400", 300.0),
+            ("9" * 400, 300.0),
+            ("Fri, 15 Jan 2027 08:01:00 GMT", 60.0),
+            ("Fri, 15 Jan 2027 08:00:00 -0000", 0.0),
+            ("Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
+            ("Sun, 06 Nov 2039 08:49:37 GMT", 300.0),
+            ("Fri, 15 Jan 99999 08:01:00 GMT", None),
+            ("-5", None),
+            ("soon", None),
+            ("", None),
+            ("٣", None),
+        ],
+    )
+    def test_retry_after(self, web: Any, value: str, seconds: float | None) -> None:
+        """`Retry-After` in seconds or as a date, 300 s at most; nonsense is no wish."""
+        web.post(URL, status=429, headers={"Retry-After": value.encode().decode("latin-1")})
+        with pytest.raises(RefreshUnavailable) as caught:
+            RefreshTokenGrant(URL, "me", clock=lambda: NOW)(token())
+        assert caught.value.retry_after == seconds
+
+    def test_retry_after_counts_from_the_servers_clock(self, web: Any) -> None:
+        """The user changed the clock (AppAuth #830): a date is held to the server's own."""
+        date, then = (email.utils.formatdate(t, usegmt=True) for t in (NOW - 5000, NOW - 4980))
+        web.post(URL, status=503, headers={"Retry-After": then, "Date": date})
+        with pytest.raises(RefreshUnavailable) as caught:
+            RefreshTokenGrant(URL, "me", clock=lambda: NOW)(token())
+        assert caught.value.retry_after == 20.0
+
+    @pytest.mark.parametrize("given", [None, token(refresh_token=None)])
+    @pytest.mark.parametrize("kind", [RefreshTokenGrant, JSONRefresh])
+    def test_without_a_refresh_token_nothing_is_sent(self, web: Any, kind: Any, given: Any) -> None:
+        """P9: an empty store takes the refused path, without network."""
+        grant = kind(URL, "me") if kind is RefreshTokenGrant else kind(URL)
+        with pytest.raises(SessionExpired):
+            grant(given)
+        assert len(web.calls) == 0
+
+
+class TestAmbiguous:
+    def test_an_exchange_that_was_not_processed_is_asked_again(self, server: Any) -> None:
+        """P2: one connection closed before the server did anything costs nobody a request."""
+        server.fault("token", drop="before")
+        assert grant_for(server)(server.sign_in_token()).refresh_token is not None
+        assert server.counters.reuse_detections == 0
+
+    def test_an_exchange_that_was_processed_is_saved_by_grace(self) -> None:
+        """P1: the second try comes at once, inside the server's window of grace."""
+        with AuthorizationServer(grace=5.0) as server:
+            server.fault("token", drop="after")
+            grant = grant_for(server)
+            renewed = grant(server.sign_in_token())
+            assert grant(renewed).refresh_token is not None
+            assert server.counters.reuse_detections == 0
+
+    def test_without_grace_the_server_decides(self, server: Any) -> None:
+        """The rotated token is lost either way: the second try learns it at once."""
+        server.fault("token", drop="after")
+        with pytest.raises(SessionExpired):
+            grant_for(server)(server.sign_in_token())
+        assert server.counters.reuse_detections == 1
+
+    def test_twice_is_unavailable(self, server: Any) -> None:
+        """One more try and no further: then it is an outage."""
+        server.fault("token", drop="before", times=None)
+        with pytest.raises(RefreshUnavailable, match="closed the connection") as caught:
+            grant_for(server)(server.sign_in_token())
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+        assert server.counters.exchanges == 2
+
+    def test_it_can_be_turned_off(self, server: Any) -> None:
+        """`ambiguous_retry=False`: a refresh token is sent once."""
+        server.fault("token", drop="before", times=None)
+        with pytest.raises(RefreshUnavailable):
+            grant_for(server, ambiguous_retry=False)(server.sign_in_token())
+        assert server.counters.exchanges == 1
+
+    def test_both_tries_share_one_deadline(self, server: Any) -> None:
+        """P8: the second try gets what the first left over."""
+        server.fault("token", drop="before", delay=0.2)
+        server.fault("token", delay=30)
+        started = time.monotonic()
+        with pytest.raises(RefreshUnavailable, match="did not answer in time"):
+            grant_for(server, timeout=0.4)(server.sign_in_token())
+        assert time.monotonic() - started < 1.4
+        assert server.counters.exchanges == 2
+
+
+class TestClassify:
+    """A revoked token reported as `invalid_request` (picard PR 3320): hence the hook. P7"""
+
+    def test_a_server_that_says_it_differently(self, web: Any) -> None:
+        """The hook turns the server's own words into a verdict, both ways."""
+
+        def classify(answer: Answer) -> str | None:
+            payload = answer.payload or {}
+            if payload.get("error_description") == "token revoked" or answer.status == 403:
+                return "refused"
+            return "unavailable" if payload.get("error") == "invalid_grant" else None
+
+        grant = RefreshTokenGrant(URL, "me", classify=classify)
+        revoked = {"error": "invalid_request", "error_description": "token revoked"}
+        for status, body, kind in [
+            (400, revoked, SessionExpired),
+            (403, {}, SessionExpired),
+            (400, {"error": "invalid_grant"}, RefreshUnavailable),
+            (400, {"error": "invalid_scope"}, RefreshFailed),
+        ]:
+            web.upsert("POST", URL, status=status, json=body)
+            with pytest.raises(kind):
+                grant(token())
+
+    def test_it_may_say_wrong_and_granted(self, web: Any) -> None:
+        """`"granted"` overrules the status, but not the absence of a token."""
+        for verdict, body, kind in [
+            ("wrong", {"access_token": "x"}, RefreshFailed),
+            ("granted", {"error": "x"}, RefreshUnavailable),
+        ]:
+            web.upsert("POST", URL, status=400, json=body)
+            with pytest.raises(kind):
+                RefreshTokenGrant(URL, "me", classify=lambda _, v=verdict: v)(token())
+        web.upsert("POST", URL, status=418, json={"access_token": "at-new"})
+        granted = RefreshTokenGrant(URL, "me", classify=lambda answer: "granted")(token())
+        assert granted.access_token.reveal() == "at-new"
+
+    def test_one_that_fails_loses_no_granted_token(self, web: Any, caplog: Any) -> None:
+        """P4: the old token is spent, so a mistake in the hook is logged and the new one kept."""
+        web.post(URL, json={"access_token": "at-new"})
+        for classify in (lambda answer: 1 / 0, lambda answer: "yes"):
+            grant = RefreshTokenGrant(URL, "me", classify=classify)  # type: ignore[arg-type, return-value]
+            assert grant(token()).access_token.reveal() == "at-new"
+        assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+
+    def test_one_that_fails_otherwise_is_a_wrong_set_up(self, web: Any) -> None:
+        """A hook that raises says nothing about the session; its error is the cause, frameless."""
+        web.post(URL, status=400, json={"error": "invalid_grant"})
+        with pytest.raises(RefreshFailed, match="classify raised ZeroDivisionError") as caught:
+            RefreshTokenGrant(URL, "me", classify=lambda answer: 1 / 0)(token())  # type: ignore[arg-type, return-value]
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        assert caught.value.__cause__.__traceback__ is None
+        with pytest.raises(RefreshFailed, match="not one of"):
+            RefreshTokenGrant(URL, "me", classify=lambda answer: "no")(token())
+
+
+class TestSecrets:
+    def test_a_callable_is_asked_at_each_exchange(self) -> None:
+        """A secret that is rotated is picked up without a restart."""
+        with AuthorizationServer(client_secret="second") as server:
+            secrets = iter(["first", "second"])
+            grant = grant_for(server, client_secret=lambda: next(secrets))
+            signed_in = server.sign_in_token()
+            with pytest.raises(RefreshFailed):
+                grant(signed_in)
+            grant(signed_in)
+
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [
+            (LookupError("not set"), RefreshFailed),
+            (OSError("no such file"), RefreshFailed),
+            (requests.ConnectionError("no KMS"), RefreshUnavailable),
+        ],
+    )
+    def test_a_source_that_fails(self, web: Any, error: Exception, kind: Any) -> None:
+        """A missing secret is a wrong set-up, an unreachable KMS is not; nothing is sent."""
+
+        def source() -> str:
+            raise error
+
+        with pytest.raises(kind, match="client_secret") as caught:
+            RefreshTokenGrant(URL, "me", source)(token())
+        assert caught.value.__cause__ is error
+        assert caught.value.__cause__.__traceback__ is None
+        assert len(web.calls) == 0
+
+    @pytest.mark.parametrize("value", ["", None])
+    def test_a_source_that_returns_nothing(self, web: Any, value: Any) -> None:
+        """An empty secret is not sent as one."""
+        with pytest.raises(RefreshFailed, match="returned nothing"):
+            RefreshTokenGrant(URL, "me", lambda: value)(token())
+        assert len(web.calls) == 0
+
+    @pytest.mark.parametrize("value", [f"{CANARY}\udc80", [CANARY], {CANARY}])
+    @pytest.mark.parametrize("auth", ["basic", "post"])
+    def test_a_source_that_returns_no_text(self, web: Any, value: Any, auth: Any) -> None:
+        """P12: Python's own error would carry the secret, so it is replaced, not chained."""
+        web.post(URL, status=503, body="")
+        with pytest.raises(SilentRefreshError) as caught:
+            RefreshTokenGrant(URL, "me", lambda: value, client_auth=auth)(token())
+        error = caught.value
+        assert error.__cause__ is error.__context__ is None
+        assert CANARY not in str(error) + repr(error) + repr(vars(error))
+        if auth == "basic":
+            assert type(error) is RefreshFailed
+            assert "callables" in str(error)
+        web.assert_all_requests_are_fired = False
+
+    @pytest.mark.parametrize(
+        "grant",
+        [
+            RefreshTokenGrant(URL, "me"),
+            RefreshTokenGrant(URL, "me", FromEnvironment("NAME"), scope="a", extra={"a": "b"}),
+            RefreshTokenGrant(URL, "me", extra={"client_assertion_type": "urn:x"}),
+            ClientCredentialsGrant(URL, "me", FromFile("/run/secrets/me")),
+            JSONRefresh(URL, headers={"X-Api-Key": FromEnvironment("KEY"), "X-Tenant": "7"}),
+        ],
+    )
+    def test_a_grant_is_pickled_without_a_secret(
+        self, grant: Any, web: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """P13: what holds no literal secret pickles to something that works."""
+        monkeypatch.setenv("NAME", "s")
+        again = pickle.loads(pickle.dumps(grant))
+        assert repr(again) == repr(grant)
+        if not isinstance(grant, ClientCredentialsGrant) and "KEY" not in str(vars(grant)):
+            web.post(URL, json={"access_token": "at-new"})
+            assert again(token()).access_token.reveal() == "at-new"
+
+    @pytest.mark.parametrize(
+        ("grant", "what"),
+        [
+            (RefreshTokenGrant(URL, "me", CANARY), "client_secret"),
+            (ClientCredentialsGrant(URL, "me", CANARY), "client_secret"),
+            (RefreshTokenGrant(URL, "me", extra={"client_assertion": CANARY}), "client_assertion"),
+            (JSONRefresh(URL, extra={"apiKey": CANARY}), "apiKey"),
+            (JSONRefresh(URL, headers={"Authorization": CANARY}), "Authorization"),
+            (
+                RefreshTokenGrant(URL, "me", proxies={"https": f"http://u:{CANARY}@proxy:1"}),
+                "proxy",
+            ),
+        ],
+    )
+    def test_a_literal_secret_is_not_pickled_or_shown(self, grant: Any, what: str) -> None:
+        """P12: a pickle would hold the secret, so it is refused, saying what to give instead."""
+        for attempt in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match=what) as caught:
+                attempt(grant)
+            assert "FromEnvironment" in str(caught.value)
+            assert CANARY not in str(caught.value)
+        assert CANARY not in repr(grant)
+        assert CANARY not in str(vars(grant).get("_client_secret"))
+
+    def test_no_secret_reaches_an_error_a_log_or_a_print(
+        self,
+        caplog: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """P12: secrets are in no message, cause, frame's variable, pickle, log record or print."""
+        monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+        caplog.set_level(logging.DEBUG)
+        secrets = [CANARY + name for name in ("-access", "-refresh", "-client", "-extra")]
+        with AuthorizationServer(client_id="c", client_secret=secrets[2]) as server:
+            signed_in = Token(secrets[0], secrets[1])
+            grant = RefreshTokenGrant(
+                server.token_endpoint,
+                "c",
+                secrets[2],
+                extra={"assertion": secrets[3]},
+                revocation_endpoint=server.revocation_endpoint,
+                timeout=0.3,
+            )
+            raised: list[BaseException] = []
+            echo = Reply.json(400, {"error": "invalid_grant", "access_token": secrets[0]})
+            torn = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + secrets[1].encode()
+            for fault in (
+                {"status": 400, "body": echo.body},
+                {"status": 200, "body": echo.body},
+                {"status": 503, "body": secrets[1]},
+                {"raw": torn, "times": 2},
+                {"raw": secrets[0].encode() + b"\r\n\r\n"},
+                {"drop": "before", "times": 2},
+                {"delay": 5},
+            ):
+                server.clear_faults()
+                for kind, call in (("token", grant), ("revoke", grant.revoke)):
+                    if kind == "revoke" and fault.get("status") == 200:
+                        continue  # a revocation that went well
+                    server.fault(kind, **fault)
+                    with pytest.raises(SilentRefreshError) as caught:
+                        call(signed_in)
+                    raised.append(caught.value)
+            server.clear_faults()
+            down = RefreshTokenGrant("http://127.0.0.1:1/", "c", secrets[2])
+            with pytest.raises(SilentRefreshError) as caught:
+                down(signed_in)
+            raised.append(caught.value)
+        assert len(raised) == 14
+        for error in raised:
+            # What this test itself knows stands in its own frame, which is the first one.
+            trace = error.__traceback__
+            assert trace is not None
+            shown = traceback.TracebackException(
+                type(error), error, trace.tb_next, capture_locals=True
+            )
+            text = "".join(shown.format()) + repr(error) + repr(vars(error)) + str(error.args)
+            text += pickle.dumps(error).decode("latin-1")
+            assert CANARY not in text
+        assert CANARY not in caplog.text
+        assert CANARY not in "".join(str(record.args) for record in caplog.records)
+        captured = capsys.readouterr()
+        assert CANARY not in captured.out + captured.err
+
+
+class TestRevoke:
+    def test_the_refresh_token_takes_everything_along(self, server: Any) -> None:
+        """RFC 7009: one request, for the refresh token; the family is dead afterwards."""
+        grant = grant_for(server, revocation_endpoint=server.revocation_endpoint)
+        seen = requests_at(server, "/revoke")
+        signed_in = server.sign_in_token()
+        assert grant.revoke(signed_in) is True
+        (request,) = seen
+        form = dict(parse_qsl(request.body.decode()))
+        assert form["token"] == signed_in.refresh_token.reveal()
+        assert form["token_type_hint"] == "refresh_token"
+        with pytest.raises(SessionExpired):
+            grant(signed_in)
+
+    def test_an_access_token_goes_only_where_there_is_no_other(self) -> None:
+        """Revoking an access token revokes the refresh token too on common servers."""
+        with AuthorizationServer(client_secret="s") as server:
+            grant = ClientCredentialsGrant(
+                server.token_endpoint, "client", "s", revocation_endpoint=server.revocation_endpoint
+            )
+            seen = requests_at(server, "/revoke")
+            assert grant.revoke(grant(None)) is True
+            assert dict(parse_qsl(seen[0].body.decode()))["token_type_hint"] == "access_token"
+            assert "Authorization" in seen[0].headers
+
+    @pytest.mark.parametrize("grant", [RefreshTokenGrant(URL, "me"), JSONRefresh(URL)])
+    def test_without_an_endpoint_nothing_happens(self, web: Any, grant: Any) -> None:
+        """Where the server cannot be told, `revoke` says so and sends nothing."""
+        assert grant.revoke(token()) is False
+        assert len(web.calls) == 0
+
+    @pytest.mark.parametrize(
+        ("status", "body", "kind"),
+        [
+            (503, {}, RefreshUnavailable),
+            (400, {"error": "unsupported_token_type"}, RefreshFailed),
+            (400, {"error": "invalid_grant"}, RefreshFailed),
+            (404, {}, RefreshFailed),
+        ],
+    )
+    def test_a_failure_is_raised(self, web: Any, status: int, body: Any, kind: Any) -> None:
+        """What to make of a failed revocation is the caller's affair."""
+        web.post(URL + "/revoke", status=status, json=body)
+        grant = RefreshTokenGrant(URL, "me", revocation_endpoint=URL + "/revoke")
+        with pytest.raises(kind, match="could not be revoked") as caught:
+            grant.revoke(token())
+        assert caught.value.status_code == status
+
+    def test_no_connection_is_unavailable(self) -> None:
+        """A revocation endpoint that is down is an outage like any other."""
+        grant = RefreshTokenGrant(URL, "me", revocation_endpoint="http://127.0.0.1:1/")
+        with pytest.raises(RefreshUnavailable):
+            grant.revoke(token())
+
+
+class TestJSONRefresh:
+    """JSON bodies, camelCase, nested answers (requests-oauthlib #544, oauthlib #887)."""
+
+    @pytest.mark.parametrize(
+        ("path", "options"),
+        [
+            ("/flat", {}),
+            ("/nested", {}),
+            ("/nested?expires=iso", {}),
+            ("/nested?expires=unix", {}),
+            ("/nested?expires=ms", {"expires_unit": "ms"}),
+        ],
+    )
+    def test_the_usual_dialects_need_no_settings(
+        self, server: Any, path: str, options: Any
+    ) -> None:
+        """Flat and nested answers, lifetimes and moments, through one rotation after another."""
+        grant = JSONRefresh(server.json_endpoint + path, **options)
+        renewed = grant(grant(server.sign_in_token()))
+        assert abs(renewed.expires_at - time.time() - 3600) < 5
+        assert server.counters.granted == 2
+        with requests.get(
+            server.resource, headers={"Authorization": "Bearer " + renewed.access_token.reveal()}
+        ) as answer:
+            assert answer.status_code == 200
+
+    def test_a_refused_token(self, server: Any) -> None:
+        """A 401 with a JSON object means that the session is over."""
+        grant = JSONRefresh(server.json_endpoint)
+        spent = server.sign_in_token()
+        grant(spent)
+        with pytest.raises(SessionExpired) as caught:
+            grant(spent)
+        assert caught.value.status_code == 401
+
+    @pytest.mark.parametrize(
+        ("answer", "access", "refresh", "lifetime"),
+        [
+            ({"accessToken": "A"}, "A", "rt-old", None),
+            ({"accessToken": "A", "refreshToken": "R", "expiresIn": 60}, "A", "R", 60),
+            ({"access": "A", "refresh": "R"}, "A", "R", None),
+            ({"token": "A", "expires": "2027-01-15T08:01:00Z"}, "A", "rt-old", 60),
+            ({"token": {"access_token": "A", "expires_in": "60"}}, "A", "rt-old", 60),
+            ({"jwt": "A", "expiration": 1_800_000_060}, "A", "rt-old", 60),
+            ({"data": {"access_token": "A", "refresh_token": "R"}, "expires_in": 9}, "A", "R", 9),
+            ({"result": {"accessToken": "A", "expiresAt": 1_800_000_060_000}}, "A", "rt-old", 60),
+            ({"tokens": {"access": "A"}, "refresh_token": "R"}, "A", "R", None),
+            ({"data": [], "access_token": "A", "expires_in": None}, "A", "rt-old", None),
+            ({"access_token": "A", "expires_in": True}, "A", "rt-old", None),
+            ({"access_token": "A", "expires_in": "soon"}, "A", "rt-old", None),
+            ({"access_token": "A", "expires_in": -5}, "A", "rt-old", 0),
+        ],
+    )
+    def test_the_usual_names_are_known(
+        self, web: Any, answer: Any, access: str, refresh: str, lifetime: float | None
+    ) -> None:
+        """What the usual APIs call their fields is found without settings."""
+        web.post(URL, json=answer, status=201)
+        granted = JSONRefresh(URL, clock=lambda: NOW)(token())
+        assert granted.access_token.reveal() == access
+        assert granted.refresh_token is not None
+        assert granted.refresh_token.reveal() == refresh
+        expected = None if lifetime is None else NOW + lifetime
+        assert granted.expires_at == expected
+
+    def test_paths_name_what_is_not_usual(self, web: Any) -> None:
+        """Names and paths of fields are settings, in the request and in the answer."""
+        session = {"key": "A", "left": 900_000, "tenant": 7, "renewal": {"key": "R"}}
+        web.post(URL, json={"ok": True, "session": session})
+        nested = {"device": {"id": 1}}
+        grant = JSONRefresh(
+            URL,
+            refresh_field="device.credentials.renewal",
+            access_token_path="session.key",
+            refresh_token_path="session.renewal.key",
+            expires_path="session.left",
+            expires_unit="ms",
+            extra={**nested, "nonce": lambda: "n-1"},
+            headers={"X-Api-Key": lambda: "k-1", "Content-Type": "application/vnd.api+json"},
+            clock=lambda: NOW,
+        )
+        granted = grant(token())
+        assert granted.access_token.reveal() == "A"
+        assert granted.refresh_token is not None
+        assert granted.refresh_token.reveal() == "R"
+        assert granted.expires_at == NOW + 900
+        assert granted.extra["tenant"] == 7
+        request = web.calls[0].request
+        assert json.loads(request.body) == {
+            "device": {"id": 1, "credentials": {"renewal": "rt-old"}},
+            "nonce": "n-1",
+        }
+        assert request.headers["X-Api-Key"] == "k-1"
+        assert request.headers["Content-Type"] == "application/vnd.api+json"
+        assert nested == {"device": {"id": 1}}
+
+    def test_a_moment_is_held_to_the_servers_clock(self, web: Any) -> None:
+        """The user changed the clock (AppAuth #747): a date counts from the server's own."""
+        headers = {"Date": email.utils.formatdate(NOW - 5000, usegmt=True)}
+        web.post(URL, json={"token": "A", "expires": NOW - 4940}, headers=headers)
+        assert JSONRefresh(URL, clock=lambda: NOW)(token()).expires_at == NOW + 60
+
+    @pytest.mark.parametrize(
+        ("status", "body", "kind"),
+        [
+            (400, {"message": "bad"}, SessionExpired),
+            (401, {}, SessionExpired),
+            (400, "<h1>Bad request</h1>", RefreshUnavailable),
+            (401, [], RefreshUnavailable),
+            (403, {"message": "blocked"}, RefreshUnavailable),
+            (429, {}, RefreshUnavailable),
+            (500, {"error": "invalid_grant"}, RefreshUnavailable),
+            (404, {}, RefreshFailed),
+            (422, {"message": "no field token"}, RefreshFailed),
+            (302, "", RefreshFailed),
+            (200, {"error": "expired", "accessToken": "A"}, RefreshUnavailable),
+            (200, {"nothing": "here"}, RefreshUnavailable),
+            (200, {"data": {"access_token": None}}, RefreshUnavailable),
+            (200, [], RefreshUnavailable),
+            (200, "", RefreshUnavailable),
+        ],
+    )
+    def test_each_answer_has_one_meaning(self, web: Any, status: int, body: Any, kind: Any) -> None:
+        """DESIGN section 5 for APIs of no standard: 400 or 401 with a JSON object is refused."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        web.post(URL, status=status, body=text)
+        with pytest.raises(SilentRefreshError) as caught:
+            JSONRefresh(URL)(token())
+        assert type(caught.value) is kind
+        assert caught.value.status_code == status
+
+    @pytest.mark.parametrize("path", ["session.key", "missing", "session.key.deeper"])
+    def test_a_path_that_leads_nowhere_is_named(self, web: Any, path: str) -> None:
+        """An answer without anything at the given path says which path that was."""
+        web.post(URL, json={"session": {"key": ""}, "accessToken": "A"})
+        with pytest.raises(RefreshUnavailable, match=path):
+            JSONRefresh(URL, access_token_path=path)(token())
+
+
+def test_a_grant_is_used_from_many_threads_at_once() -> None:
+    """One grant serves parallel exchanges of different sessions without mixing them."""
+    with AuthorizationServer() as server:
+        grant = grant_for(server)
+        signed_in = [server.sign_in_token() for _ in range(16)]
+        barrier = threading.Barrier(16)
+        families: dict[int, bool] = {}
+
+        def exchange(number: int) -> None:
+            barrier.wait(10)
+            renewed = grant(grant(signed_in[number]))
+            families[number] = renewed.refresh_token is not None
+
+        threads = [threading.Thread(target=exchange, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert families == dict.fromkeys(range(16), True)
+        assert server.counters.granted == 32
+        assert server.counters.reuse_detections == 0
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "grants.rst"
+
+
+def test_the_page_on_grants_runs(monkeypatch: pytest.MonkeyPatch, web: Any) -> None:
+    """Each block of docs/grants.rst runs, and what it makes does what the page says."""
+    monkeypatch.setattr(quiet_pools, "allow_debug_output", False)
+    monkeypatch.setenv("REPORT_SECRET", "s")
+    monkeypatch.setenv("REPORT_API_KEY", "k")
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(textwrap.dedent(block), str(PAGE), "exec"), names)
+    assert len(blocks) == 6
+    assert quiet_pools.allow_debug_output
+
+    oauth = "https://auth.example.com/oauth2/token"
+    web.post(oauth, json={"access_token": "A"})
+    for grant in ("public", "confidential", "machine"):
+        assert names[grant](token()).access_token.reveal() == "A"
+    web.post("https://github.com/login/oauth/access_token", json={"error": "bad_refresh_token"})
+    with pytest.raises(SessionExpired):
+        names["github"](token())
+    for answer in (
+        {"accessToken": "A", "expiresIn": 60},
+        {"access": "A", "refresh": "R"},
+        {"data": {"access_token": "A", "expires": "2027-01-15T08:00:00Z"}},
+    ):
+        web.upsert("POST", "https://api.example.com/refresh", json=answer)
+        assert names["simple"](token()).access_token.reveal() == "A"
+    session = {"key": "A", "renewal_key": "R", "milliseconds_left": 1000}
+    web.post("https://api.example.com/v2/session/renew", json={"session": session})
+    assert names["odd"](token()).refresh_token.reveal() == "R"
+    web.post("https://api.example.com/renew", status=410)
+    with pytest.raises(SessionExpired):
+        names["renew"](token())
+    web.upsert("POST", "https://api.example.com/renew", json={"access_token": "A"})
+    assert names["renew"](token()).refresh_token.reveal() == "rt-old"

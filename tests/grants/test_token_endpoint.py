@@ -1,0 +1,873 @@
+"""One POST to a token endpoint: what it sends where, until when, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import gzip
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import trustme
+import urllib3
+
+from requests_silent_refresh.errors import InsecureTransport
+from requests_silent_refresh.grants.answer import SIZE_LIMIT, Answer, NoAnswer
+from requests_silent_refresh.grants.answer import no_answer as why_not
+from requests_silent_refresh.grants.token_endpoint import TokenEndpoint
+from requests_silent_refresh.testing import AuthorizationServer
+
+BODY = b"grant_type=refresh_token&client_id=client&refresh_token=canary"
+CANARY = b"canary"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+Script = Callable[[socket.socket], None]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[AuthorizationServer]:
+    with AuthorizationServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+class RawServer:
+    """Plays ``script`` on each connection, and keeps what came over it."""
+
+    def __init__(self, script: Script) -> None:
+        self.received: list[bytes] = []
+        self.ended = threading.Semaphore(0)
+        self._script = script
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/token"
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                self._threads.append(
+                    threading.Thread(target=self._serve, args=(connection,), daemon=True)
+                )
+                self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            self._script(connection)
+        self.ended.release()
+
+    def read_request(self, connection: socket.socket) -> bytes:
+        request = b""
+        self.received.append(request)
+        place = len(self.received) - 1
+        while not request.endswith(BODY) and (data := connection.recv(65536)):
+            request += data
+            self.received[place] = request
+        return request
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+
+
+@contextlib.contextmanager
+def raw_server(script: Callable[[RawServer, socket.socket], None]) -> Iterator[RawServer]:
+    server = RawServer(lambda connection: script(server, connection))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def answering(*parts: bytes) -> Callable[[RawServer, socket.socket], None]:
+    """A script: read the request, send ``parts``, close."""
+
+    def script(server: RawServer, connection: socket.socket) -> None:
+        server.read_request(connection)
+        for part in parts:
+            connection.sendall(part)
+
+    return script
+
+
+def reading_until_closed(server: RawServer, connection: socket.socket) -> None:
+    """A script: say nothing, and keep what comes."""
+    server.read_request(connection)
+    while connection.recv(65536):
+        pass
+
+
+def trickling(start: bytes, drop: bytes) -> Callable[[RawServer, socket.socket], None]:
+    """A script: read the request, send ``start``, then ``drop`` 50 times a second for ever."""
+
+    def script(server: RawServer, connection: socket.socket) -> None:
+        server.read_request(connection)
+        connection.sendall(start)
+        while True:
+            connection.sendall(drop)
+            threading.Event().wait(0.02)
+
+    return script
+
+
+def tunnelling(server: RawServer, client: socket.socket) -> None:
+    """A script: be a proxy that tunnels each CONNECT, and keep what it could read."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += client.recv(65536)
+    host, port = head.split()[1].decode().rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as upstream:
+        client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+        back = threading.Thread(target=copy, args=(upstream, client, []))
+        back.start()
+        seen = [head]
+        copy(client, upstream, seen)
+        back.join()
+        server.received.append(b"".join(seen))
+
+
+def copy(source: socket.socket, target: socket.socket, seen: list[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            seen.append(data)
+            target.sendall(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def ok(body: bytes, *headers: str) -> bytes:
+    lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def post(url: str, seconds: float = 10.0, **options: Any) -> Answer | NoAnswer:
+    endpoint = TokenEndpoint(url, **options)
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    return endpoint.post(BODY, headers, time.monotonic() + seconds)
+
+
+def no_answer(url: str, seconds: float = 10.0, **options: Any) -> NoAnswer:
+    outcome = post(url, seconds, **options)
+    assert isinstance(outcome, NoAnswer), outcome
+    return outcome
+
+
+def talkers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "token-endpoint"]
+
+
+class TestConstruction:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "auth.example.com/token",
+            "/token",
+            "https://",
+            "https:///token",
+            "ftp://auth.example.com/token",
+            "http+unix://%2Fvar%2Frun%2Fauth.sock/token",
+            "https://auth.example.com:port/token",
+            "https://auth.example.com/token\n",
+            " https://auth.example.com/token",
+            "https://auth example.com/token",
+            "https://auth.example.com/token#part",
+            None,
+            b"https://auth.example.com/token",
+        ],
+    )
+    def test_what_is_no_url_is_refused_at_construction(self, url: Any) -> None:
+        """A non-URL endpoint is a ValueError that names the argument and shows what to give."""
+        with pytest.raises(ValueError, match=r"token_endpoint is a URL such as 'https://"):
+            TokenEndpoint(url)
+
+    def test_a_url_with_a_password_is_refused_without_showing_it(self) -> None:
+        """P12: a password in the URL is a ValueError that does not repeat it."""
+        with pytest.raises(ValueError, match="client_secret") as caught:
+            TokenEndpoint("https://user:canary@auth.example.com/token")
+        assert "canary" not in str(caught.value)
+
+    @pytest.mark.parametrize("host", ["auth.example.com", "127.0.0.1.example.com", "10.0.0.1", "2"])
+    def test_plain_http_is_refused_at_construction(self, host: str) -> None:
+        """P11: a token endpoint over plain http is refused, unless it is loopback."""
+        with pytest.raises((InsecureTransport, ValueError)):
+            TokenEndpoint(f"http://{host}/token")
+
+    @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]:1"])
+    def test_plain_loopback_is_taken(self, host: str) -> None:
+        """P11: plain http on this machine is for tests, and needs no flag."""
+        assert str(TokenEndpoint(f"http://{host}/token?key=canary")) == f"http://{host}/token"
+
+
+class TestWhatIsSent:
+    def test_one_request_without_anything_of_its_surroundings(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Neither netrc's password nor a cookie goes to the token endpoint, and no body twice."""
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login me password other-canary\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        with raw_server(answering(ok(b"{}", "Set-Cookie: a=b"))) as server:
+            assert requests.utils.get_netrc_auth(server.url) == ("me", "other-canary")
+            post(server.url)
+            post(server.url)
+        assert len(server.received) == 2
+        for request in server.received:
+            head, _, body = request.partition(b"\r\n\r\n")
+            assert body == BODY
+            assert head.startswith(b"POST /token HTTP/1.1\r\n")
+            assert b"authorization" not in head.lower()
+            assert b"cookie" not in head.lower()
+            assert b"Accept-Encoding: identity" in head
+            assert b"Connection: close" in head
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_no_redirect_is_followed_nor_read(self, server: Any, status: int) -> None:
+        """The refresh token follows no redirect, and an endless page behind one is not read."""
+        with raw_server(reading_until_closed) as other:
+            server.fault("token", status=status, redirect=other.url, huge=True)
+            outcome = post(server.token_endpoint, seconds=5)
+            assert isinstance(outcome, Answer)
+            assert outcome.status == status
+        assert other.received == []
+
+    def test_nothing_is_tried_again(self) -> None:
+        """A 503 with Retry-After and a closed connection are one request each."""
+        busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
+        for parts in ([busy], []):
+            with raw_server(answering(*parts)) as server:
+                post(server.url)
+            assert len(server.received) == 1
+
+
+class TestTransport:
+    """TLS, proxy and CA of the token endpoint differ from the API's (Authlib PR 896)."""
+
+    def test_tls_with_a_ca_of_its_own(self, server_tls: Any, ca: str) -> None:
+        """P11: `verify` is this endpoint's, and without it the certificate is refused."""
+        with AuthorizationServer(tls=server_tls) as server:
+            assert isinstance(post(server.token_endpoint, verify=ca), Answer)
+            refused = no_answer(server.token_endpoint)
+        assert refused.kind == "unreachable"
+        assert "CERTIFICATE_VERIFY_FAILED" in refused.detail
+        assert server.counters.exchanges == 1
+
+    def test_the_environments_ca_bundle_applies_unless_given(
+        self, server_tls: Any, ca: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """REQUESTS_CA_BUNDLE holds for the token endpoint too, and `verify` goes before it."""
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", ca)
+        with AuthorizationServer(tls=server_tls) as server:
+            assert isinstance(post(server.token_endpoint), Answer)
+            assert no_answer(server.token_endpoint, verify=True).kind == "unreachable"
+
+    def test_a_client_certificate(self, authority: trustme.CA, ca: str, tmp_path: Path) -> None:
+        """`cert` proves who the client is (RFC 8705); without it the server hangs up."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(
+            tmp_path / "client.pem"
+        )
+        with AuthorizationServer(tls=context) as server:
+            url = server.token_endpoint
+            assert isinstance(post(url, verify=ca, cert=str(tmp_path / "client.pem")), Answer)
+            assert no_answer(url, verify=ca).kind in ("garbled", "cut off", "unreachable")
+
+    @pytest.mark.parametrize("given", [True, False])
+    def test_https_goes_through_the_proxy_unseen(
+        self, server_tls: Any, ca: str, given: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The environment's proxy, or a given one, tunnels the exchange and reads none of it."""
+        with raw_server(tunnelling) as proxy, AuthorizationServer(tls=server_tls) as server:
+            address = f"http://127.0.0.1:{proxy.port}"
+            monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1" if given else address)
+            proxies = {"https": address} if given else None
+            assert isinstance(post(server.token_endpoint, verify=ca, proxies=proxies), Answer)
+            assert proxy.ended.acquire(timeout=10)
+        assert proxy.received[0].startswith(b"CONNECT 127.0.0.1:")
+        assert CANARY not in proxy.received[0]
+
+    def test_an_empty_mapping_of_proxies_means_none(
+        self, server_tls: Any, ca: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`proxies={}` reaches the endpoint directly although the environment names a proxy."""
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        with AuthorizationServer(tls=server_tls) as server:
+            assert no_answer(server.token_endpoint, verify=ca).kind == "unreachable"
+            assert isinstance(post(server.token_endpoint, verify=ca, proxies={}), Answer)
+
+    @pytest.mark.parametrize("how", ["environment", "argument"])
+    def test_plain_loopback_never_meets_a_proxy(
+        self, server: Any, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """P11: HTTP_PROXY would carry plain loopback with its refresh token to the proxy."""
+        with raw_server(reading_until_closed) as proxy:
+            address = f"http://127.0.0.1:{proxy.port}"
+            proxies = None
+            if how == "environment":
+                monkeypatch.setenv("HTTP_PROXY", address)
+            else:
+                proxies = {"all": address}
+            with pytest.raises(InsecureTransport, match="NO_PROXY"):
+                post(server.token_endpoint, proxies=proxies)
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+            if how == "environment":
+                assert isinstance(post(server.token_endpoint), Answer)
+        assert proxy.received == []
+
+    @pytest.mark.parametrize(
+        ("options", "detail"),
+        [
+            ({"verify": "/does/not/exist.pem"}, "CA certificate bundle"),
+            ({"proxies": {"https": "http://"}}, "InvalidProxyURL"),
+            ({"proxies": {"https": "gopher://127.0.0.1:1"}}, ""),
+        ],
+    )
+    def test_an_argument_that_cannot_work_is_a_set_up(
+        self, options: dict[str, Any], detail: str
+    ) -> None:
+        """A missing CA bundle or a bad proxy is no outage: waiting would not mend it."""
+        outcome = no_answer("https://127.0.0.1:1/token", **options)
+        assert outcome.kind == "set-up"
+        assert detail in outcome.detail
+
+    def test_a_header_that_cannot_be_sent_is_a_set_up_and_not_shown(self) -> None:
+        """P12: a secret with a line break in a header is neither sent nor repeated."""
+        endpoint = TokenEndpoint("https://127.0.0.1:1/token")
+        outcome = endpoint.post(BODY, {"X-Api-Key": "canary\r\nx: y"}, time.monotonic() + 5)
+        assert isinstance(outcome, NoAnswer)
+        assert outcome.kind == "set-up"
+        assert "canary" not in repr(outcome)
+
+
+class TestTheAnswer:
+    def test_its_repr_shows_no_body(self, server: Any) -> None:
+        """P12: an Answer may be printed."""
+        server.fault("token", body='{"access_token": "canary"}', headers={"Set-Cookie": "canary=1"})
+        outcome = post(server.token_endpoint)
+        assert repr(outcome) == "Answer(status=200, 26 bytes)"
+
+    @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity", "GZIP"])
+    def test_an_encoding_nobody_asked_for_is_undone(self, encoding: str) -> None:
+        """A server that compresses all the same is understood."""
+        plain = b'{"access_token": "a"}'
+        packed = {"deflate": zlib.compress, "identity": bytes}.get(encoding, gzip.compress)(plain)
+        with raw_server(answering(ok(packed, f"Content-Encoding: {encoding}"))) as server:
+            outcome = post(server.url)
+        assert isinstance(outcome, Answer)
+        assert outcome.payload == {"access_token": "a"}
+
+    @pytest.mark.parametrize(
+        ("encoding", "body"),
+        [
+            ("gzip", gzip.compress(b" " * SIZE_LIMIT * 8, mtime=0)),
+            ("deflate", zlib.compress(b" " * SIZE_LIMIT * 8)),
+            ("gzip, gzip", gzip.compress(gzip.compress(b" " * SIZE_LIMIT * 8, mtime=0), mtime=0)),
+            ("br", b"whatever"),
+            ("gzip", b"this is no gzip"),
+            ("gzip", gzip.compress(b'{"access_token": "a"}', mtime=0)[:-4]),
+        ],
+    )
+    def test_a_bomb_or_an_unknown_encoding_has_no_body(self, encoding: str, body: bytes) -> None:
+        """P8: the size is bounded after decoding too, and half an answer is none."""
+        with raw_server(answering(ok(body, f"Content-Encoding: {encoding}"))) as server:
+            outcome = post(server.url)
+        assert isinstance(outcome, Answer)
+        assert outcome.body == b""
+        assert outcome.payload is None
+
+    def test_an_endless_answer_is_left_at_the_size_limit(self, server: Any) -> None:
+        """P8: an answer without end is over after a megabyte, long before the deadline."""
+        server.fault("token", huge=True)
+        outcome = post(server.token_endpoint, seconds=60)
+        assert isinstance(outcome, Answer)
+        assert outcome.body == b""
+
+    @pytest.mark.parametrize(
+        ("label", "body", "payload"),
+        [
+            ("application/json", b'{"a": 1}', {"a": 1}),
+            ("text/html", b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+            (
+                "application/x-www-form-urlencoded; charset=utf-8",
+                b"a=1&b=%20",
+                {"a": "1", "b": " "},
+            ),
+            ("application/x-www-form-urlencoded", b'{"a": "b=c"}', {"a": "b=c"}),
+            ("application/x-www-form-urlencoded", b"\xff=1", None),
+            ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 200), None),
+            ("application/json", b"a=1", None),
+            ("application/json", b"[1]", None),
+            ("application/json", b"[" * 100_000, None),
+            ("application/json", b"\xff\xfe\xff", None),
+            ("application/json", b"", None),
+            ("text/html", b"<html>a=1</html>", None),
+        ],
+    )
+    def test_what_counts_as_an_object(self, label: str, body: bytes, payload: Any) -> None:
+        """JSON under any label, a form only under its own; anything else is no object."""
+        headers = requests.structures.CaseInsensitiveDict({"content-type": label})
+        assert Answer(200, headers, body, 0.0).payload == payload
+
+    @pytest.mark.parametrize(
+        ("date", "expected"),
+        [
+            ("Thu, 01 Jan 1970 01:00:00 GMT", 3600.0),
+            ("Thu, 01 Jan 1970 01:00:00 -0000", 3600.0),
+            ("Thu, 01 Jan 1970 00:16:41 GMT", 1000.5),
+            ("yesterday", 1000.5),
+            (None, 1000.5),
+        ],
+    )
+    def test_the_servers_clock(self, date: str | None, expected: float) -> None:
+        """The server's Date is its clock, unless it agrees with ours, which has fractions."""
+        headers = {} if date is None else {"Date": date}
+        assert Answer(200, headers, b"", 1000.5).server_time == expected
+
+
+class TestWhyThereIsNone:
+    def test_nobody_listens(self) -> None:
+        """A refused connection is "unreachable", with the system's own error as the cause."""
+        with socket.create_server(("127.0.0.1", 0)) as reserved:
+            port = reserved.getsockname()[1]
+        outcome = no_answer(f"http://127.0.0.1:{port}/token")
+        assert outcome.kind == "unreachable"
+        assert isinstance(outcome.cause, ConnectionRefusedError)
+
+    def test_an_unknown_host(self) -> None:
+        """A name that cannot be resolved is "unreachable"."""
+        assert no_answer("https://auth.invalid/token").kind == "unreachable"
+
+    def test_a_server_that_hangs_up_in_the_handshake(self) -> None:
+        """Nothing was sent before TLS stands, so a server that leaves there is "unreachable"."""
+        with raw_server(lambda server, connection: None) as server:
+            assert no_answer(server.url.replace("http:", "https:")).kind == "unreachable"
+
+    def test_a_proxy_that_hangs_up(self) -> None:
+        """A CONNECT is not the request: a proxy that closes after it has seen no refresh token."""
+        with raw_server(lambda server, connection: connection.recv(1)) as server:
+            proxies = {"https": f"http://127.0.0.1:{server.port}"}
+            assert no_answer("https://auth.invalid/", proxies=proxies).kind == "unreachable"
+
+    def test_the_cause_stands_alone(self) -> None:
+        """P12: what led to the system's error is not kept with it, nor any frame."""
+        try:
+            try:
+                raise ValueError("canary")
+            except ValueError as error:
+                raise ConnectionResetError("reset") from error
+        except ConnectionResetError as error:
+            outcome = why_not(error, sent=True)
+        cause = outcome.cause
+        assert isinstance(cause, ConnectionResetError)
+        assert cause.__cause__ is cause.__context__ is cause.__traceback__ is None
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            (),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", b'{"access_token": "canary'),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"18\r\n{canary"),
+        ],
+    )
+    def test_a_connection_closed_after_sending_is_cut_off(self, parts: tuple[bytes, ...]) -> None:
+        """Nobody knows whether the server did it, and no half of an answer is kept (P12)."""
+        with raw_server(answering(*parts)) as server:
+            outcome = no_answer(server.url)
+        assert outcome.kind == "cut off"
+        assert "canary" not in outcome.detail
+        assert "canary" not in repr(vars(outcome.cause) if outcome.cause else None)
+
+    def test_a_reset_after_sending_is_cut_off(self) -> None:
+        """A reset is a closed connection, too."""
+
+        def script(server: RawServer, connection: socket.socket) -> None:
+            server.read_request(connection)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+        with raw_server(script) as server:
+            outcome = no_answer(server.url)
+        assert outcome.kind == "cut off"
+        assert isinstance(outcome.cause, ConnectionResetError)
+
+    def test_a_tls_connection_cut_after_sending_is_cut_off(self, server_tls: Any, ca: str) -> None:
+        """The same holds inside TLS, with and without its closing alert."""
+        with AuthorizationServer(tls=server_tls) as server:
+            server.fault("token", drop="after")
+            assert no_answer(server.token_endpoint, verify=ca).kind == "cut off"
+
+    def test_a_torn_503_is_still_a_503(self) -> None:
+        """The status of a failure says enough; asking again at once would be rude."""
+        torn = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 100\r\n\r\nx"
+        with raw_server(answering(torn)) as server:
+            outcome = post(server.url)
+        assert isinstance(outcome, Answer)
+        assert (outcome.status, outcome.body) == (503, b"")
+
+    @pytest.mark.parametrize(
+        "start",
+        [
+            b'{"access_token": "canary"}\r\n\r\n',
+            b"SSH-2.0-OpenSSH_9.6\r\n",
+            b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+            b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000,
+        ],
+    )
+    def test_what_is_not_http_is_garbled_and_not_kept(self, start: bytes) -> None:
+        """An answer that is none is no closed connection, and its text gets nowhere (P12)."""
+        with raw_server(answering(start)) as server:
+            outcome = no_answer(server.url)
+        assert outcome.kind == "garbled"
+        assert outcome.cause is None
+        assert "canary" not in outcome.detail
+
+
+class TestTheDeadline:
+    """A stalled token endpoint froze every caller (google-auth #1602)."""
+
+    def left_in_time(self, url: str, **options: Any) -> None:
+        started = time.monotonic()
+        outcome = no_answer(url, seconds=0.3, **options)
+        assert time.monotonic() - started < 1.3
+        assert outcome.kind == "timeout"
+        for talker in talkers():
+            talker.join(5)
+        assert talkers() == []
+
+    @pytest.mark.parametrize(
+        ("start", "drop"),
+        [
+            (b"", b"H"),
+            (b"HTTP/1.1 200 OK\r\n", b"x"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+            (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ],
+    )
+    def test_a_trickle_does_not_stretch_it(self, start: bytes, drop: bytes) -> None:
+        """P8: 50 bytes a second, in the head or the body, end at the deadline and leave nothing."""
+        with raw_server(trickling(start, drop)) as server:
+            self.left_in_time(server.url)
+
+    def test_silence_does_not(self) -> None:
+        """P8: a server that never answers is left at the deadline, and sees the connection end."""
+        with raw_server(reading_until_closed) as server:
+            self.left_in_time(server.url)
+            assert server.ended.acquire(timeout=5)
+
+    def test_a_handshake_that_stalls_does_not(self) -> None:
+        """P8: a server that takes the connection and never speaks TLS is left, unsent."""
+        with raw_server(reading_until_closed) as server:
+            self.left_in_time(server.url.replace("http:", "https:"))
+        assert CANARY not in server.received[0]
+
+    def test_a_proxy_that_stalls_does_not(self) -> None:
+        """P8: so is a proxy that never answers the CONNECT."""
+        with raw_server(reading_until_closed) as server:
+            proxies = {"https": f"http://127.0.0.1:{server.port}"}
+            self.left_in_time("https://auth.invalid/token", proxies=proxies)
+        assert server.received[0].startswith(b"CONNECT auth.invalid:443")
+        assert CANARY not in server.received[0]
+
+    def test_a_resolver_that_stalls_is_left_and_nothing_is_sent_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """P8: getaddrinfo cannot be interrupted; who comes back late sends nothing."""
+        asked, go_on = threading.Event(), threading.Event()
+        resolve = socket.getaddrinfo
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            asked.set()
+            go_on.wait(10)
+            return resolve(*args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        with raw_server(reading_until_closed) as server:
+            started = time.monotonic()
+            assert no_answer(server.url, seconds=0.3).kind == "timeout"
+            assert time.monotonic() - started < 1.3
+            assert asked.is_set()
+            (talker,) = talkers()
+            go_on.set()
+            talker.join(10)
+            assert not talker.is_alive()
+            assert server.ended.acquire(timeout=5)
+        assert server.received == [b""]
+
+    def test_many_dead_addresses_do_not_stretch_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """P8: urllib3's connect timeout is one for each address; the deadline is one for all."""
+        with contextlib.ExitStack() as stack:
+            full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            address = full.getsockname()
+            for _ in range(4):  # fill the backlog: from here on the kernel drops what comes
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(address)
+            found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)] * 8
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+            started = time.monotonic()
+            assert no_answer(f"http://127.0.0.1:{address[1]}/token", seconds=0.3).kind == "timeout"
+            assert time.monotonic() - started < 1.3
+        for talker in talkers():
+            talker.join(10)
+
+    def test_one_that_has_passed_sends_nothing(self) -> None:
+        """P8: a second try has no time of its own."""
+        with raw_server(reading_until_closed) as server:
+            assert no_answer(server.url, seconds=0).kind == "timeout"
+            for talker in talkers():
+                talker.join(5)
+        assert b"".join(server.received) == b""
+
+    def test_an_interrupt_cuts_the_connection(self, server: Any) -> None:
+        """P5: Ctrl-C in a direct call is raised at once, and the exchange does not linger."""
+        gate = server.token_gate()
+
+        def interrupt() -> None:
+            gate.arrived.wait(10)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            post(server.token_endpoint, seconds=30)
+        interrupter.join()
+        for talker in talkers():
+            talker.join(5)
+        assert talkers() == []
+        gate.release()
+
+
+class TestWithoutThreads:
+    """Where no thread can be started any more, the exchange runs in the caller."""
+
+    @pytest.fixture(autouse=True)
+    def no_threads(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == "token-endpoint":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def test_it_still_answers(self, server: Any) -> None:
+        """P5: a token that expires while the process is at its limit is still refreshed."""
+        outcome = post(server.token_endpoint)
+        assert isinstance(outcome, Answer)
+        assert outcome.payload == {"error": "invalid_grant"}
+
+    @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+    def test_silence_and_a_trickling_body_meet_the_deadline(self, start: bytes) -> None:
+        """P8: each read is bound by a timeout, and the body as a whole by the clock."""
+        script = trickling(start, b" ") if start else reading_until_closed
+        with raw_server(script) as server:
+            started = time.monotonic()
+            assert no_answer(server.url, seconds=0.3).kind == "timeout"
+            assert time.monotonic() - started < 1.3
+
+    def test_at_the_exit_of_the_interpreter(self, server: Any) -> None:
+        """P5: an exchange asked for by an atexit handler comes to its end."""
+        program = textwrap.dedent(
+            f"""
+            import atexit, time
+            from requests_silent_refresh.grants.token_endpoint import TokenEndpoint
+
+            endpoint = TokenEndpoint({server.token_endpoint!r})
+            atexit.register(lambda: print(endpoint.post(b"", {{}}, time.monotonic() + 10)))
+            """
+        )
+        run = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert run.stdout.startswith("Answer(status=400"), run.stderr
+        assert run.stderr == ""
+
+
+KINDS = (
+    requests.Response,
+    requests.PreparedRequest,
+    requests.Session,
+    urllib3.HTTPConnectionPool,
+    urllib3.BaseHTTPResponse,
+)
+
+
+def open_connections_to(ports: set[int]) -> list[socket.socket]:
+    """The sockets of this process that are connected to one of the ports, still open."""
+    found = []
+    for thing in gc.get_objects():
+        if isinstance(thing, socket.socket) and thing.fileno() != -1:
+            with contextlib.suppress(OSError):
+                if thing.family == socket.AF_INET and thing.getpeername()[1] in ports:
+                    found.append(thing)
+    return found
+
+
+class TestWhatIsLeftBehind:
+    """A kept exception keeps its response, that its pool, that its socket."""
+
+    def test_no_socket_and_no_pool_outlive_an_exchange(self, server_tls: Any, ca: str) -> None:
+        """200 failed exchanges of all kinds, all outcomes kept, leave no socket and no object."""
+        torn = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
+        keep_alive = b"HTTP/1.1 404 Not here\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"
+        with (
+            AuthorizationServer(tls=server_tls) as secure,
+            AuthorizationServer() as plain,
+            raw_server(answering(torn)) as tearing,
+            raw_server(answering(keep_alive)) as keeping,
+        ):
+            plain.fault("token", huge=True, times=None)
+            secure.fault("token", drop="after", times=None)
+            ways: list[tuple[str, dict[str, Any]]] = [
+                (plain.token_endpoint, {}),
+                (plain.url + "/nothing-here", {}),
+                (secure.token_endpoint, {"verify": ca}),
+                (secure.token_endpoint, {}),
+                (tearing.url, {}),
+                (keeping.url, {}),
+                ("http://127.0.0.1:1/token", {}),
+            ]
+            for url, options in ways:  # whatever is loaded once
+                post(url, **options)
+            gc.collect()
+            before = {id(thing) for thing in gc.get_objects() if isinstance(thing, KINDS)}
+            kept = []
+            for turn in range(200):
+                url, options = ways[turn % len(ways)]
+                kept.append(post(url, **options))
+            for talker in talkers():
+                talker.join(5)
+            ours = {server.port for server in (tearing, keeping)}
+            ours |= {int(server.url.rpartition(":")[2]) for server in (secure, plain)}
+            assert open_connections_to(ours) == []
+        gc.collect()
+        assert len(kept) == 200
+        now = [thing for thing in gc.get_objects() if isinstance(thing, KINDS)]
+        assert [thing for thing in now if id(thing) not in before] == []
+
+    @pytest.mark.parametrize("endless", [True, False])
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_the_connection_is_closed_whoever_holds_it(
+        self,
+        scheme: str,
+        endless: bool,
+        server_tls: Any,
+        ca: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A server that would keep the connection sees it end, garbage collector or not."""
+        held = []
+        build = requests.adapters.HTTPAdapter.build_response
+
+        def holding(*args: Any) -> requests.Response:
+            held.append(build(*args))
+            return held[-1]
+
+        def script(server: RawServer, connection: socket.socket) -> None:
+            if scheme == "https":
+                connection = server_tls.wrap_socket(connection, server_side=True)
+            with connection:
+                server.read_request(connection)
+                if endless:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * SIZE_LIMIT * 2)
+                else:
+                    connection.sendall(ok(b"{}", "Connection: keep-alive"))
+                while connection.recv(65536):
+                    pass
+
+        monkeypatch.setattr(requests.adapters.HTTPAdapter, "build_response", holding)
+        with raw_server(script) as server:
+            url = server.url.replace("http:", f"{scheme}:")
+            assert isinstance(post(url, verify=ca), Answer)
+            assert server.ended.acquire(timeout=5)
+        assert len(held) == 1
+
+    def test_under_dev_mode_no_resource_is_warned_about(self, server: Any) -> None:
+        """`python -X dev -W error` says nothing about unclosed sockets, whatever the outcome."""
+        server.fault("token", drop="after", times=5)
+        server.fault("token", huge=True, times=5)
+        server.fault("token", trickle=1, times=2)
+        program = textwrap.dedent(
+            f"""
+            import gc, threading, time
+            from requests_silent_refresh.grants.token_endpoint import TokenEndpoint
+
+            endpoint = TokenEndpoint({server.token_endpoint!r})
+            kept = [endpoint.post(b"", {{}}, time.monotonic() + 0.2) for _ in range(20)]
+            kept += [TokenEndpoint("http://127.0.0.1:1/").post(b"", {{}}, time.monotonic() + 5)]
+            for thread in threading.enumerate():
+                if thread is not threading.current_thread():
+                    thread.join()
+            gc.collect()
+            """
+        )
+        run = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert (run.returncode, run.stderr) == (0, "")

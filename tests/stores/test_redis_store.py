@@ -1,0 +1,230 @@
+"""``RedisStore`` against a real server: the contract, and what is Redis' own."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import subprocess
+import sys
+
+import pytest
+import redis
+from engines.fleet import KEY
+from engines.proxy import Proxy
+from engines.redis import RedisServer
+from queue_kit import refresh_and_meanwhile
+
+from requests_silent_refresh import RedisStore, StoreError, StoreUnavailable, Token
+from requests_silent_refresh.secret_sources import FromEnvironment
+from requests_silent_refresh.stores import redis as module
+from requests_silent_refresh.testing.store_contract import StoreContract
+
+
+def key():
+    return KEY
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("FLEET_KEY", KEY)
+    monkeypatch.setattr(module, "_warned", set())
+
+
+class RedisContract(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _empty(self, redis_server):
+        redis_server.empty()
+        self.url = redis_server.url
+
+
+class TestRedisByURL(RedisContract):
+    def make_store(self, tmp_path):
+        return RedisStore(self.url, "nightly", key=FromEnvironment("FLEET_KEY"))
+
+
+def by_client(url):
+    """Open a store with a client whose answers are decoded."""
+    client = redis.Redis.from_url(url, decode_responses=True)
+    return RedisStore(client, "nightly", key=FromEnvironment("FLEET_KEY"))
+
+
+class TestRedisByClient(RedisContract):
+    def make_store(self, tmp_path):
+        return by_client(self.url)
+
+    def opener(self, store):
+        return functools.partial(by_client, self.url)
+
+
+@pytest.fixture
+def store(redis_server):
+    redis_server.empty()
+    store = RedisStore(redis_server.url, "nightly", key=key)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"), ["maxmemory-policy"]),
+        (("--appendonly", "no", "--save", ""), ["appendonly no", "nothing is left"]),
+        (("--appendonly", "no", "--save", "3600 1"), ["appendonly no", "last snapshot"]),
+        (("--appendonly", "yes", "--maxmemory-policy", "volatile-lru"), None),
+    ],
+)
+def test_settings_that_may_drop_tokens_are_warned_about(tmp_path, settings, words):
+    """A server that evicts any key, or keeps too little, is named at first use, once."""
+    server = RedisServer(tmp_path / "engine", settings).start()
+    try:
+        store = RedisStore(server.url, "nightly", key=key)
+        if words is None:
+            store.load()
+        else:
+            with pytest.warns(UserWarning, match=".*".join(words)):
+                store.load()
+        store.load()
+        RedisStore(server.url, "another", key=key).load()
+    finally:
+        server.stop()
+
+
+def test_a_server_that_does_not_tell_its_settings_is_used(store, redis_server):
+    """Managed servers refuse CONFIG: that is no error."""
+    with redis_server.client() as client:
+        client.acl_setuser(
+            "app", enabled=True, nopass=True, keys="*", commands=["+@all", "-config"]
+        )
+    limited = RedisStore(redis_server.url.replace("//", "//app:any@"), "nightly", key=key)
+    assert limited.load() is None
+    limited.close()
+
+
+def test_a_refused_password_is_no_outage(redis_server):
+    """What waiting does not mend is a StoreError at once, without the password."""
+    url = redis_server.url.replace("//", "//app:canary-password@")
+    with redis_server.client() as client:
+        client.acl_setuser("app", enabled=True, passwords=["+right"], reset_passwords=True)
+    store = RedisStore(url, "nightly", key=key)
+    with pytest.raises(StoreError) as refused:
+        store.exclusive(10.0)
+    assert not isinstance(refused.value, StoreUnavailable)
+    assert "canary-password" not in f"{refused.value} {store!r} {vars(store)!r}"
+
+
+def test_a_server_that_takes_no_writes_is_an_outage(store, redis_server):
+    """P7: a replica after a failover, a full memory: it passes, so it is StoreUnavailable."""
+    state = store.save(Token("a", "r"), None)
+    with redis_server.client() as client:
+        client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreUnavailable, match="maxmemory"):
+                store.save(Token("b", "r2"), state)
+        finally:
+            client.config_set("maxmemory", "0")
+    store.save(Token("b", "r2"), state)
+
+
+@pytest.mark.parametrize("by", ["url", "client"])
+def test_the_pooled_connection_is_closed_during_an_exchange(redis_server, by):
+    """P4: the server's idle timeout comes between the rotation and the save, and is not seen."""
+    redis_server.empty()
+    with redis_server.client() as theirs, redis_server.client() as ours:
+        store = RedisStore(redis_server.url if by == "url" else theirs, "nightly", key=key)
+
+        def kill():
+            assert ours.client_kill_filter(_type="normal", skipme=True) > 0
+
+        refresh_and_meanwhile(store, kill)
+        store.close()
+
+
+def test_the_pooled_connection_is_forgotten_during_an_exchange(redis_server):
+    """P4: nor is a firewall's, though the connection looks alive until the save is sent over it."""
+    redis_server.empty()
+    with Proxy(redis_server.port) as proxy:
+        url = redis_server.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        store = RedisStore(url, "nightly", key=key)
+        refresh_and_meanwhile(store, proxy.forget)
+        assert proxy.connections > 1
+        store.close()
+
+
+def test_a_key_of_another_kind_is_an_error(store, redis_server):
+    """What is there and is not ours is never overwritten."""
+    with redis_server.client() as client:
+        client.set("requests-silent-refresh:nightly", "theirs")
+        with pytest.raises(StoreError):
+            store.save(Token("a"), None)
+        assert client.get("requests-silent-refresh:nightly") == b"theirs"
+
+
+def test_half_a_hash_is_an_error(store, redis_server):
+    """A hash that somebody changed is an error, not a state and not nothing."""
+    store.save(Token("a"), None)
+    with redis_server.client() as client:
+        client.hdel("requests-silent-refresh:nightly", "state")
+    with pytest.raises(StoreError, match="not whole"):
+        store.load()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("redis://app:canary-password@127.0.0.1/0", key),
+        ("redis://127.0.0.1/0?password=canary-password", key),
+        ("redis://127.0.0.1/0", KEY),
+        (redis.Redis(), key),
+    ],
+    ids=["password", "password in the query", "literal key", "client"],
+)
+def test_what_must_not_be_pickled_is_refused(arguments):
+    """P12: a password, a literal key or a connection does not get into a pickle."""
+    url, its_key = arguments
+    store = RedisStore(url, "nightly", key=its_key)
+    assert "canary-password" not in repr(store)
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(store)
+
+
+def test_a_callable_keeps_the_password_out_of_the_pickle(store, redis_server, monkeypatch):
+    """P12: FromEnvironment names where the URL is."""
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    store = RedisStore(FromEnvironment("REDIS_URL"), "nightly", key=FromEnvironment("FLEET_KEY"))
+    again = pickle.loads(pickle.dumps(store))
+    assert again.load() is None
+    assert "REDIS_URL" in repr(again)
+    monkeypatch.delenv("REDIS_URL")
+    with pytest.raises(StoreError, match="REDIS_URL"):
+        pickle.loads(pickle.dumps(store)).load()
+
+
+@pytest.mark.parametrize("given", [7, None, object()])
+def test_what_is_no_client_is_refused(given):
+    """A wrong argument is an error at construction."""
+    with pytest.raises(TypeError, match="client_or_url"):
+        RedisStore(given, "nightly", key=key)
+
+
+def test_what_is_no_url_is_refused():
+    """The same for a URL, also for one that a callable returns when it is asked."""
+    with pytest.raises(ValueError, match="Redis URL"):
+        RedisStore("http://127.0.0.1", "nightly", key=key)
+    with pytest.raises(StoreError, match="Redis URL"):
+        RedisStore(lambda: "http://127.0.0.1", "nightly", key=key).load()
+
+
+def test_without_redis_py_the_extra_is_named():
+    """An absent extra says how to get it."""
+    script = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from requests_silent_refresh import RedisStore\n"
+        "try: RedisStore('redis://127.0.0.1', 'nightly', key='x')\n"
+        "except (ImportError, ValueError) as error: print(error)\n"
+        f"try: RedisStore('redis://127.0.0.1', 'nightly', key={KEY!r})\n"
+        "except ImportError as error: print(error)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "requests-silent-refresh[redis]" in said.stdout

@@ -17,10 +17,12 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote_plus
 
 MASK = "***"
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 # One key per process: a fingerprint tells two tokens apart within a log and is
 # worthless for finding the token, or the same token in another process.
@@ -145,6 +147,21 @@ def strip(error: BaseException, hide: Iterable[Secret | None] = ()) -> BaseExcep
             todo += link.exceptions
         todo += [v for v in vars(link).values() if isinstance(v, BaseException)]
         _strip_attributes(link, clean)
+    return error
+
+
+def share(
+    error: _Error, cause: BaseException | None = None, hide: Iterable[Secret | None] = ()
+) -> _Error:
+    """Return ``error``, made fit to be kept and raised anew: no frames, a stripped cause.
+
+    ``cause`` is the error's own by default; ``hide`` as for :func:`strip`.
+    """
+    cause = cause or error.__cause__
+    hide = tuple(hide)
+    strip(error, hide)
+    error.__context__ = None
+    error.__cause__ = None if cause is None else strip(cause, hide)
     return error
 
 

@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
+from typing import Any
+
+from .errors import SilentRefreshError
+from .redaction import strip
 
 # A secret is a line of text. The bound keeps a wrong path (a log, /dev/zero) from filling memory.
 _SIZE_LIMIT = 64 * 1024
@@ -69,3 +74,30 @@ class FromFile:
         if not value:
             raise ValueError(f"{path} is empty: it has to hold the secret")
         return value
+
+
+def ask(
+    source: Callable[[], Any],
+    what: str,
+    *,
+    failed: type[SilentRefreshError],
+    unavailable: type[SilentRefreshError],
+    passing: type[Exception] = OSError,
+) -> Any:
+    """Return what ``source`` returns now; ``what`` names it in messages.
+
+    Raises ``unavailable`` if it raises ``passing``, and ``failed`` if it raises any other
+    exception or returns nothing. Of a foreign exception only the type is told, because its
+    text may hold the secret. Blocks for as long as ``source`` does.
+    """
+    try:
+        answer = source()
+        if answer:
+            return answer
+        kind, problem, cause = failed, "returned nothing", None
+    except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
+        kind = unavailable if isinstance(error, passing) else failed
+        problem, cause = f"raised {type(error).__name__}", strip(error)
+        if isinstance(source, (FromEnvironment, FromFile)):  # these name no secret
+            problem += f" ({error})"
+    raise kind(f"the callable given for {what} {problem}") from cause

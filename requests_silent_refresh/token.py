@@ -254,17 +254,26 @@ def _lifetime(payload: Mapping[str, Any], now: float) -> float | None:
 
 
 def _jwt_lifetime(access_token: object) -> float | None:
-    """Read ``exp - iat`` of a JWT, unverified: it is a hint, the 401 is the authority."""
-    if not isinstance(access_token, str) or access_token.count(".") != 2:
-        return None
-    body = access_token.split(".")[1]
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        exp, iat = _number(claims["exp"]), _number(claims["iat"])
-    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    """Read ``exp - iat`` of a JWT."""
+    claims = jwt_claims(access_token)
+    exp, iat = _number(claims.get("exp")), _number(claims.get("iat"))
     # A hint that says "already over" would only cause an exchange at every use.
     return None if exp is None or iat is None or exp <= iat else exp - iat
+
+
+def jwt_claims(text: object) -> dict[str, Any]:
+    """Read the claims of a JWT; empty if ``text`` is not one.
+
+    They are not verified: a hint for arithmetic and for people, never to decide by.
+    """
+    if not isinstance(text, str) or text.count(".") != 2:
+        return {}
+    body = text.split(".")[1]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def parse_time(value: object) -> float | None:

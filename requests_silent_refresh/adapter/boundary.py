@@ -12,10 +12,7 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from ..errors import InsecureTransport
 from ..origin import Origin
-
-# Origins for which verify=False was warned about: once per process, however many
-# sessions and adapters it has.
-_unverified: set[Origin] = set()
+from ..system.warnings_once import warn_once
 
 
 def _unmarked(response: Response, *args: Any, **kwargs: Any) -> None:
@@ -122,11 +119,10 @@ def _refuse_proxy(request: PreparedRequest, url: str, proxies: Any) -> None:
 def _warn_unverified(url: str) -> None:
     """Warn that anybody can pose as the origin; with urllib3's warning, which is silenced alike."""
     origin = Origin.of(url)
-    if origin is not None and origin.scheme == "https" and origin not in _unverified:
-        warnings.warn(
+    if origin is not None and origin.scheme == "https":
+        warn_once(
             f"tokens for {origin} go to whoever answers there, because of verify=False: "
             "give verify= the file of its certificate authority",
             InsecureRequestWarning,
             stacklevel=4,  # where the session sends
         )
-        _unverified.add(origin)

@@ -28,13 +28,11 @@ _NOT_MENDED = frozenset({"insufficient_scope", "insufficient_user_authentication
 class Challenge:
     """One challenge: the scheme as it was sent, and its parameters with lower-case names.
 
-    Of a parameter sent twice the first counts. ``token68`` is ``None`` unless the
-    scheme was followed by such a value instead of parameters.
+    Of a parameter sent twice the first counts. A token68 after the scheme is passed over.
     """
 
     scheme: str
     parameters: dict[str, str]
-    token68: str | None = None
 
 
 def parse(header: str) -> list[Challenge]:
@@ -60,12 +58,10 @@ def _challenges(lexemes: list[str]) -> Iterator[Challenge]:
             begun = False
             if challenge is not None:
                 challenge.parameters.setdefault(word.lower(), _unquoted(value))
-        elif begun and challenge is not None:
+        elif begun:
             begun = False
             while lexemes[at] == "=":  # the padding of a token68
-                word += lexemes[at]
                 at += 1
-            challenge = dataclasses.replace(challenge, token68=word)
         else:
             if challenge is not None:
                 yield challenge

@@ -13,7 +13,7 @@ import click
 
 from .. import profiles
 from ..errors import SilentRefreshError
-from ..grants.answer import Answer, NoAnswer
+from ..grants.answer import EndpointAnswer, NoAnswer
 from ..grants.token_endpoint import TokenEndpoint
 from ..profiles import paths
 from ..profiles.profile import NETWORK, Profile
@@ -151,7 +151,7 @@ def _network(profile: Profile) -> Iterator[Finding]:
             profile.sign_in, ("issuer", "authorization_endpoint", "device_authorization_endpoint")
         ),
     }
-    probes: list[tuple[str, Callable[[], Answer | NoAnswer]]] = []
+    probes: list[tuple[str, Callable[[], EndpointAnswer | NoAnswer]]] = []
     deadline = time.monotonic() + _PATIENCE
     for name, url in urls.items():
         try:
@@ -173,7 +173,7 @@ def _urls(settings: Any, names: tuple[str, ...]) -> dict[str, str]:
     return {name: settings[name] for name in names if isinstance(settings.get(name), str)}
 
 
-def _judged(name: str, answer: Answer | NoAnswer) -> Iterator[Finding]:
+def _judged(name: str, answer: EndpointAnswer | NoAnswer) -> Iterator[Finding]:
     if isinstance(answer, NoAnswer):
         yield Finding("problem", f"{name}: no answer ({answer.detail or answer.kind})")
         return

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from datetime import timezone
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import requests
 import urllib3.exceptions
@@ -28,7 +28,7 @@ SIZE_LIMIT = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Answer:
+class EndpointAnswer:
     """What the endpoint answered. Immutable; holds tokens, so its repr shows no body.
 
     ``headers`` is a case-insensitive mapping. ``body`` is decoded, and empty
@@ -43,7 +43,7 @@ class Answer:
     received_at: float
 
     def __repr__(self) -> str:
-        return f"Answer(status={self.status}, {len(self.body)} bytes)"
+        return f"EndpointAnswer(status={self.status}, {len(self.body)} bytes)"
 
     @cached_property
     def payload(self) -> dict[str, Any] | None:
@@ -96,6 +96,9 @@ class NoAnswer:
     kind: Literal["set-up", "unreachable", "timeout", "cut off", "garbled"]
     cause: OSError | None = None
     detail: str = ""
+
+
+Outcome: TypeAlias = EndpointAnswer | NoAnswer
 
 
 def http_date(text: str | None) -> float | None:

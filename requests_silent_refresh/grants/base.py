@@ -14,9 +14,10 @@ import requests
 
 from ..errors import RefreshFailed, RefreshUnavailable, SilentRefreshError
 from ..redaction import Secret, strip
+from ..secret_sources import ask
 from ..token import Token
 from . import outcomes
-from .answer import Answer, NoAnswer
+from .answer import EndpointAnswer, NoAnswer, Outcome
 from .token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -47,7 +48,7 @@ class Grant:
     def __init__(
         self,
         endpoint: TokenEndpoint,
-        rule: Callable[[Answer], outcomes.Verdict],
+        rule: Callable[[EndpointAnswer], outcomes.Verdict],
         *,
         timeout: float,
         classify: outcomes.Classify | None,
@@ -102,7 +103,7 @@ class Grant:
         body: bytes,
         headers: Mapping[str, str],
         deadline: float,
-        read: Callable[[Answer], Token],
+        read: Callable[[EndpointAnswer], Token],
     ) -> Token:
         """Post, ask once more where the connection was closed after sending, and read the token.
 
@@ -116,14 +117,14 @@ class Grant:
             outcome = self._endpoint.post(body, headers, deadline)
             verdict = self._verdict(outcome)
         reason = ""
-        if verdict == "granted" and isinstance(outcome, Answer):
+        if verdict == "granted" and isinstance(outcome, EndpointAnswer):
             try:
                 return read(outcome)
             except (ValueError, TypeError) as error:
                 verdict, reason = "unavailable", f", but {error}"
         raise outcomes.error_for(outcome, verdict, self._endpoint, reason=reason)
 
-    def _verdict(self, outcome: Answer | NoAnswer) -> outcomes.Verdict:
+    def _verdict(self, outcome: Outcome) -> outcomes.Verdict:
         if isinstance(outcome, NoAnswer):
             return outcomes.of_no_answer(outcome)
         by_rule = self._rule(outcome)
@@ -187,18 +188,13 @@ def resolve(name: str, value: Any) -> Any:
         return value.reveal()
     if not callable(value):
         return value
-    kind: type[SilentRefreshError] = RefreshFailed
-    try:
-        got = value()
-        if got:
-            return got
-        problem, cause = f"the callable given for {name} returned nothing", None
-    except Exception as error:  # noqa: BLE001 (a callable of the user's)
-        if isinstance(error, requests.RequestException):
-            kind = RefreshUnavailable
-        problem = f"the callable given for {name} raised {type(error).__name__}"
-        cause = strip(error)
-    raise kind(problem) from cause
+    return ask(
+        value,
+        name,
+        failed=RefreshFailed,
+        unavailable=RefreshUnavailable,
+        passing=requests.RequestException,
+    )
 
 
 def literal_secrets(what: str, values: Mapping[str, Any]) -> Iterable[str]:

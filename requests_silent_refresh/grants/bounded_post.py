@@ -21,7 +21,7 @@ import requests
 import urllib3.exceptions
 
 from ..system.quiet_pools import QuietHTTPAdapter
-from .answer import SIZE_LIMIT, Answer, NoAnswer, decode, no_answer
+from .answer import SIZE_LIMIT, EndpointAnswer, NoAnswer, Outcome, decode, no_answer
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection as _Connection
@@ -66,11 +66,11 @@ class Exchange:
         self._sent = False
         self._tap: socket.socket | None = None
         self._connection: socket.socket | None = None
-        self._outcome: Answer | NoAnswer = NoAnswer("timeout")
+        self._outcome: Outcome = NoAnswer("timeout")
         # Byte by byte where nobody watches, so that a trickle meets the deadline between two.
         self._step = 64 * 1024
 
-    def result(self) -> Answer | NoAnswer:
+    def result(self) -> Outcome:
         """Talk, and return what came of it by the deadline. Called once."""
         talker = threading.Thread(target=self._talk, name="token-endpoint", daemon=True)
         try:
@@ -113,7 +113,7 @@ class Exchange:
                     self._tap.shutdown(socket.SHUT_RDWR)
 
     def _talk(self) -> None:
-        outcome: Answer | NoAnswer | None = None
+        outcome: Outcome | None = None
         try:
             outcome = self._send()
         except Exception as error:  # noqa: BLE001 (nobody else is there to catch it)
@@ -139,7 +139,7 @@ class Exchange:
             # held by a half-read response, which is why close() would not do.
             socket.close(self._connection.detach())
 
-    def _send(self) -> Answer:
+    def _send(self) -> EndpointAnswer:
         with _Session() as session:
             for prefix in ("https://", "http://"):
                 session.mount(prefix, _Transport(self))
@@ -148,7 +148,7 @@ class Exchange:
             with contextlib.closing(response):
                 received_at = self._clock()
                 body = self._read(response)
-                return Answer(response.status_code, response.headers, body, received_at)
+                return EndpointAnswer(response.status_code, response.headers, body, received_at)
 
     def _read(self, response: requests.Response) -> bytes:
         body = bytearray()

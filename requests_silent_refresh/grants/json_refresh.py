@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..errors import SessionExpired
 from ..token import Token, parse_time
 from . import outcomes
-from .answer import Answer
+from .answer import EndpointAnswer
 from .base import Grant, literal_secrets, resolve
 from .token_endpoint import TokenEndpoint
 
@@ -99,7 +99,7 @@ class JSONRefresh(Grant):
         _put(fields, self._refresh_field, token.refresh_token.reveal())
         headers = {name: resolve(name, value) for name, value in self._headers.items()}
 
-        def read(answer: Answer) -> Token:
+        def read(answer: EndpointAnswer) -> Token:
             return Token.from_response(self._rfc_6749(answer), answer.received_at, token)
 
         return self._talk(
@@ -109,7 +109,7 @@ class JSONRefresh(Grant):
             read,
         )
 
-    def _rfc_6749(self, answer: Answer) -> dict[str, Any]:
+    def _rfc_6749(self, answer: EndpointAnswer) -> dict[str, Any]:
         """Return the answer under the names of RFC 6749 section 5.1.
 
         Raises ``ValueError`` where it holds no access token.

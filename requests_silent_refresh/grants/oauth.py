@@ -20,7 +20,7 @@ from ..errors import SessionExpired, SilentRefreshError
 from ..redaction import Secret
 from ..token import Token
 from . import outcomes
-from .answer import Answer, NoAnswer
+from .answer import EndpointAnswer, NoAnswer
 from .base import Grant, contained, literal, literal_secrets, resolve
 from .token_endpoint import TokenEndpoint
 
@@ -117,7 +117,7 @@ class _OAuthGrant(Grant):
             form["scope"] = self._scope
         form.update((name, resolve(name, value)) for name, value in self._extra.items())
 
-        def read(answer: Answer) -> Token:
+        def read(answer: EndpointAnswer) -> Token:
             return Token.from_response(answer.payload or {}, answer.received_at, previous)
 
         return self._talk(*self._request(form), deadline, read)

@@ -25,17 +25,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
-from .answer import Answer, NoAnswer, http_date
+from .answer import EndpointAnswer, NoAnswer, Outcome, http_date
 
 Verdict = Literal["granted", "refused", "wrong", "unavailable", "ambiguous"]
 
 #: What a ``classify`` hook may return, besides ``None`` for "as usual".
 VERDICTS: tuple[Verdict, ...] = ("granted", "refused", "wrong", "unavailable")
 
-Classify = Callable[[Answer], str | None]
-
-# A server that asks for an hour would keep people off for an hour after it is back.
-RETRY_AFTER_LIMIT = 300.0
+Classify = Callable[[EndpointAnswer], str | None]
 
 # RFC 6749 section 5.2 and RFC 8707. A 403 with one of these comes from the
 # authorization server, any other 403 from something in front of it.
@@ -54,7 +51,7 @@ _OAUTH_ERRORS = frozenset(
 _TRANSIENT_ERRORS = frozenset({"server_error", "temporarily_unavailable", "slow_down"})
 
 
-def by_rfc_6749(answer: Answer) -> Verdict:
+def by_rfc_6749(answer: EndpointAnswer) -> Verdict:
     """Classify an answer of an OAuth 2.0 token endpoint (RFC 6749 sections 5.1 and 5.2)."""
     payload = answer.payload or {}
     error = payload.get("error")
@@ -70,7 +67,7 @@ def by_rfc_6749(answer: Answer) -> Verdict:
     return _by_status(answer.status)
 
 
-def by_json_dialect(answer: Answer) -> Verdict:
+def by_json_dialect(answer: EndpointAnswer) -> Verdict:
     """Classify an answer of an API that speaks JSON of its own: only the status is common.
 
     Where the access token stands is for the caller to know, so it is up to him
@@ -105,8 +102,8 @@ def _is_success(status: int) -> bool:
     return 200 <= status < 300
 
 
-def retry_after(answer: Answer) -> float | None:
-    """Seconds the server asks to be left alone for (RFC 9110 section 10.2.3), 300 at most.
+def retry_after(answer: EndpointAnswer) -> float | None:
+    """Seconds the server asks to be left alone for (RFC 9110 section 10.2.3).
 
     A date counts from the server's own clock where it tells it, so that the
     difference to ours does not matter. ``None`` where there is no such wish.
@@ -119,11 +116,11 @@ def retry_after(answer: Answer) -> float | None:
         if moment is None:
             return None
         seconds = moment - answer.server_time
-    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
+    return max(seconds, 0.0)
 
 
 def error_for(
-    outcome: Answer | NoAnswer,
+    outcome: Outcome,
     verdict: Verdict,
     endpoint: object,
     *,

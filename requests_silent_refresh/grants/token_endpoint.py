@@ -11,7 +11,7 @@ from requests.utils import default_user_agent, select_proxy
 
 from ..errors import InsecureTransport
 from ..origin import Origin
-from .answer import Answer, NoAnswer
+from .answer import Outcome
 from .bounded_post import Exchange
 
 
@@ -56,7 +56,7 @@ class TokenEndpoint:
         """Whether a password may be written into the URL of a proxy."""
         return any("@" in str(proxy) for proxy in (self._given["proxies"] or {}).values())
 
-    def post(self, body: bytes, headers: Mapping[str, str], deadline: float) -> Answer | NoAnswer:
+    def post(self, body: bytes, headers: Mapping[str, str], deadline: float) -> Outcome:
         """Send ``body`` once and return what came of it.
 
         No redirect, no retry, no netrc, no cookie; the connection is closed
@@ -71,11 +71,11 @@ class TokenEndpoint:
             requests.Request("POST", self.url, data=body, headers=_headers(headers)), deadline
         )
 
-    def get(self, deadline: float) -> Answer | NoAnswer:
+    def get(self, deadline: float) -> Outcome:
         """Fetch the URL, which holds no secret, as :meth:`post` does: metadata, or a clock."""
         return self._send(requests.Request("GET", self.url, headers=_headers({})), deadline)
 
-    def _send(self, request: requests.Request, deadline: float) -> Answer | NoAnswer:
+    def _send(self, request: requests.Request, deadline: float) -> Outcome:
         return Exchange(request, self._settings(), deadline, self._clock).result()
 
     def _settings(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from ..errors import StoreError, StoreUnavailable
-from ..redaction import strip
+from ..secret_sources import ask
 
 LITERAL_KEY_PICKLED = (
     "a store that holds a literal key is not pickled, the key would go along: give it something "
@@ -117,7 +117,7 @@ class Asked(KeySource):
 
     def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
         if not self._keys:
-            answer = self._ask()
+            answer = ask(self._source, "the key", failed=StoreError, unavailable=StoreUnavailable)
             several = not isinstance(answer, (str, bytes, bytearray)) and isinstance(
                 answer, Iterable
             )
@@ -130,25 +130,9 @@ class Asked(KeySource):
                 raise StoreError(str(error)) from None
         return self._keys
 
-    def _ask(self) -> Any:
-        try:
-            return self._source()
-        except OSError as error:  # requests' errors are of this kind too
-            raise StoreUnavailable(
-                f"the key cannot be had: the key callable raised {type(error).__name__}"
-            ) from strip(error)
-        except Exception as error:  # noqa: BLE001 (the user's callable may raise anything)
-            raise StoreError(
-                f"the key cannot be had: the key callable raised {type(error).__name__}"
-                + (f": {error}" if isinstance(error, LookupError) else "")
-            ) from strip(error)
-
     def forget(self) -> bool:
         known, self._keys = self._keys, ()
         return bool(known)
-
-    def absence(self) -> str:
-        return "the key callable returned no key"
 
     def __reduce__(self) -> Any:
         return type(self), (self._source,)

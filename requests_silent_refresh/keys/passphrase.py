@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import StoreCorrupted, StoreError, StoreUnavailable
-from ..redaction import Secret, strip
+from ..redaction import Secret
+from ..secret_sources import ask
 from ..system.forking import reset_in_child
 from .key_source import KDFParameters, Key, KeySource
 
@@ -84,14 +85,10 @@ class Passphrase(KeySource):
     def _ask(self) -> Secret:
         if isinstance(self._source, Secret):
             return self._source
-        try:
-            answer = self._source()
-        except Exception as error:  # noqa: BLE001 (the user's callable may raise anything)
-            raise StoreError(
-                f"the passphrase cannot be had: its callable raised {type(error).__name__}"
-                + (f": {error}" if isinstance(error, LookupError) else "")
-            ) from strip(error)
-        if not isinstance(answer, str) or not answer:
+        answer = ask(
+            self._source, "the passphrase", failed=StoreError, unavailable=StoreUnavailable
+        )
+        if not isinstance(answer, str):
             raise StoreError("the passphrase callable returned no passphrase")
         return Secret(answer)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ..errors import SilentRefreshError, StoreError
 
 BACKOFF_CAP = 60.0
+# A server that asks for an hour would keep people off for an hour after it is back.
 RETRY_AFTER_CAP = 300.0
 STORE_BACKOFF = 0.5
 

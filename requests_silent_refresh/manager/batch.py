@@ -35,3 +35,24 @@ class Batch:
         if self.worker is None:
             return time.monotonic() >= self.started + BEGIN_WITHIN
         return not self.worker.is_alive()
+
+
+class Insiders:
+    """The threads that run a callback which a batch waits for; a context manager for each.
+
+    What such a thread asks of the queue would wait for itself. It takes no lock:
+    each thread adds and removes nothing but its own number.
+    """
+
+    def __init__(self) -> None:
+        self._threads: set[int] = set()
+
+    def am_one(self) -> bool:
+        """Say whether the calling thread is inside such a callback."""
+        return threading.get_ident() in self._threads
+
+    def __enter__(self) -> None:
+        self._threads.add(threading.get_ident())
+
+    def __exit__(self, *exception: object) -> None:
+        self._threads.discard(threading.get_ident())

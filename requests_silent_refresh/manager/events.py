@@ -18,7 +18,7 @@ logger = logging.getLogger("requests_silent_refresh")
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
+class RefreshEvent:
     """Something that happened: ``kind`` is ``refreshed``, ``failed``, ``expired`` or ``replayed``.
 
     ``error`` is what the waiters of a failed or expired refresh raise; ``None``
@@ -60,7 +60,7 @@ class Announcer:
     def __init__(
         self,
         on_refreshed: Callable[[Token], object] | None,
-        on_event: Callable[[Event], object] | None,
+        on_event: Callable[[RefreshEvent], object] | None,
     ) -> None:
         self._on_refreshed = on_refreshed
         self._on_event = on_event
@@ -76,19 +76,19 @@ class Announcer:
 
     def refreshed(self, token: Token) -> None:
         """Tell that a refresh ended with ``token``."""
-        self._tell((self._on_refreshed, token), (self._on_event, Event("refreshed")))
+        self._tell((self._on_refreshed, token), (self._on_event, RefreshEvent("refreshed")))
 
     def failed(self, error: SilentRefreshError) -> None:
         """Tell that a refresh ended with ``error``."""
         kind = "expired" if isinstance(error, SessionExpired) else "failed"
-        self._tell((self._on_event, Event(kind, error.again())))
+        self._tell((self._on_event, RefreshEvent(kind, error.again())))
 
     def replayed(self) -> None:
         """Tell that a request is sent again; in the request's own thread."""
         with self._condition:
             self.replays += 1
         if self._on_event is not None:
-            _call_safely(self._on_event, Event("replayed"))
+            _call_safely(self._on_event, RefreshEvent("replayed"))
 
     def wait(self, timeout: float) -> None:
         """Wait until all is told, ``timeout`` seconds at most."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import SessionExpired, SilentRefreshError, StoreError, StoreUnavailable
+from ..grants.protocol import Refresh
 from ..redaction import MaskedDict
 from ..stores.contract import TokenStore
 from ..stores.memory import MemoryStore
-from ..system.background_call import Refresh
 from ..token import Token
 from .current import NOT_LOADED, Current
-from .events import Announcer, Event, Stats
+from .events import Announcer, RefreshEvent, Stats
 from .futility import FutilityGuard
 from .refresh_queue import RefreshQueue
 from .refresher import Refresher
@@ -35,7 +35,7 @@ class TokenManager:
 
     ``refresh``
         A grant, or any callable ``refresh(token | None) -> Token`` (see
-        :class:`~requests_silent_refresh.system.background_call.Refresh`).
+        :class:`~requests_silent_refresh.grants.protocol.Refresh`).
     ``store``
         Where the session lives; ``None`` keeps it in memory only.
     ``wait_timeout``
@@ -59,7 +59,7 @@ class TokenManager:
         adopted from the store), after the waiters went on, in the refresh's own
         thread; what it raises is logged.
     ``on_event``
-        Called with an :class:`~requests_silent_refresh.manager.events.Event`, likewise;
+        Called with an :class:`~requests_silent_refresh.manager.events.RefreshEvent`, likewise;
         ``replayed`` comes in the request's own thread.
     ``clock``
         Returns Unix time in seconds; for tests.
@@ -76,7 +76,7 @@ class TokenManager:
         sign_in_timeout: float = 300.0,
         sign_in_hint: str = "call manager.sign_in(token)",
         on_refreshed: Callable[[Token], object] | None = None,
-        on_event: Callable[[Event], object] | None = None,
+        on_event: Callable[[RefreshEvent], object] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

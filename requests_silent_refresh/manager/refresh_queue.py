@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 
 from ..errors import RefreshFailed, RefreshTimeout, SessionExpired, SilentRefreshError
-from ..system.background_call import Insiders
 from ..system.forking import reset_in_child
 from ..token import Token
 from .backoff import Backoff
-from .batch import Batch
+from .batch import Batch, Insiders
 from .current import NOT_LOADED, Current
 
 LOOK_INTERVAL = 1.0

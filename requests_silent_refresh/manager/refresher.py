@@ -17,16 +17,10 @@ from ..errors import (
     StoreError,
     StoreUnavailable,
 )
+from ..grants.protocol import Refresh, followed_by, timeout_of
+from ..redaction import Secret, share
 from ..stores.contract import Hold, LockLost, State, TokenStore
-from ..system.background_call import (
-    Call,
-    LeftBehind,
-    Refresh,
-    account_of,
-    followed_by,
-    share,
-    timeout_of,
-)
+from ..system.background_call import Call, LeftBehind, account_of
 from ..token import Token
 from .batch import Batch
 from .current import Current
@@ -250,7 +244,7 @@ class Refresher:
         except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
             cause = error
             failure = RefreshFailed(f"the refresh callable raised {account_of(error)}")
-        raise share(failure, cause, token)
+        raise share(failure, cause, _secrets_of(token))
 
     def _refused(
         self, state: State | None, error: SessionExpired, interrupted_at: float | None
@@ -307,8 +301,12 @@ class Refresher:
             call = Call(revoking, lambda _: None, "silent-refresh-revoke")
             call.result(self.exchange_timeout)
         except Exception as error:  # noqa: BLE001 (best effort, whatever the callable raises)
-            share(SilentRefreshError(""), error, token)
+            share(SilentRefreshError(""), error, _secrets_of(token))
             logger.warning("a token could not be revoked: %s", account_of(error))
+
+
+def _secrets_of(token: Token | None) -> tuple[Secret | None, ...]:
+    return () if token is None else (token.access_token, token.refresh_token)
 
 
 def _was_answered(error: BaseException) -> bool:

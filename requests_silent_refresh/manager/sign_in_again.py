@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from ..errors import SessionExpired, SilentRefreshError
-from ..system.background_call import Call, account_of, share
+from ..redaction import share
+from ..system.background_call import Call, account_of
 from ..token import Token
 from .batch import Batch
 from .refresh_queue import LOOK_INTERVAL, RefreshQueue

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
-import json
-from typing import Any
 
 from ..stores.contract import State, StateMoved, TokenStore
 from ..system.kernel_lock import KernelLock
-from ..token import Token
+from ..token import Token, jwt_claims
 from . import paths, settings
 from .profile import Profile, load
 from .references import Kept, resolve
@@ -112,23 +108,12 @@ def subject_of(token: Token) -> str | None:
     For people to read, never to decide by.
     """
     for text in (token.extra.get("id_token"), token.access_token.reveal()):
-        claims = _claims(text)
+        claims = jwt_claims(text)
         for claim in ("email", "preferred_username", "sub"):
             value = claims.get(claim)
             if isinstance(value, str) and value.isprintable():
                 return value[:200]
     return None
-
-
-def _claims(text: object) -> dict[str, Any]:
-    if not isinstance(text, str) or text.count(".") != 2:
-        return {}
-    body = text.split(".")[1]
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return {}
-    return claims if isinstance(claims, dict) else {}
 
 
 def _previous(name: str) -> Profile | None:

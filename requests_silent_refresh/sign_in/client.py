@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import SilentRefreshError
-from ..grants.answer import Answer, NoAnswer
+from ..grants.answer import EndpointAnswer, NoAnswer, Outcome
 from ..grants.base import contained
 from ..grants.oauth import RefreshTokenGrant
 from ..grants.token_endpoint import TokenEndpoint
@@ -65,7 +65,7 @@ class Client:
         """Post a form to another endpoint of the server; returns its JSON. As :meth:`redeem`."""
         return self._ask(TokenEndpoint(url, name=name, **self.network), body).payload or {}
 
-    def _ask(self, endpoint: TokenEndpoint, body: str) -> Answer:
+    def _ask(self, endpoint: TokenEndpoint, body: str) -> EndpointAnswer:
         """Post as this client and return an answer that is a success."""
         form, grant = dict(parse_qsl(body)), _Authenticated(self)
         outcome = contained(lambda: grant.ask(endpoint, form, time.monotonic() + self.timeout))
@@ -103,7 +103,5 @@ class _Authenticated(RefreshTokenGrant):
             **client.network,
         )
 
-    def ask(
-        self, endpoint: TokenEndpoint, form: dict[str, Any], deadline: float
-    ) -> Answer | NoAnswer:
+    def ask(self, endpoint: TokenEndpoint, form: dict[str, Any], deadline: float) -> Outcome:
         return endpoint.post(*self._request(form), deadline)

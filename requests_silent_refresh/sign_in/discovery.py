@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import InsecureTransport, SilentRefreshError
-from ..grants.answer import Answer, NoAnswer
+from ..grants.answer import EndpointAnswer, NoAnswer
 from ..grants.token_endpoint import TokenEndpoint
 from ..origin import Origin
 
@@ -138,7 +138,7 @@ def _read(payload: Mapping[str, Any], issuer: str, url: str) -> Metadata:
     )
 
 
-def _described(answer: Answer) -> str:
+def _described(answer: EndpointAnswer) -> str:
     if answer.status == 200:
         return "something that is no JSON object"
     redirect = ", and redirects are not followed" if 300 <= answer.status < 400 else ""

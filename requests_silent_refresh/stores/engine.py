@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..errors import StoreError, StoreUnavailable
 from ..keys import KeyFile, KeySource, as_source, default_key_file
 from ..redaction import strip
+from ..secret_sources import ask
 from ..system.background_call import Call, LeftBehind
 
 T = TypeVar("T")
@@ -179,13 +180,7 @@ def asked_for(source: Any, connect: Callable[[str], T]) -> T:
     Raises ``StoreError`` where that fails, ``StoreUnavailable`` for an ``OSError``.
     """
     if callable(source):
-        try:
-            source = source()
-        except Exception as error:  # noqa: BLE001 (the user's callable may raise anything)
-            # Only its kind, and what FromEnvironment says: the rest may hold the password.
-            why = f": {error}" if isinstance(error, LookupError) else f" ({type(error).__name__})"
-            kind = StoreUnavailable if isinstance(error, OSError) else StoreError
-            raise kind(f"the callable gave no URL of the store's engine{why}") from strip(error)
+        source = ask(source, "the engine's URL", failed=StoreError, unavailable=StoreUnavailable)
     try:
         return connect(source)
     except ValueError as error:

@@ -82,7 +82,7 @@ class EncryptedFileStore(TokenStore):
         self._file = StateFile(self.path, source)
         self._reservation: Reservation | None = None
         reset_in_child(self)
-        network_file_systems.warn_once(self.path)
+        network_file_systems.warn_of(self.path)
 
     def after_fork_in_child(self) -> None:
         """Leave the room that was reserved to the parent."""

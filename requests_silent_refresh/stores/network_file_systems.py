@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
+
+from ..system.warnings_once import warn_once
 
 _NETWORK = re.compile(r"nfs|cifs|smb|afs$|ceph|glusterfs|lustre|beegfs|fuse\.(sshfs|s3fs|gcsfuse)")
 
 MOUNTS = "/proc/self/mountinfo"
 
-_warned: set[str] = set()
 
-
-def warn_once(path: str) -> None:
+def warn_of(path: str) -> None:
     """Warn if ``path`` lies on a network file system, once per process and path.
 
     Locks there hold between hosts only if server, mount options and network play
     along, and two holders of the exclusive lock are a lost session.
     """
-    if path in _warned:
-        return
     try:
         with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
             kind = file_system(os.path.realpath(path), file.read())
     except OSError:  # not Linux
         return
     if kind is not None and _NETWORK.match(kind):
-        _warned.add(path)
-        warnings.warn(
+        warn_once(
             f"{path} lies on a network file system ({kind}), whose locks may not hold between "
             "hosts: for several hosts use a RedisStore or a SQLStore",
             stacklevel=3,

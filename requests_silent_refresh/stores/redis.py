@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import StoreError, StoreUnavailable
 from ..redaction import Secret
+from ..system.warnings_once import warn_once
 from .contract import State
 from .engine import Engine, Held, Row, Seen, asked_for, checked_name, fleet_key
 from .lease import LeasedStore
@@ -73,8 +73,6 @@ _PASSING = (
 )
 _PASSING_WORDS = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY ")
 
-_warned: set[str] = set()
-
 
 class RedisStore(LeasedStore):
     """Keeps the session in Redis, encrypted, for any number of hosts. Thread-safe.
@@ -114,17 +112,16 @@ class RedisStore(LeasedStore):
         state = super().load()
         if not self._looked:
             self._looked = True
-            self._warn_once()
+            self._warn_of_dangers()
         return state
 
-    def _warn_once(self) -> None:
+    def _warn_of_dangers(self) -> None:
         try:
             found = self._engine.ask(self._redis.dangers)
         except StoreError:
             return
-        for warning in set(found) - _warned:
-            _warned.add(warning)
-            warnings.warn(warning, stacklevel=3)
+        for danger in found:
+            warn_once(danger, stacklevel=3)
 
     def __reduce__(self) -> Any:
         return type(self), (self._redis.for_pickle(), self.name, self._source)

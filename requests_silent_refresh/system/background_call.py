@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from ..errors import SilentRefreshError
-from ..redaction import redact, strip
-from ..token import Token
+from ..redaction import redact
 
 T = TypeVar("T")
-
-EXCHANGE_TIMEOUT = 30.0
-
-
-class Refresh(Protocol):
-    """What exchanges a token for a new one: any callable.
-
-    It raises ``SessionExpired`` where the server refused the token for good,
-    ``requests.RequestException`` where the server could not be reached, and
-    anything else for a wrong set-up. Optional attributes say more: ``rotates``
-    (``True`` if absent), ``needs_sign_in`` (``True``), ``timeout`` (30 seconds
-    in all, after which the call is left behind), ``revoke(token)``.
-    """
-
-    def __call__(self, token: Token | None, /) -> Token:
-        """Exchange ``token``; ``None`` where there is none and none is needed.
-
-        A token that is returned without a refresh token leaves the old one in
-        force (RFC 6749 section 6), unless ``needs_sign_in`` is ``False``.
-        """
-        ...
-
-
-def followed_by(exchanged: Token | None, granted: Token) -> Token:
-    """Return ``granted``, with the refresh token of ``exchanged`` where it brought none.
-
-    The grants do so themselves. A callable of the user's that reads nothing but an
-    access token from the answer would otherwise end the session at the second refresh.
-    """
-    if exchanged is None or granted.refresh_token is not None or exchanged.refresh_token is None:
-        return granted
-    # Not dataclasses.replace: a subclass of the user's may be made in another way.
-    twin = object.__new__(type(granted))
-    vars(twin).update(vars(granted), refresh_token=exchanged.refresh_token)
-    return twin
-
-
-def timeout_of(refresh: Refresh) -> float:
-    """Read the callable's own deadline in seconds, if it has one."""
-    timeout: object = getattr(refresh, "timeout", None)
-    if timeout is None:
-        return EXCHANGE_TIMEOUT
-    if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise ValueError("the refresh callable's timeout is a number of seconds above zero")
-    return timeout
 
 
 class LeftBehind(Exception):  # noqa: N818 (says what happened to the call, not what went wrong)
@@ -142,42 +94,6 @@ class Call(Generic[T]):
             if not self._ended.is_set():
                 self._left = True
             return self._left
-
-
-class Insiders:
-    """The threads that run a callback which a batch waits for; a context manager for each.
-
-    What such a thread asks of the queue would wait for itself. It takes no lock:
-    each thread adds and removes nothing but its own number.
-    """
-
-    def __init__(self) -> None:
-        self._threads: set[int] = set()
-
-    def am_one(self) -> bool:
-        """Say whether the calling thread is inside such a callback."""
-        return threading.get_ident() in self._threads
-
-    def __enter__(self) -> None:
-        self._threads.add(threading.get_ident())
-
-    def __exit__(self, *exception: object) -> None:
-        self._threads.discard(threading.get_ident())
-
-
-def share(
-    error: SilentRefreshError, cause: BaseException | None = None, token: Token | None = None
-) -> SilentRefreshError:
-    """Make ``error`` fit to be shared: no frames, no request, no response, a stripped cause.
-
-    ``token`` is what was in play: programs quote tokens in their exceptions.
-    """
-    hide = () if token is None else (token.access_token, token.refresh_token)
-    cause = cause or error.__cause__
-    strip(error, hide)
-    error.__context__ = None
-    error.__cause__ = None if cause is None else strip(cause, hide)
-    return error
 
 
 def account_of(error: BaseException) -> str:

@@ -29,6 +29,7 @@ from requests_silent_refresh import (
     without_token,
 )
 from requests_silent_refresh.adapter import boundary, resend
+from requests_silent_refresh.system import warnings_once
 from requests_silent_refresh.testing import AuthorizationServer
 
 API = "https://api.example.com"
@@ -679,7 +680,7 @@ def secure_session(server, origins):
 
 def test_verify_false_is_honoured_and_warned_about_once_per_origin(secure_server, monkeypatch):
     """P11: the request goes out as asked; besides urllib3's own there is one warning per origin."""
-    monkeypatch.setattr(boundary, "_unverified", set())
+    monkeypatch.setattr(warnings_once, "_warned", set())
     server = secure_server
     other = server.url.replace("127.0.0.1", "localhost")
     session = secure_session(server, [server.url, other])
@@ -697,7 +698,7 @@ def test_verify_false_is_honoured_and_warned_about_once_per_origin(secure_server
 
 def test_urllib3s_switch_silences_our_warning_too(secure_server, monkeypatch):
     """P11: who silenced urllib3's warning has made up their mind."""
-    monkeypatch.setattr(boundary, "_unverified", set())
+    monkeypatch.setattr(warnings_once, "_warned", set())
     session = secure_session(secure_server, secure_server.url)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -709,7 +710,7 @@ def test_urllib3s_switch_silences_our_warning_too(secure_server, monkeypatch):
 
 def test_a_warning_made_an_error_is_raised_each_time(secure_server, monkeypatch):
     """P11: with ``-W error`` the first request does not use up the objection."""
-    monkeypatch.setattr(boundary, "_unverified", set())
+    monkeypatch.setattr(warnings_once, "_warned", set())
     session = secure_session(secure_server, secure_server.url)
     for _ in range(2):
         with pytest.raises(InsecureRequestWarning, match="tokens for"):
@@ -719,7 +720,7 @@ def test_a_warning_made_an_error_is_raised_each_time(secure_server, monkeypatch)
 
 def test_verify_false_without_a_token_is_not_ours_to_warn_about(server, session, monkeypatch):
     """P11: neither plain loopback nor a request without a token warns."""
-    monkeypatch.setattr(boundary, "_unverified", set())
+    monkeypatch.setattr(warnings_once, "_warned", set())
     stub = Stub()
     unmarked = session_of(manager_with("tok"), API, transport=stub)
     with warnings.catch_warnings():
@@ -729,7 +730,6 @@ def test_verify_false_without_a_token_is_not_ours_to_warn_about(server, session,
         unmarked.get_adapter(API).send(
             requests.Request("GET", "https://other.example.com").prepare(), verify=False
         )
-    assert boundary._unverified == set()
 
 
 # -- mounting --------------------------------------------------------------------------------

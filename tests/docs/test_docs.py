@@ -41,8 +41,8 @@ def test_the_page_runs(page, capsys):
 
 def test_the_numbers_of_the_page_are_those_of_the_code():
     """Whoever changes one changes the other."""
+    from requests_silent_refresh.grants import protocol
     from requests_silent_refresh.manager import backoff, current, futility, worker
-    from requests_silent_refresh.system import background_call
 
     outcomes = " ".join((DOCS / "outcomes.rst").read_text("utf-8").split())
     assert f"up to {backoff.BACKOFF_CAP:g} s" in outcomes
@@ -52,6 +52,6 @@ def test_the_numbers_of_the_page_are_those_of_the_code():
     assert f"up to {futility.MUTE_CAP:g} s" in outcomes
     assert futility.FUTILE_PER_MINUTE == 6
     queue = " ".join((DOCS / "queue.rst").read_text("utf-8").split())
-    assert f"exchange {background_call.EXCHANGE_TIMEOUT:g} s in all" in queue
+    assert f"exchange {protocol.EXCHANGE_TIMEOUT:g} s in all" in queue
     assert current.AHEAD_CAP == 5 * 60
     assert f"In the last {current.LEEWAY_CAP:g} s" in queue

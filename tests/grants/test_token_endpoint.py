@@ -25,7 +25,7 @@ import trustme
 import urllib3
 
 from requests_silent_refresh.errors import InsecureTransport
-from requests_silent_refresh.grants.answer import SIZE_LIMIT, Answer, NoAnswer
+from requests_silent_refresh.grants.answer import SIZE_LIMIT, EndpointAnswer, NoAnswer
 from requests_silent_refresh.grants.answer import no_answer as why_not
 from requests_silent_refresh.grants.token_endpoint import TokenEndpoint
 from requests_silent_refresh.testing import AuthorizationServer
@@ -191,7 +191,7 @@ def ok(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def post(url: str, seconds: float = 10.0, **options: Any) -> Answer | NoAnswer:
+def post(url: str, seconds: float = 10.0, **options: Any) -> EndpointAnswer | NoAnswer:
     endpoint = TokenEndpoint(url, **options)
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     return endpoint.post(BODY, headers, time.monotonic() + seconds)
@@ -278,7 +278,7 @@ class TestWhatIsSent:
         with raw_server(reading_until_closed) as other:
             server.fault("token", status=status, redirect=other.url, huge=True)
             outcome = post(server.token_endpoint, seconds=5)
-            assert isinstance(outcome, Answer)
+            assert isinstance(outcome, EndpointAnswer)
             assert outcome.status == status
         assert other.received == []
 
@@ -297,7 +297,7 @@ class TestTransport:
     def test_tls_with_a_ca_of_its_own(self, server_tls: Any, ca: str) -> None:
         """P11: `verify` is this endpoint's, and without it the certificate is refused."""
         with AuthorizationServer(tls=server_tls) as server:
-            assert isinstance(post(server.token_endpoint, verify=ca), Answer)
+            assert isinstance(post(server.token_endpoint, verify=ca), EndpointAnswer)
             refused = no_answer(server.token_endpoint)
         assert refused.kind == "unreachable"
         assert "CERTIFICATE_VERIFY_FAILED" in refused.detail
@@ -309,7 +309,7 @@ class TestTransport:
         """REQUESTS_CA_BUNDLE holds for the token endpoint too, and `verify` goes before it."""
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", ca)
         with AuthorizationServer(tls=server_tls) as server:
-            assert isinstance(post(server.token_endpoint), Answer)
+            assert isinstance(post(server.token_endpoint), EndpointAnswer)
             assert no_answer(server.token_endpoint, verify=True).kind == "unreachable"
 
     def test_a_client_certificate(self, authority: trustme.CA, ca: str, tmp_path: Path) -> None:
@@ -323,7 +323,9 @@ class TestTransport:
         )
         with AuthorizationServer(tls=context) as server:
             url = server.token_endpoint
-            assert isinstance(post(url, verify=ca, cert=str(tmp_path / "client.pem")), Answer)
+            assert isinstance(
+                post(url, verify=ca, cert=str(tmp_path / "client.pem")), EndpointAnswer
+            )
             assert no_answer(url, verify=ca).kind in ("garbled", "cut off", "unreachable")
 
     @pytest.mark.parametrize("given", [True, False])
@@ -335,7 +337,9 @@ class TestTransport:
             address = f"http://127.0.0.1:{proxy.port}"
             monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1" if given else address)
             proxies = {"https": address} if given else None
-            assert isinstance(post(server.token_endpoint, verify=ca, proxies=proxies), Answer)
+            assert isinstance(
+                post(server.token_endpoint, verify=ca, proxies=proxies), EndpointAnswer
+            )
             assert proxy.ended.acquire(timeout=10)
         assert proxy.received[0].startswith(b"CONNECT 127.0.0.1:")
         assert CANARY not in proxy.received[0]
@@ -347,7 +351,7 @@ class TestTransport:
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
         with AuthorizationServer(tls=server_tls) as server:
             assert no_answer(server.token_endpoint, verify=ca).kind == "unreachable"
-            assert isinstance(post(server.token_endpoint, verify=ca, proxies={}), Answer)
+            assert isinstance(post(server.token_endpoint, verify=ca, proxies={}), EndpointAnswer)
 
     @pytest.mark.parametrize("how", ["environment", "argument"])
     def test_plain_loopback_never_meets_a_proxy(
@@ -365,7 +369,7 @@ class TestTransport:
                 post(server.token_endpoint, proxies=proxies)
             monkeypatch.setenv("NO_PROXY", "127.0.0.1")
             if how == "environment":
-                assert isinstance(post(server.token_endpoint), Answer)
+                assert isinstance(post(server.token_endpoint), EndpointAnswer)
         assert proxy.received == []
 
     @pytest.mark.parametrize(
@@ -395,10 +399,10 @@ class TestTransport:
 
 class TestTheAnswer:
     def test_its_repr_shows_no_body(self, server: Any) -> None:
-        """P12: an Answer may be printed."""
+        """P12: an EndpointAnswer may be printed."""
         server.fault("token", body='{"access_token": "canary"}', headers={"Set-Cookie": "canary=1"})
         outcome = post(server.token_endpoint)
-        assert repr(outcome) == "Answer(status=200, 26 bytes)"
+        assert repr(outcome) == "EndpointAnswer(status=200, 26 bytes)"
 
     @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity", "GZIP"])
     def test_an_encoding_nobody_asked_for_is_undone(self, encoding: str) -> None:
@@ -407,7 +411,7 @@ class TestTheAnswer:
         packed = {"deflate": zlib.compress, "identity": bytes}.get(encoding, gzip.compress)(plain)
         with raw_server(answering(ok(packed, f"Content-Encoding: {encoding}"))) as server:
             outcome = post(server.url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, EndpointAnswer)
         assert outcome.payload == {"access_token": "a"}
 
     @pytest.mark.parametrize(
@@ -425,7 +429,7 @@ class TestTheAnswer:
         """P8: the size is bounded after decoding too, and half an answer is none."""
         with raw_server(answering(ok(body, f"Content-Encoding: {encoding}"))) as server:
             outcome = post(server.url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, EndpointAnswer)
         assert outcome.body == b""
         assert outcome.payload is None
 
@@ -433,7 +437,7 @@ class TestTheAnswer:
         """P8: an answer without end is over after a megabyte, long before the deadline."""
         server.fault("token", huge=True)
         outcome = post(server.token_endpoint, seconds=60)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, EndpointAnswer)
         assert outcome.body == b""
 
     @pytest.mark.parametrize(
@@ -460,7 +464,7 @@ class TestTheAnswer:
     def test_what_counts_as_an_object(self, label: str, body: bytes, payload: Any) -> None:
         """JSON under any label, a form only under its own; anything else is no object."""
         headers = requests.structures.CaseInsensitiveDict({"content-type": label})
-        assert Answer(200, headers, body, 0.0).payload == payload
+        assert EndpointAnswer(200, headers, body, 0.0).payload == payload
 
     @pytest.mark.parametrize(
         ("date", "expected"),
@@ -475,7 +479,7 @@ class TestTheAnswer:
     def test_the_servers_clock(self, date: str | None, expected: float) -> None:
         """The server's Date is its clock, unless it agrees with ours, which has fractions."""
         headers = {} if date is None else {"Date": date}
-        assert Answer(200, headers, b"", 1000.5).server_time == expected
+        assert EndpointAnswer(200, headers, b"", 1000.5).server_time == expected
 
 
 class TestWhyThereIsNone:
@@ -554,7 +558,7 @@ class TestWhyThereIsNone:
         torn = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 100\r\n\r\nx"
         with raw_server(answering(torn)) as server:
             outcome = post(server.url)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, EndpointAnswer)
         assert (outcome.status, outcome.body) == (503, b"")
 
     @pytest.mark.parametrize(
@@ -709,7 +713,7 @@ class TestWithoutThreads:
     def test_it_still_answers(self, server: Any) -> None:
         """P5: a token that expires while the process is at its limit is still refreshed."""
         outcome = post(server.token_endpoint)
-        assert isinstance(outcome, Answer)
+        assert isinstance(outcome, EndpointAnswer)
         assert outcome.payload == {"error": "invalid_grant"}
 
     @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
@@ -740,7 +744,7 @@ class TestWithoutThreads:
             check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        assert run.stdout.startswith("Answer(status=400"), run.stderr
+        assert run.stdout.startswith("EndpointAnswer(status=400"), run.stderr
         assert run.stderr == ""
 
 
@@ -839,7 +843,7 @@ class TestWhatIsLeftBehind:
         monkeypatch.setattr(requests.adapters.HTTPAdapter, "build_response", holding)
         with raw_server(script) as server:
             url = server.url.replace("http:", f"{scheme}:")
-            assert isinstance(post(url, verify=ca), Answer)
+            assert isinstance(post(url, verify=ca), EndpointAnswer)
             assert server.ended.acquire(timeout=5)
         assert len(held) == 1
 

@@ -25,7 +25,7 @@ from requests_silent_refresh import (
 )
 from requests_silent_refresh.keys import KeyFile
 from requests_silent_refresh.manager.current import current_of
-from requests_silent_refresh.manager.events import Announcer, Event
+from requests_silent_refresh.manager.events import Announcer, RefreshEvent
 from requests_silent_refresh.stores.contract import State
 from requests_silent_refresh.testing import AuthorizationServer
 
@@ -475,6 +475,6 @@ def test_its_repr_says_what_it_is(server, clock):
 
 def test_an_event_is_a_value():
     """Immutable, and equal to another that says the same."""
-    assert Event("refreshed") == Event("refreshed")
+    assert RefreshEvent("refreshed") == RefreshEvent("refreshed")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Event("refreshed").kind = "failed"
+        RefreshEvent("refreshed").kind = "failed"

@@ -16,7 +16,7 @@ from queue_kit import refresh_and_meanwhile
 
 from requests_silent_refresh import RedisStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.secret_sources import FromEnvironment
-from requests_silent_refresh.stores import redis as module
+from requests_silent_refresh.system import warnings_once
 from requests_silent_refresh.testing.store_contract import StoreContract
 
 
@@ -27,7 +27,7 @@ def key():
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
     monkeypatch.setenv("FLEET_KEY", KEY)
-    monkeypatch.setattr(module, "_warned", set())
+    monkeypatch.setattr(warnings_once, "_warned", set())
 
 
 class RedisContract(StoreContract):

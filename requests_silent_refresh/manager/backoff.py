@@ -1,4 +1,4 @@
-"""What the last refresh came to, and until when nobody tries again."""
+"""The outcome of the last refresh, and when the next attempt is allowed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STORE_BACKOFF = 0.5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdict:
-    """The error that everybody gets until ``until``, without a refresh. Immutable."""
+    """The error that every request gets until ``until``, without a refresh. Immutable."""
 
     error: SilentRefreshError
     until: float
-    """By the monotonic clock; infinity where the session is dead."""
+    """By the monotonic clock; infinity if the session is dead."""
 
     @property
     def is_final(self) -> bool:
@@ -29,7 +29,7 @@ class Verdict:
         return self.until == math.inf
 
     def to_raise(self, now: float) -> SilentRefreshError:
-        """Return an error of one's own to raise, which says how long this still holds."""
+        """Return a copy of the error to raise, which says for how long this still holds."""
         error = self.error.again()
         if not self.is_final:
             error.retry_after = max(0.0, self.until - now)
@@ -39,13 +39,12 @@ class Verdict:
 class Backoff:
     """Turns failures into verdicts, each lasting longer than the one before.
 
-    1 s at first, doubled up to 60 s, and a random factor of 0.5 to 1, which
-    spreads a fleet. A server's ``Retry-After`` makes it longer, up to 300 s.
-    A store's error holds for 0.5 s always: the store is near, and who locks it may
-    be gone any moment.
+    The first one lasts 1 s; the time doubles up to 60 s, and a random factor of 0.5 to 1
+    spreads a fleet. A server's ``Retry-After`` lengthens it, up to 300 s. A store's error
+    always holds for 0.5 s: the store is near, and its lock may be free at any moment.
 
-    Everything is called with the queue's lock held. ``verdict`` is replaced
-    whole, so it may be read without.
+    Everything is called with the queue's lock held. ``verdict`` is replaced as a whole, so
+    it may be read without it.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -59,13 +58,14 @@ class Backoff:
         verdict = self.verdict
         return verdict is not None and verdict.is_final
 
-    def standing(self) -> SilentRefreshError | None:
-        """Return the error to raise now, if a verdict holds; ``None`` where one may try."""
-        verdict, now = self.verdict, self._monotonic()
-        return None if verdict is None or now >= verdict.until else verdict.to_raise(now)
+    @property
+    def holds(self) -> bool:
+        """Whether a verdict holds now, so that no refresh may begin."""
+        verdict = self.verdict
+        return verdict is not None and self._monotonic() < verdict.until
 
     def fail(self, error: SilentRefreshError) -> None:
-        """Give everybody ``error`` for a while. Notes in it when trying again makes sense."""
+        """Give every request ``error`` for a while, and note in it when to try again."""
         if isinstance(error, StoreError):
             delay = STORE_BACKOFF
         else:
@@ -78,7 +78,7 @@ class Backoff:
         self.verdict = Verdict(error, self._monotonic() + delay)
 
     def end(self, error: SilentRefreshError) -> None:
-        """Give everybody ``error`` until :meth:`forget`."""
+        """Give every request ``error`` until :meth:`forget`."""
         self.verdict = Verdict(error, math.inf)
 
     def forget(self) -> None:

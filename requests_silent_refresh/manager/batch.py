@@ -1,4 +1,4 @@
-"""``Batch``: one refresh and everybody who waits for it."""
+"""``Batch``: one refresh and the threads that wait for it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from ..errors import SilentRefreshError
 from ..token import Token
 from .current import Current
 
-# Within so many seconds a leader has begun; else it was interrupted before it could.
+# Seconds after which a batch that nobody has begun is given up: its leader was interrupted.
 BEGIN_WITHIN = 2.0
 
 
 class Batch:
-    """One refresh and everybody who waits for it. Its fields belong to the queue's Condition.
+    """One refresh and the threads that wait for it. Its fields belong to the queue's Condition.
 
-    Times are by ``time.monotonic``: people really wait, whatever a test's clock says.
+    Times are by ``time.monotonic``: threads wait in real time, whatever a test's clock says.
     """
 
-    __slots__ = ("asking", "based_on", "deadline", "outcome", "over", "started", "worker")
+    __slots__ = (
+        *("asking", "based_on", "deadline", "outcome", "over", "signed_out", "started"),
+        *("worker",),
+    )
 
-    def __init__(self, based_on: Current, started: float, deadline: float) -> None:
+    def __init__(self, based_on: Current, deadline: float, signed_out: bool) -> None:
         self.based_on = based_on
-        self.started = started
+        self.started = time.monotonic()
         self.deadline = deadline
+        self.signed_out = signed_out
+        """Whether a sign-out began after this batch did, or was under way at that time."""
         self.asking = False
         self.over = False
         self.outcome: Token | SilentRefreshError | None = None
@@ -40,8 +45,8 @@ class Batch:
 class Insiders:
     """The threads that run a callback which a batch waits for; a context manager for each.
 
-    What such a thread asks of the queue would wait for itself. It takes no lock:
-    each thread adds and removes nothing but its own number.
+    A token that such a thread asks the queue for would never come. Takes no lock: each
+    thread adds and removes only its own number.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Until when a token needs no thought: what is published to every thread."""
+"""The token that all threads use, and from when on it is refreshed."""
 
 from __future__ import annotations
 
@@ -16,36 +16,35 @@ LEEWAY_FRACTION = 0.05
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Current:
-    """The state that everybody uses now, with its times worked out. Immutable.
+    """The state that all threads use now, with its times worked out. Immutable.
 
-    Published by one attribute assignment and compared by identity, so no thread
-    ever sees half of two tokens and the hot path needs no lock. All times are
-    Unix seconds by the manager's clock; infinity where the expiry is unknown,
-    minus infinity where there is no token.
+    Published by one attribute assignment and compared by identity, so no thread ever sees
+    half of two tokens and the hot path needs no lock. All times are Unix seconds by the
+    manager's clock; infinity if the expiry is unknown, minus infinity if there is no token.
     """
 
     state: State | None
     token: Token | None
     due_at: float = -math.inf
-    """From here on a refresh runs in the background."""
+    """From then on a refresh runs in the background."""
     wait_at: float = -math.inf
-    """From here on a request waits for the refresh."""
+    """From then on a request waits for the refresh."""
     expires_at: float = -math.inf
-    """From here on the token is of no use, not even while the token endpoint is down."""
+    """From then on the token is of no use, not even while the token endpoint is down."""
 
 
 NOT_LOADED = Current(None, None)
-"""Nobody has looked into the store yet."""
+"""Stands for the time before the store was first read."""
 
 
 def current_of(state: State | None, refresh_ahead: float, now: float) -> Current:
     """Work out when the state's token is due.
 
-    ``refresh_ahead`` is a fraction of the token's lifetime; 0 turns it off. The
-    background refresh is capped at 5 minutes before the expiry and jittered by
-    a fifth, so that a fleet does not move as one. The hard leeway is 5 s, but
-    never more than a twentieth of the lifetime: a token that lives shorter than
-    the leeway would otherwise be refreshed for ever.
+    ``refresh_ahead`` is a fraction of the token's lifetime; 0 turns it off. The background
+    refresh begins at most 5 minutes before the expiry, with a jitter of a fifth, so that a
+    fleet does not refresh at one moment. The hard leeway is 5 s, but never more than a
+    twentieth of the lifetime: a token that lives shorter than the leeway would otherwise be
+    refreshed for ever.
     """
     token = None if state is None else state.token
     if token is None:
@@ -53,8 +52,8 @@ def current_of(state: State | None, refresh_ahead: float, now: float) -> Current
     expires_at = token.expires_at
     issued_at = token.issued_at
     if expires_at is None or (issued_at is not None and expires_at <= issued_at):
-        # Unknown, or dead on arrival by its own word ("expires_in": 0, which some
-        # servers send for "never"): the 401 decides.
+        # Unknown, or expired on arrival ("expires_in": 0, which some servers send for
+        # "never"): the 401 decides.
         return Current(state, token, math.inf, math.inf, math.inf)
     lifetime = expires_at - (now if issued_at is None else issued_at)
     if lifetime <= 0:

@@ -1,4 +1,4 @@
-"""What the application hears of: events, counters, and the token each refresh ended with."""
+"""What the application is told: events, counters, and the token each refresh ended with."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ logger = logging.getLogger("requests_silent_refresh")
 class RefreshEvent:
     """Something that happened: ``kind`` is ``refreshed``, ``failed``, ``expired`` or ``replayed``.
 
-    ``error`` is what the waiters of a failed or expired refresh raise; ``None``
-    otherwise. Holds no secret.
+    ``error`` is what the waiters of a failed or expired refresh raise, else ``None``. It
+    holds no secret.
     """
 
     kind: str
@@ -36,13 +36,13 @@ class Stats:
     exchanges: int
     """Calls of ``refresh``."""
     adopted: int
-    """Refreshes that ended with a token somebody else had brought."""
+    """Refreshes that ended with a token that was refreshed elsewhere."""
     failures: int
     """Refreshes that ended without a token."""
     waits: int
     """Times a request waited for a refresh."""
     wait_seconds: float
-    """Seconds that requests waited, added up over all of them."""
+    """Seconds that requests waited, in all."""
     replays: int
     """Requests sent again with a new token."""
 
@@ -50,11 +50,10 @@ class Stats:
 class Announcer:
     """Calls ``on_refreshed`` and ``on_event``, one after another, without any lock.
 
-    Whoever has something to tell appends it; the first of them calls until
-    nothing is left. So the calls come in the order of the refreshes, which
-    matters to whoever writes the token down, and a callback that hangs holds up
-    later calls and nothing else: no refresh waits for one. The Condition guards
-    the list and whether somebody is calling.
+    A thread that has something to tell appends it, and the first of them makes the calls
+    until nothing is left. So the calls come in the order of the refreshes, which matters to
+    a callback that writes the token down; and a callback that hangs delays later calls and
+    nothing else: no refresh waits for one. The Condition guards the list and the flag.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Announcer:
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        """Start anew: what was not told yet is told by the parent."""
+        """Start anew: the parent tells what is left."""
         self._condition = threading.Condition()
         self._untold: deque[tuple[Callable[[Any], object], object]] = deque()
         self._calling = False
@@ -91,7 +90,7 @@ class Announcer:
             _call_safely(self._on_event, RefreshEvent("replayed"))
 
     def wait(self, timeout: float) -> None:
-        """Wait until all is told, ``timeout`` seconds at most."""
+        """Wait until everything is told, for at most ``timeout`` seconds."""
         with self._condition:
             self._condition.wait_for(lambda: not self._calling, timeout)
 
@@ -113,7 +112,7 @@ class Announcer:
         with self._condition:
             if self._untold:
                 return self._untold.popleft()
-            self._stop_calling()  # under the same lock, lest something appended be left untold
+            self._stop_calling()  # under the same lock, or something just appended would be left
             return None
 
     def _stop_calling(self) -> None:

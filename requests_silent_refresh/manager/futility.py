@@ -1,4 +1,4 @@
-"""Noticing that refreshing does not help: an endpoint that rejects every token."""
+"""Noticing that a refresh does not help: an endpoint that rejects every token."""
 
 from __future__ import annotations
 
@@ -29,24 +29,23 @@ class _Path:
 
 
 class FutilityGuard:
-    """Remembers where fresh tokens were rejected, and lets no refresh be asked for from there.
+    """Remembers which paths rejected fresh tokens, and stops refreshes that would not help.
 
-    A fresh token rejected once means nothing: servers that reckon in whole
-    seconds issue tokens that are dead on arrival. A second fresh token rejected
-    in a row at the same path is futile: the path is muted, for 5 s at first and
-    up to 60 s, doubled by each further one. And however many paths there are,
-    after 6 futile exchanges within a minute no more are asked for.
+    A fresh token that is rejected once means nothing: servers that reckon in whole seconds
+    issue tokens that are dead on arrival. A second one in a row at the same path is futile.
+    The path is muted then, for 5 s at first and for up to 60 s, doubled by each further
+    one. After 6 futile exchanges within a minute, no path may ask for more.
 
-    A real revocation must get through all that. It is told from a bad path by
-    this: the rejected token had been accepted at the very path that now rejects
-    it. Then that path may refresh, and the mutes of all others end. A path that
-    took the token before this one, and has rejected none, may refresh too.
+    A real revocation must get through all that. It differs from a bad path in one thing:
+    the rejected token had been accepted at the very path that now rejects it. Then that
+    path may refresh, and all other paths are unmuted. A path that accepted the token before
+    this one, and has rejected none, may refresh too.
 
-    A token counts once per path however many requests carried it. Both memories
-    are bounded; what is forgotten costs two exchanges. The lock guards all
-    fields and is held over nothing else; it is reentrant, for a signal handler
-    that sends a request. ``active`` is read without it: while nothing was ever
-    futile, accepted requests cost one look at it.
+    A token counts once for each path, however many requests carried it. Both memories are
+    bounded; a path that was forgotten costs two exchanges. The lock guards all fields and
+    is held for nothing else. It is reentrant, for a signal handler that sends a request.
+    ``active`` is read without it: as long as nothing has been futile, an accepted request
+    costs one look at it.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -56,7 +55,7 @@ class FutilityGuard:
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        """Start anew with a lock of one's own; what was learnt is forgotten."""
+        """Start anew with a lock of its own; what was learnt is forgotten."""
         self._lock = threading.RLock()
         self._paths: OrderedDict[str, _Path] = OrderedDict()
         self._accepted: OrderedDict[str, Token] = OrderedDict()
@@ -64,7 +63,7 @@ class FutilityGuard:
         self.active = False
 
     def allows(self, path: str, token: Token) -> bool:
-        """Say whether a refresh may be asked for because ``path`` rejected ``token``."""
+        """Say whether ``path`` may ask for a refresh because it rejected ``token``."""
         if not self.active:
             return True
         with self._lock:
@@ -80,13 +79,13 @@ class FutilityGuard:
             return not self._is_spent()
 
     def _is_spent(self) -> bool:
-        """Say, with the lock held, whether the last minute saw all the futile exchanges it may."""
+        """Say whether the last minute saw all the futile exchanges it may; needs the lock held."""
         return (
             len(self._futile) == FUTILE_PER_MINUTE and self._monotonic() - self._futile[0] < MINUTE
         )
 
     def rejected(self, path: str, token: Token) -> None:
-        """Note that ``path`` rejected ``token``, which a refresh had just brought."""
+        """Note that ``path`` rejected ``token``, which a refresh had just returned."""
         with self._lock:
             self._accepted.pop(path, None)
             known = self._paths.setdefault(path, _Path())
@@ -105,7 +104,7 @@ class FutilityGuard:
                 known.muted_until = now + min(MUTE_CAP, FIRST_MUTE * 2.0**doublings)
 
     def accepted(self, path: str, token: Token) -> None:
-        """Note that ``path`` took ``token``; only worth calling while :attr:`active`."""
+        """Note that ``path`` accepted ``token``; only needed while :attr:`active`."""
         with self._lock:
             self._paths.pop(path, None)
             if not self._paths and not self._is_spent():

@@ -1,4 +1,4 @@
-"""``TokenManager``: which token now, and who refreshes."""
+"""``TokenManager``: the current token, and who refreshes it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .events import Announcer, RefreshEvent, Stats
 from .futility import FutilityGuard
 from .refresh_queue import RefreshQueue
 from .refresher import Refresher
-from .sign_in_again import Asking, OnSessionExpired
-from .stored_session import Keeper
+from .sign_in_again import OnSessionExpired, SignInAgain
+from .stored_session import StoredSession
 from .uploads import Uploads
 from .worker import Worker
 
@@ -27,42 +27,53 @@ logger = logging.getLogger("requests_silent_refresh")
 
 
 class TokenManager:
-    """Holds the session's token and refreshes it once for everybody who needs it.
+    """Holds the session's token and refreshes it once for all that need it.
 
-    One manager serves any number of adapters, sessions and threads; every method
-    is thread-safe. Two managers on one store are one session. It survives
-    ``fork`` and pickles to one that reopens its store.
+        >>> manager = TokenManager(
+        ...     RefreshTokenGrant("https://auth.example.com/oauth2/token", client_id="report"),
+        ...     store=MemoryStore(),
+        ... )
+        >>> manager.sign_in(Token("access", "refresh", expires_at=4_000_000_000))
+        >>> manager.token()
+        Token(access_token=***, refresh_token=***, expires_at=4000000000.0, ...)
+
+    One manager serves any number of adapters, sessions and threads; every method is
+    thread-safe. Two managers on one store are one session. A manager survives ``fork``, and
+    pickles to one that reopens its store.
 
     ``refresh``
         A grant, or any callable ``refresh(token | None) -> Token`` (see
         :class:`~requests_silent_refresh.grants.protocol.Refresh`).
     ``store``
-        Where the session lives; ``None`` keeps it in memory only.
+        Where the session is kept; ``None`` keeps it in memory only.
     ``wait_timeout``
-        Seconds a request waits for a refresh, store's lock and save included,
+        Seconds that a request waits for a refresh, including the store's lock and the save,
         before it raises ``RefreshTimeout``. The refresh itself goes on.
     ``refresh_ahead``
-        The fraction of a token's lifetime before its end (5 minutes at most)
-        from which a refresh runs in the background; 0 turns that off.
+        The fraction of a token's lifetime before its expiry (5 minutes at most) from which
+        on a refresh runs in the background; 0 turns that off.
     ``on_session_expired``
-        Called once when the session is over, in a daemon thread of its own and
-        without any lock, with the ``SessionExpired``; everybody who waits goes on
-        with the token it returns. ``None`` from it means that nobody signed in.
-        It may call :meth:`sign_in`, :attr:`signed_in` and :attr:`stats`; what
-        would wait for its own answer raises ``RefreshFailed`` at once.
+        Called once when the session is over, with the ``SessionExpired``, in a daemon thread
+        of its own and without any lock. All waiting requests go on with the token that it
+        returns; ``None`` means that nobody signed in. It may call :meth:`sign_in`,
+        :attr:`signed_in` and :attr:`stats`; a call that would wait for the callback itself
+        raises ``RefreshFailed`` at once.
     ``sign_in_timeout``
-        Seconds the waiting requests wait for that, 300 by default.
+        Seconds that the requests wait for that, 300 by default.
     ``sign_in_hint``
         What a person does to sign in; the message of a ``SessionExpired`` ends with it.
     ``on_refreshed``
-        Called with the token that a refresh ended with (exchanged here, or
-        adopted from the store), after the waiters went on, in the refresh's own
-        thread; what it raises is logged.
+        Called with the token that a refresh ended with, whether it was exchanged here or
+        adopted from the store. It is called in the refresh's own thread, after the waiting
+        requests went on; what it raises is logged.
     ``on_event``
-        Called with an :class:`~requests_silent_refresh.manager.events.RefreshEvent`, likewise;
-        ``replayed`` comes in the request's own thread.
-    ``clock``
-        Returns Unix time in seconds; for tests.
+        Called with a :class:`~requests_silent_refresh.manager.events.RefreshEvent`, in the
+        same way; ``replayed`` comes in the request's own thread.
+    ``clock``, ``monotonic``
+        Return Unix time, and the time for backoff and latches, in seconds; for tests.
+
+    Raises ``TypeError`` if ``refresh`` cannot be called, and ``ValueError`` for a time that
+    is not above zero or a fraction out of range.
     """
 
     def __init__(
@@ -103,37 +114,40 @@ class TokenManager:
         self._sign_in_hint = sign_in_hint
         self._clock = clock
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
-        self._keeper = Keeper(store, self._queue, refresh_ahead, clock)
+        self._stored = StoredSession(store, self._queue, refresh_ahead, clock)
         self._announcer = Announcer(on_refreshed, on_event)
         self._refresher = Refresher(
-            refresh, store, self._queue, self._keeper, self._announcer, clock
+            refresh, store, self._queue, self._stored, self._announcer, clock
         )
-        asking = None
+        sign_in_again = None
         if on_session_expired is not None:
-            asking = Asking(on_session_expired, sign_in_timeout, self._queue, self._keeper)
-        self._worker = Worker(self._queue, self._keeper, self._refresher, asking, self._announcer)
+            sign_in_again = SignInAgain(
+                on_session_expired, sign_in_timeout, self._queue, self._stored
+            )
+        self._worker = Worker(
+            self._queue, self._stored, self._refresher, sign_in_again, self._announcer
+        )
         self._uploads = Uploads()
         self.futility = FutilityGuard(monotonic)
 
     # -- for requests ----------------------------------------------------------
 
     def token(self) -> Token:
-        """Return a token that is fresh, refreshing it first where it is not.
+        """Return a fresh token, refreshing it first if needed.
 
-        With a fresh token this takes no lock and makes no system call but the
-        clock. A token near its end is returned while its refresh begins in the
-        background. Otherwise it blocks for ``wait_timeout`` seconds at most (for
-        ``sign_in_timeout`` where somebody is asked to sign in). Raises
-        ``SessionExpired``, ``RefreshFailed``, ``RefreshUnavailable``,
-        ``RefreshTimeout`` or ``StoreError``.
+        With a fresh token this takes no lock and makes no system call but the clock's. A
+        token near its expiry is returned while its refresh begins in the background.
+        Otherwise it blocks for at most ``wait_timeout`` seconds, or ``sign_in_timeout`` if
+        somebody is asked to sign in. Raises ``SessionExpired``, ``RefreshFailed``,
+        ``RefreshUnavailable``, ``RefreshTimeout`` or ``StoreError``.
         """
         return self.usable_token() or self.renew(None)
 
     def usable_token(self) -> Token | None:
-        """Return what :meth:`token` returns without a wait; ``None`` where it would refresh first.
+        """Return what :meth:`token` returns without waiting; ``None`` if it would refresh first.
 
-        For who counts the refreshes a request asks for. Raises ``StoreError``
-        where the store cannot be read, which nobody did yet.
+        For callers that limit how many refreshes one request may trigger. Raises
+        ``StoreError`` if the store has not been read before and cannot be read.
         """
         current = self._queue.current
         if self._clock() < current.due_at:
@@ -151,13 +165,12 @@ class TokenManager:
         return current.token
 
     def begin_upload(self) -> Token:
-        """Return a token for a request whose body can't be sent again (P15).
+        """Return a token for a request whose body cannot be sent again (P15).
 
-        A refresh that is under way is waited for, and one that is due too, unless
-        another upload is under way, whose token it might end; if it fails, a token
-        that is still valid will do (P7). Until :meth:`end_upload`, which must follow unless this
-        raises, no refresh that can wait is begun. Blocks and raises as
-        :meth:`token`.
+        Waits for a refresh that is under way, and for one that is due, unless another upload
+        is under way, whose token it might end. If the refresh fails, a token that is still
+        valid is returned (P7). Until :meth:`end_upload` no refresh begins that can wait; it
+        must be called, unless this raises. Blocks and raises as :meth:`token` does.
         """
         current = self._queue.current
         if current is NOT_LOADED:
@@ -178,13 +191,13 @@ class TokenManager:
         return token
 
     def end_upload(self) -> None:
-        """Say that an upload is over: its answer came, or none will."""
+        """Note that an upload is over: its response came, or none will."""
         self._uploads.end()
 
     def _first_look(self) -> Current:
-        """Look into the store; what needs nothing from there may find it out of reach."""
+        """Read the store for the first time; a grant that needs nothing from it may go without."""
         try:
-            return self._keeper.adopt_stored()
+            return self._stored.adopt_stored()
         except StoreUnavailable as trouble:
             if self._refresher.rotates or self._refresher.needs_sign_in:
                 raise
@@ -192,40 +205,40 @@ class TokenManager:
             return NOT_LOADED
 
     def renew(self, rejected: Token | None) -> Token:
-        """Return a token other than ``rejected``, which the server did not take (P3).
+        """Return a token other than ``rejected``, which the server did not accept (P3).
 
-        ``rejected`` is the very object that the failed request carried; if it
-        was replaced meanwhile nothing is refreshed. ``None`` asks for any fresh
-        token. Blocks and raises as :meth:`token` does.
+        ``rejected`` is the very object that the failed request carried; if it has been
+        replaced meanwhile, nothing is refreshed. ``None`` asks for any fresh token. Blocks
+        and raises as :meth:`token` does.
         """
         if self._queue.current is NOT_LOADED:
             self._first_look()
         if self._queue.time_for_a_look():
             try:
-                self._keeper.adopt_stored()
+                self._stored.adopt_stored()
             except StoreError as trouble:
                 logger.warning("the store cannot be read: %s", trouble)
         try:
             return self._queue.renew(rejected, self._worker.lead)
-        except SessionExpired as expired:  # one of this caller's own
+        except SessionExpired as expired:  # this caller's own object
             expired.args = (f"{expired}; {self._sign_in_hint}",)
             raise
 
     def start_refresh(self, token: Token) -> None:
         """Begin a refresh of ``token`` in the background, unless it was replaced already (P3).
 
-        Never blocks and never raises for what the refresh comes to; does nothing
-        while one is under way or has just failed.
+        Does not block, and raises nothing if the refresh fails. Does nothing while a refresh
+        is under way or has just failed.
         """
         batch = self._queue.open_if_idle(replacing=token)
         if batch is not None:
             self._worker.lead_in_background(batch)
 
     def may_renew(self, rejected: Token, path: str) -> bool:
-        """Say whether :meth:`renew` may be asked because ``path`` rejected ``rejected``.
+        """Say whether :meth:`renew` may be called because ``path`` rejected ``rejected``.
 
-        ``False`` where refreshing has not helped lately; a token that was
-        replaced already may always be asked for, since that costs no exchange.
+        ``False`` if refreshing has not helped lately. If the token was replaced already,
+        :meth:`renew` costs no exchange and may always be called.
         """
         return self._queue.current.token is not rejected or self.futility.allows(path, rejected)
 
@@ -233,50 +246,45 @@ class TokenManager:
 
     @property
     def signed_in(self) -> bool:
-        """Whether there is a session; looks into the store if nobody did yet (P9).
+        """Whether there is a session, here or in the store (P9).
 
-        Takes no lock that an exchange holds. Raises ``StoreError`` where the
-        store cannot be read.
+        Takes no lock that an exchange holds. Raises ``StoreError`` if the store cannot be
+        read.
         """
-        return self._keeper.adopt_stored().token is not None
+        return self._stored.adopt_stored().token is not None
 
     def sign_in(self, token: Token | Mapping[str, Any] | str) -> None:
-        """Start a session with ``token``, replacing any other, and wake who waits for one.
+        """Start a session with ``token``, replacing any other; waiting requests go on with it.
 
-        A mapping is what a token endpoint answered or another library kept (see
-        :meth:`Token.from_response`); a ``str`` is a refresh token alone, which is
-        exchanged at the first use. Never waits for an exchange; a result of one
-        under way is dropped. Raises ``ValueError`` where there is no usable token
-        and ``StoreError`` where it cannot be saved: nothing has changed then.
+        A mapping is the answer of a token endpoint, or what another library kept (see
+        :meth:`Token.from_response`). A ``str`` is a refresh token alone, which is exchanged
+        at the first use. Never waits for an exchange; the result of one under way is
+        dropped. Raises ``ValueError`` if there is no usable token, and ``StoreError`` if it
+        cannot be saved; nothing has changed then.
         """
         if isinstance(token, str):
             token = MaskedDict(refresh_token=token)
         if not isinstance(token, Token):
             token = Token.from_response(token)
-        self._keeper.sign_in(token)
+        self._stored.sign_in(token)
         logger.info("signed in")
 
     def sign_out(self) -> None:
         """End the session: revoke its tokens at the server (RFC 7009), then wipe the store.
 
-        The store is wiped even if the revocation fails; that blocks for as long
-        as the grant's ``timeout`` at most. An exchange under way is fenced off,
-        and its result revoked. Nobody is asked to sign in again for it. Raises
-        ``StoreError`` where the store cannot be changed; the session is over in
+        The store is wiped even if the revocation fails, which blocks for at most the grant's
+        ``timeout``. The result of an exchange under way is dropped and revoked. Nobody is
+        asked to sign in because of a sign-out, and requests that wait for a sign-in fail at
+        once. Raises ``StoreError`` if the store cannot be changed; the session is over in
         this process all the same.
         """
-        self._queue.ending = True
-        try:
-            self._keeper.sign_out(self._refresher.revoke)
-        finally:
-            self._queue.ending = False
-            if self._refresher.needs_sign_in:
-                self._queue.end_session(SessionExpired("signed out"))
+        with self._queue.sign_out(ends_session=self._refresher.needs_sign_in):
+            self._stored.sign_out(self._refresher.revoke)
         logger.info("signed out")
 
     @property
     def stats(self) -> Stats:
-        """What happened so far, as an immutable snapshot."""
+        """The counters so far, as an immutable snapshot."""
         return Stats(
             exchanges=self._refresher.exchanges,
             adopted=self._refresher.adopted,
@@ -294,7 +302,7 @@ class TokenManager:
         return f"TokenManager({self._arguments['refresh']!r}, store={self._store!r})"
 
     def __reduce__(self) -> Any:
-        # To what reopens the store. A literal key or secret refuses by itself.
+        # Reopens the store. A grant or store with a literal secret refuses to be pickled.
         if isinstance(self._store, MemoryStore) and self._refresher.needs_sign_in:
             return self._store.__reduce_ex__(2)
         return _rebuild, (self._arguments,)

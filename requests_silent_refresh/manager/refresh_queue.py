@@ -1,11 +1,12 @@
-"""The Condition's own room: which token is current, and who waits for the next."""
+"""The refresh queue: the current token, and the threads waiting for the next one."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..errors import RefreshFailed, RefreshTimeout, SessionExpired, SilentRefreshError
 from ..system.forking import reset_in_child
@@ -13,6 +14,7 @@ from ..token import Token
 from .backoff import Backoff
 from .batch import Batch, Insiders
 from .current import NOT_LOADED, Current
+from .queue_state import QueueState
 
 LOOK_INTERVAL = 1.0
 
@@ -20,47 +22,37 @@ LOOK_INTERVAL = 1.0
 class RefreshQueue:
     """Where parallel requests wait for one refresh. Owns one Condition and all that it guards.
 
-    The states, and what leads from one to the next::
+    :class:`QueueState` names the states. The interleavings that matter:
 
-        IDLE       no batch, no verdict         renew() opens a batch  -> REFRESHING
-        REFRESHING a batch is in flight         finish(token)          -> IDLE
-                                                finish(error)          -> BACKOFF or DEAD
-                                                deadline passes        -> LATE
-        LATE       the batch outlived its       finish(...) as above; until then new
-                   deadline                     requests fail at once, nobody leads
-        ASKING     somebody is asked to sign    finish(...) as above; waiters stay
-                   in                           until sign_in_timeout
-        BACKOFF    a verdict until some time    time passes            -> IDLE
-        DEAD       a verdict without end        publish(state with a token) -> IDLE
+    - *A late 401* (P3). The check whether the current token is still the rejected one, and
+      the decision to join or lead, are made in one critical section, and so is ``publish``.
+      A request sees either the old token and the batch that replaces it, or the new token;
+      never the old token without a batch.
+    - *Publish, then finish.* The worker publishes before it finishes the batch. A waiter
+      that wakes in between leaves with the published token, and a request that comes in
+      between finds that token and never looks at the batch. A request that had the new
+      token rejected in between joins the old batch and is not served by it: it enters again
+      and leads the next one.
+    - *A waiter is interrupted or times out.* It owns nothing, so it just leaves, and the
+      worker never learns of it (P5).
+    - *The leader is interrupted before its worker has begun*, or the worker's thread dies.
+      Waiters look at the batch once a second; the one that finds it abandoned closes it, and
+      one of them leads the next. :meth:`begin` tells a worker that starts after that to do
+      nothing.
+    - *A sign-in while a batch is in flight* is published at once and wakes all waiters. The
+      batch goes on alone, and its result meets another state.
+    - *A sign-out while a batch is in flight* marks the batch, so that nobody is asked to
+      sign in for it (P10), however late its refusal comes.
+    - *Two publishers.* ``publish`` takes effect only if the current state is still the one
+      that the publisher started from, so a slow reader of the store cannot bring back an
+      older session.
+    - *A signal handler* may run in a thread that holds the lock and ask for a token itself:
+      the Condition's lock is reentrant, and every change under it may be cut off after any
+      line. The state is worked out from the batch, the verdict and the time for that reason:
+      one that was stored beside them could contradict them. A lost wake-up costs a second.
 
-    The interleavings that matter:
-
-    - *A late 401* (P3). The check "is the current token another one than mine?"
-      and the decision to join or lead are made under one acquisition of the
-      lock; ``publish`` is too. So a request sees either the old token and the
-      batch that replaces it, or the new token; never the old one without batch.
-    - *Publish, then finish.* The worker publishes before it finishes the batch.
-      A waiter that wakes in between leaves with the published token; one that
-      comes in between finds the token and never looks at the batch. One that had
-      the new token rejected already, in between, joins the old batch and is not
-      served by it: it goes round again and leads the next.
-    - *A waiter is interrupted or times out.* It owns nothing, so it just leaves.
-      The worker never learns of it (P5).
-    - *The leader is interrupted before its worker has begun*, or the worker's
-      thread dies. Waiters look at it once a second; whoever finds the batch
-      abandoned closes it, and one of them leads anew. A worker that begins after
-      that is told so by :meth:`begin` and does nothing.
-    - *A sign-in while a batch is in flight* is published at once and wakes
-      everybody; the batch goes on alone and its result meets another state.
-    - *Two publishers.* ``publish`` takes effect only if the current state still
-      is the one that the publisher started from, so a slow reader of the store
-      cannot bring back an older session.
-    - *A signal handler* may run in a thread that holds the lock and ask for a
-      token itself: the Condition's lock is reentrant, and each change under it
-      is one that may be cut off after any line. A wake-up lost so costs a second.
-
-    Nothing is done under the lock but reading and writing these fields. A dead
-    session is told without it (P9).
+    Nothing is done under the lock but reading and writing these fields. A request of a dead
+    session fails without it (P9).
     """
 
     def __init__(
@@ -71,7 +63,6 @@ class RefreshQueue:
     ) -> None:
         self.current: Current = NOT_LOADED  # written under the lock, read without it
         self.wait_timeout = wait_timeout
-        self.ending = False  # a sign-out is under way: nobody is to be asked to sign in
         self.waits = 0
         self.wait_seconds = 0.0
         self.failures = 0
@@ -84,18 +75,24 @@ class RefreshQueue:
         """Start anew: threads that held the lock or led a batch exist in the parent only."""
         self._condition = threading.Condition()
         self._batch: Batch | None = None
+        self._sign_outs = 0  # that are under way
         self.insiders = Insiders()
         self._backoff = Backoff(self._monotonic)
         self._looked_at = -math.inf
-        self.ending = False
 
-    # -- for those who want a token ------------------------------------------
+    @property
+    def state(self) -> QueueState:
+        """The state at this moment."""
+        with self._condition:
+            return self._settle()
+
+    # -- for threads that want a token ----------------------------------------
 
     def renew(self, rejected: Token | None, lead: Callable[[Batch], None]) -> Token:
-        """Return a usable token other than ``rejected``, waiting for a refresh where needed.
+        """Return a usable token other than ``rejected``, waiting for a refresh if needed.
 
-        ``lead(batch)`` is called, without the lock, by the one caller that finds
-        nobody refreshing; it starts the work and returns.
+        ``lead(batch)`` is called, without the lock, by the one caller that finds nobody
+        refreshing; it starts the work and returns.
         """
         deadline = time.monotonic() + self.wait_timeout
         while True:
@@ -109,32 +106,32 @@ class RefreshQueue:
             token = self._wait(batch, rejected, deadline)
             if token is not None:
                 return token
-            if batch.asking:  # a person's time is not the refresh's
+            if batch.asking:  # the time that a person took is not the refresh's
                 deadline = time.monotonic() + self.wait_timeout
 
-    def open_if_idle(
-        self, *, replacing: Token | None = None, whatever_the_verdict: bool = False
-    ) -> Batch | None:
-        """Open a batch that nobody waits for; ``None`` while one is in flight or must not be.
+    def open_if_idle(self, replacing: Token) -> Batch | None:
+        """Open a batch that nobody waits for; ``None`` unless the queue is idle.
 
-        ``replacing`` is the token that somebody found to be due or rejected: it may
-        have been replaced since. A verdict is a reason not to refresh, but none not
-        to save.
+        ``replacing`` is the token that was found to be due or rejected; ``None`` is returned
+        if it has been replaced since.
         """
         with self._condition:
-            if replacing is not None and self.current.token is not replacing:
-                return None
-            self._drop_abandoned()
-            if self._batch is not None:
-                return None
-            if self._backoff.standing() is not None and not whatever_the_verdict:
-                return None
-            return self._open()
+            if self.current.token is replacing and self._settle() is QueueState.IDLE:
+                return self._open()
+            return None
+
+    def open_if_unled(self) -> Batch | None:
+        """Open a batch to save in, which backoff and a dead session do not forbid.
+
+        ``None`` while another one is in flight.
+        """
+        with self._condition:
+            self._settle()
+            return None if self._batch is not None else self._open()
 
     def _fail_if_dead(self) -> None:
-        # In this order: a sign-in is published before the verdict is forgotten.
         verdict = self._backoff.verdict
-        if verdict is not None and verdict.is_final and self.current.token is None:
+        if verdict is not None and verdict.is_final:
             raise verdict.error.again()
 
     def _enter(self, rejected: Token | None) -> Token | tuple[Batch, bool]:
@@ -147,12 +144,11 @@ class RefreshQueue:
                     "a refresh or sign-in callback asked for the token that it is to bring and "
                     "would wait for itself: give it a session of its own, without this adapter"
                 )
-            self._drop_abandoned()
+            state, verdict = self._settle(), self._backoff.verdict
+            if verdict is not None and state in (QueueState.DEAD, QueueState.BACKOFF):
+                return self._fall_back(rejected, verdict.to_raise(self._monotonic()))
             if self._batch is not None:
                 return self._batch, False
-            error = self._backoff.standing()
-            if error is not None:
-                return self._fall_back(rejected, error)
             return self._open(), True
 
     def _wait(self, batch: Batch, rejected: Token | None, deadline: float) -> Token | None:
@@ -165,9 +161,10 @@ class RefreshQueue:
                     token = self._usable(rejected)
                     if token is not None:
                         return token
-                    if self._backoff.is_dead and not batch.asking:
+                    if self._settle() is QueueState.DEAD:
                         return None  # signed out meanwhile; the batch's result will be dropped
-                    self._drop_abandoned()
+                    if batch.over:
+                        break
                     until = batch.deadline if batch.asking else min(batch.deadline, deadline)
                     left = until - time.monotonic()
                     if left <= 0:
@@ -179,7 +176,22 @@ class RefreshQueue:
                 return self._fall_back(rejected, batch.outcome.again())
             return None if batch.outcome is rejected else batch.outcome
 
-    # -- helpers that need the lock held --------------------------------------
+    # -- helpers that must be called with the lock held -----------------------
+
+    def _settle(self) -> QueueState:
+        """Close a batch that was abandoned, and return the state: the one place that decides it."""
+        batch = self._batch
+        if batch is not None and batch.is_abandoned():
+            self._close(batch, None)
+            batch = None
+        if self._backoff.is_dead:
+            return QueueState.DEAD
+        if batch is None:
+            return QueueState.BACKOFF if self._backoff.holds else QueueState.IDLE
+        if batch.asking:
+            return QueueState.ASKING
+        late = time.monotonic() >= batch.deadline
+        return QueueState.LATE if late else QueueState.REFRESHING
 
     def _usable(self, rejected: Token | None) -> Token | None:
         current = self.current
@@ -199,14 +211,9 @@ class RefreshQueue:
         raise error
 
     def _open(self) -> Batch:
-        now = time.monotonic()
-        self._batch = Batch(self.current, now, now + self.wait_timeout)
+        deadline = time.monotonic() + self.wait_timeout
+        self._batch = Batch(self.current, deadline, signed_out=self._sign_outs > 0)
         return self._batch
-
-    def _drop_abandoned(self) -> None:
-        batch = self._batch
-        if batch is not None and batch.is_abandoned():
-            self._close(batch, None)
 
     def _close(self, batch: Batch, outcome: Token | SilentRefreshError | None) -> None:
         batch.outcome = outcome
@@ -223,7 +230,7 @@ class RefreshQueue:
             "background and its result will be used: try again"
         )
 
-    # -- for the worker ------------------------------------------------------
+    # -- for the worker -------------------------------------------------------
 
     def begin(self, batch: Batch) -> bool:
         """Note that this thread works on ``batch``; ``False`` if it was given up before."""
@@ -233,41 +240,41 @@ class RefreshQueue:
             return not batch.over
 
     def publish(self, new: Current, replacing: Current) -> bool:
-        """Make ``new`` what everybody uses, if ``replacing`` still is that; else say ``False``.
+        """Make ``new`` the current state if ``replacing`` still is; return whether it was.
 
-        A state with a token ends every verdict; one without makes the session
-        dead only through :meth:`finish` or :meth:`end_session`.
+        A state with a token ends every verdict. One without makes the session dead only
+        through :meth:`finish` or :meth:`sign_out`.
         """
         with self._condition:
             if self.current is not replacing:
                 return False
-            self.current = new
             if new.token is not None:
-                self._backoff.forget()
+                self._backoff.forget()  # first: a final verdict means that there is no token
+            self.current = new
             self._condition.notify_all()
             return True
 
-    def end_session(self, error: SilentRefreshError) -> None:
-        """Latch the dead session: everybody fails fast with ``error`` until a sign-in (P9)."""
-        with self._condition:
-            if self.current.token is None:
-                self._latch(error)
-                self._condition.notify_all()
+    def ask(self, batch: Batch, timeout: float) -> bool:
+        """Let the batch's waiters stay ``timeout`` seconds while somebody is asked to sign in.
 
-    def ask(self, batch: Batch, timeout: float) -> None:
-        """Let the batch's waiters stay ``timeout`` seconds: somebody is asked to sign in."""
-        with self._condition:
-            batch.asking = True
-            batch.deadline = time.monotonic() + timeout
-
-    def finish(self, batch: Batch, outcome: Token | SilentRefreshError | None) -> None:
-        """End the batch and wake everybody who waits for it.
-
-        A token clears all memory of failures; ``SessionExpired`` with no token
-        current latches; another error starts or lengthens the backoff. ``None``
-        sends the waiters round again.
+        ``False`` if nobody is to be asked, because the session was signed out.
         """
         with self._condition:
+            if not batch.signed_out:
+                batch.asking = True
+                batch.deadline = time.monotonic() + timeout
+            return not batch.signed_out
+
+    def finish(self, batch: Batch, outcome: Token | SilentRefreshError | None) -> None:
+        """End the batch and wake all that wait for it.
+
+        A token clears all memory of failures. ``SessionExpired`` makes the session dead if
+        there is no current token; another error starts or lengthens the backoff. ``None``
+        makes the waiters enter again.
+        """
+        with self._condition:
+            if batch.over:
+                return  # a sign-out ended it
             if isinstance(outcome, Token):
                 self._backoff.forget()
             elif outcome is not None:
@@ -284,13 +291,37 @@ class RefreshQueue:
         self._backoff.end(error)
         self._looked_at = self._monotonic()
 
-    # -- for the manager -------------------------------------------------------
+    # -- for the manager ------------------------------------------------------
+
+    @contextlib.contextmanager
+    def sign_out(self, *, ends_session: bool) -> Iterator[None]:
+        """End the session while the block runs: nobody is asked to sign in from here on (P10).
+
+        A wait for a sign-in ends at once. ``ends_session`` tells whether requests fail from
+        the end of the block until a sign-in, or may start from nothing.
+        """
+        over = SessionExpired("signed out")
+        with self._condition:
+            self._sign_outs += 1
+            batch = self._batch
+            if batch is not None:
+                batch.signed_out = True
+                if batch.asking:
+                    self._close(batch, over)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._sign_outs -= 1
+                if ends_session and self.current.token is None:
+                    self._latch(over)
+                    self._condition.notify_all()
 
     def is_replacing(self, current: Current) -> bool:
         """Say whether a batch is in flight for ``current``, or has replaced it.
 
-        A batch that has published its token, and is about to end, replaces nothing
-        any more. Takes no lock: the answer is old at once in any case.
+        A batch that has published its token and is about to end replaces nothing any more.
+        Takes no lock: another thread may change the answer at once in any case.
         """
         batch = self._batch
         return self.current is not current or (batch is not None and batch.based_on is current)
@@ -312,8 +343,8 @@ class RefreshQueue:
         with self._condition:
             while (batch := self._batch) is not None and not batch.asking:
                 left = deadline - time.monotonic()
-                # Who is here does not work on it: an interrupt cut its work short.
+                # The caller works on it itself if an interrupt cut its work short.
                 if left <= 0 or batch.worker is threading.current_thread():
                     return
                 self._condition.wait(min(left, LOOK_INTERVAL))
-                self._drop_abandoned()
+                self._settle()

@@ -1,4 +1,4 @@
-"""The lead's work: lock, reload, exchange, save, publish."""
+"""The work of a refresh: lock, reload, exchange, save, publish."""
 
 from __future__ import annotations
 
@@ -26,21 +26,19 @@ from .batch import Batch
 from .current import Current
 from .events import Announcer
 from .refresh_queue import RefreshQueue
-from .stored_session import Keeper, Unsaved
+from .stored_session import StoredSession
 
 logger = logging.getLogger("requests_silent_refresh")
 
-# The lock is given up before the waiters are, so that they hear who holds it.
+# The wait for the lock ends before the waiters' own, so that they are told who holds it.
 LOCK_SHARE = 0.8
-# Seconds that a grant which does not rotate waits for a store that is out of reach; then it
-# goes on without.
+# Seconds that a grant which does not rotate waits for a store that cannot be reached; then
+# it goes on without the store.
 NON_ROTATING_PATIENCE = 1.0
-# Seconds between two tries to save what the next refresh depends on.
-SAVE_PAUSE = 0.1
 
 
 class _NoLock(Hold):
-    """Stands for the lock where none is needed and none can be had."""
+    """Stands for the lock if none is needed and none can be taken."""
 
     def release(self) -> None:
         pass
@@ -51,22 +49,22 @@ class Refresher:
 
     The steps, and what is true if the process dies after each:
 
-    1. ``exclusive``: nothing happened; the kernel (or the lease) frees the lock.
-    2. reload: somebody else refreshed meanwhile? Adopt theirs, no exchange.
+    1. ``exclusive``: nothing has happened; the kernel (or the lease) frees the lock.
+    2. reload: if somebody else refreshed meanwhile, that token is adopted, without exchange.
     3. ``begin``: a mark says that a refresh of this generation is under way.
-    4. exchange: the server may have rotated. The mark stays, as it does where no
-       answer came; the next holder tries the stored token once at once (grace
-       windows are seconds long) and can say why it was refused.
-    5. save, by compare-and-set: durable from here on. A state that moved
-       meanwhile (a sign-in, a sign-out, a lost lease) wins over the result.
+    4. exchange: the server may have rotated. The mark stays, as it does if no answer came;
+       the next holder tries the stored token once, at once (grace windows are seconds
+       long), and can say why it was refused.
+    5. save, by compare-and-set: durable from here on. A state that was stored meanwhile (a
+       sign-in, a sign-out, after a lost lease) wins over the result.
     6. publish, then release the lock, then wake the waiters.
 
-    An exchange that hangs past its own deadline is left behind: it keeps neither
-    the lead nor the lock. If it is granted in the end, :meth:`_late` saves the
-    result by compare-and-set, which drops it where anything newer is stored.
-    A grant of this package never gets there: it cuts its connection at its
-    deadline and sends nothing afterwards. A callable without a timeout of its own
-    may still be talking when the next refresh sends the same refresh token.
+    An exchange that hangs past its own deadline is left behind and keeps neither the lead
+    nor the lock. If it is granted in the end, :meth:`_late` saves the result by
+    compare-and-set, which drops it if anything newer is stored. The grants of this package
+    never get there: they cut their connection at their deadline and send nothing
+    afterwards. A callable without a timeout of its own may still be talking to the server
+    when the next refresh sends the same refresh token.
     """
 
     def __init__(
@@ -74,59 +72,44 @@ class Refresher:
         refresh: Refresh,
         store: TokenStore,
         queue: RefreshQueue,
-        keeper: Keeper,
+        stored: StoredSession,
         announcer: Announcer,
         clock: Callable[[], float],
     ) -> None:
         self._refresh = refresh
         self._store = store
         self._queue = queue
-        self._keeper = keeper
+        self._stored = stored
         self._announcer = announcer
         self._clock = clock
         self.exchanges = 0
         self.adopted = 0
         self.rotates: bool = getattr(refresh, "rotates", True)
         self.needs_sign_in: bool = getattr(refresh, "needs_sign_in", True)
-        # A grant keeps its own deadline; this one is for what a grant cannot interrupt.
+        # A grant keeps its own deadline; this one is for callables that cannot be interrupted.
         self.exchange_timeout = timeout_of(refresh) + 0.5
 
     def run(self, batch: Batch) -> Token | SilentRefreshError:
         """Refresh for ``batch`` and return the token, or the error that everybody shares."""
         try:
-            unsaved = self._save_first(batch)
+            unsaved = self._stored.unsaved.save_first(
+                self._lock_deadline(batch), rotates=self.rotates
+            )
             if unsaved is not None:
                 return self._exchange(unsaved.state, unsaved.hold)
             return self._under_lock(batch)
         except SilentRefreshError as error:
             return share(error)
-        except Exception as error:  # noqa: BLE001 (nobody above would tell the waiters)
-            # A store of the user's, or a mistake of ours.
-            failure = RefreshFailed(f"the refresh failed where it must not: {account_of(error)}")
+        except Exception as error:  # noqa: BLE001 (nothing above would tell the waiters)
+            # A user's store, or a mistake of ours.
+            failure = RefreshFailed(f"the refresh failed unexpectedly: {account_of(error)}")
             return share(failure, error)
-
-    def _save_first(self, batch: Batch) -> Unsaved | None:
-        """Save the last token; return it where that fails and it may be refreshed all the same.
-
-        It may while its lock is certain. Else the save may have been done without
-        our knowing, and somebody else have refreshed what was saved.
-        """
-        while True:
-            unsaved = self._keeper.save_unsaved()
-            if unsaved is None or not self.rotates or unsaved.hold.still_held():
-                return unsaved
-            if time.monotonic() >= self._lock_deadline(batch):
-                raise StoreUnavailable(
-                    f"{self._store!r} cannot be reached, so it is not known whether the last token "
-                    "was saved there: it is used until its end, and refreshed once that is known"
-                )
-            time.sleep(SAVE_PAUSE)
 
     def _lock_deadline(self, batch: Batch) -> float:
         return batch.started + self._queue.wait_timeout * LOCK_SHARE
 
     def _under_lock(self, batch: Batch) -> Token | SilentRefreshError:
-        if self._keeper.is_copy and self.rotates:
+        if self._stored.is_copy and self.rotates:
             raise StoreError(
                 f"{self._store!r} was copied by fork(): a refresh here would spend the parent's "
                 "refresh token. Give the manager an EncryptedFileStore, which processes share"
@@ -145,29 +128,29 @@ class Refresher:
                     raise
                 if trouble.holder is not None:
                     continue
-                # No refresh token is spent by it, so there is nothing that a lock would guard.
+                # It spends no refresh token, so there is nothing that a lock would guard.
                 return self._exchange(current.state, _NoLock())
             if hold is not None:
                 try:
                     return self._holding(hold, batch)
-                except LockLost:  # this process was stopped for so long; others have gone on
+                except LockLost:  # this process was stopped for so long that others have gone on
                     if left <= 0:
                         raise
-            self._keeper.reconcile()
+            self._stored.reconcile()
             if left <= 0 and not self._serves(self._queue.current, batch):
                 raise StoreUnavailable(f"{self._store!r} changes faster than it can be read")
 
     def _holding(self, hold: Hold, batch: Batch) -> Token | SilentRefreshError:
         try:
-            current = self._keeper.reconcile()
+            current = self._stored.reconcile()
             if self._serves(current, batch):
                 return self._adopted(current)
             return self._exchange(current.state, hold)
         finally:
-            self._keeper.release(hold)
+            self._stored.release(hold)
 
     def _serves(self, current: Current, batch: Batch) -> bool:
-        """Say whether somebody else brought a usable token since the batch was opened."""
+        """Say whether there is a usable token that was not there when the batch was opened."""
         return (
             current is not batch.based_on
             and current.token is not None
@@ -176,16 +159,16 @@ class Refresher:
 
     def _adopted(self, current: Current) -> Token:
         self.adopted += 1
-        logger.info("a token that was brought elsewhere is used now")
+        logger.info("a token that was refreshed elsewhere is used from now on")
         assert current.token is not None  # noqa: S101 (for the type checker: see _serves)
         return current.token
 
     def _exchange(self, state: State | None, hold: Hold) -> Token | SilentRefreshError:
-        """Exchange the token of ``state``; only called while ``hold`` is held."""
+        """Exchange the token of ``state``; must be called while ``hold`` is held."""
         token = None if state is None else state.token
         if token is None and self.needs_sign_in:
             return SessionExpired("nobody is signed in")
-        if state is not None and self._keeper.unsaved is None:
+        if state is not None and self._stored.unsaved.kept is None:
             hold.begin(state, self.exchange_timeout)
         try:
             granted = self._call(state, token, hold)
@@ -197,15 +180,15 @@ class Refresher:
             if not _was_answered(error):
                 hold.unanswered()
             raise
-        if self._keeper.keep(granted, state, hold):
+        if self._stored.keep(granted, state, hold):
             logger.info("refreshed")
             return granted
         return self._queue.current.token or self._signed_out_meanwhile(granted)
 
     def _signed_out_meanwhile(self, granted: Token) -> SilentRefreshError:
-        self.revoke(granted)  # nobody else will ever know this token
+        self.revoke(granted)  # nobody else will ever hold this token
         what = "signed out while a refresh was under way"
-        # Without anybody to sign in, the next request may start from nothing.
+        # If nobody has to sign in, the next request may start from nothing.
         return SessionExpired(what) if self.needs_sign_in else RefreshUnavailable(what)
 
     def _call(self, state: State | None, token: Token | None, hold: Hold) -> Token:
@@ -240,7 +223,7 @@ class Refresher:
         except requests.RequestException as error:
             # requests' complaints about a URL are ValueErrors: no retry mends those.
             kind = RefreshFailed if isinstance(error, ValueError) else RefreshUnavailable
-            failure, cause = kind(f"the token endpoint is out of reach: {error}"), error
+            failure, cause = kind(f"the token endpoint cannot be reached: {error}"), error
         except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
             cause = error
             failure = RefreshFailed(f"the refresh callable raised {account_of(error)}")
@@ -249,17 +232,17 @@ class Refresher:
     def _refused(
         self, state: State | None, error: SessionExpired, interrupted_at: float | None
     ) -> Token | SilentRefreshError:
-        """The server's verdict: wipe, unless somebody else rotated or signed in meanwhile (P7)."""
+        """Wipe what the server refused, unless a newer token was stored meanwhile (P7)."""
         if interrupted_at is not None:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(interrupted_at))
             what = f"a refresh that began at {when} was interrupted or not answered"
             error.args = (f"{error} ({what})",)
         if state is not None:
-            current = self._keeper.wipe(state)
+            current = self._stored.wipe(state)
             if current.token is not None:
                 return current.token
         if not self.needs_sign_in:
-            # Nobody could sign in: latching would end for ever what a restart would mend.
+            # Nobody could sign in: a dead session would last for ever, and a restart would mend it.
             failure = RefreshFailed(
                 str(error),
                 error=error.error,
@@ -270,12 +253,12 @@ class Refresher:
         return share(error)
 
     def _late(self, granted: Token, state: State | None) -> None:
-        """Save what a call that was left behind brought after all; runs in the call's thread."""
+        """Save what a call that was left behind returned in the end; runs in the call's thread."""
         if not isinstance(granted, Token) or state is None:
             return
         try:
-            kept = self._keeper.keep_late(granted, state)
-        except Exception as error:  # noqa: BLE001 (nobody above this thread would hear of it)
+            kept = self._stored.keep_late(granted, state)
+        except Exception as error:  # noqa: BLE001 (nothing above this thread would report it)
             logger.error("the store failed when a late answer came: %s", account_of(error))
             return
         if kept:
@@ -287,7 +270,7 @@ class Refresher:
     def revoke(self, token: Token) -> None:
         """Revoke ``token`` at the server, best effort (RFC 7009).
 
-        Never raises; blocks as long as an exchange at the most.
+        Never raises. Blocks for as long as an exchange at most.
         """
         revoke: Any = getattr(self._refresh, "revoke", None)
         if revoke is None:
@@ -310,7 +293,7 @@ def _secrets_of(token: Token | None) -> tuple[Secret | None, ...]:
 
 
 def _was_answered(error: BaseException) -> bool:
-    """Say whether the server, by its answer, left the refresh token as it was."""
+    """Say whether the server answered, and by that left the refresh token as it was."""
     status: int | None = getattr(error, "status_code", None)
-    # A server or gateway that breaks down (500, 502, 504) may have rotated before.
+    # A server or gateway that breaks down (500, 502, 504) may have rotated before it did.
     return status is not None and (status < 500 or status == 503)

@@ -1,10 +1,8 @@
-"""What the store holds and what everybody uses, kept the same: saving, adopting, publishing."""
+"""What the store holds and what all threads use, kept the same: saving, adopting, publishing."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import time
 from collections.abc import Callable
 
 from ..errors import StoreError
@@ -12,43 +10,26 @@ from ..stores.contract import Hold, State, StateMoved, TokenStore
 from ..system.forking import reset_in_child
 from ..token import Token
 from .current import NOT_LOADED, Current, current_of
+from .generations import is_newer, replace
 from .refresh_queue import RefreshQueue
+from .unsaved_token import Unsaved, UnsavedToken, release, said
 
 logger = logging.getLogger("requests_silent_refresh")
 
-# Seconds between two reports of a token that still cannot be saved.
-COMPLAIN_EVERY = 30.0
 
+class StoredSession:
+    """Keeps the published state and the stored one in step.
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unsaved:
-    """A granted token that the store would not take, and the lock kept for it (P4)."""
+    Durable before visible (P4): :meth:`keep` saves a token first and publishes it then.
+    If the save fails, the token is published all the same, because the old one is spent,
+    and ``unsaved`` keeps it and the exclusive lock until it is saved.
 
-    state: State
-    after: State | None
-    """The state that is stored: one exchange behind, or more."""
-    hold: Hold
+    :meth:`keep`, :meth:`wipe` and :meth:`release` are called by the worker of the batch in
+    flight only. Everything else may be called by any thread.
 
-
-class Keeper:
-    """Keeps the published state and the stored one in step. Owns the unsaved token.
-
-    Durable before visible (P4): :meth:`keep` saves first and publishes then. If
-    the save fails the token is published all the same, since the old one is
-    spent, and this object holds on to the exclusive lock, so that nobody else
-    spends the old one again, until :meth:`save_unsaved` succeeds.
-
-    ``keep``, ``wipe``, ``save_unsaved`` and ``drop_unsaved`` are called by the
-    worker of the batch in flight only; the queue gives the lead to one at a
-    time, so ``unsaved`` needs no lock. The rest may be called by anybody.
-
-    A sign-in or sign-out during the exchange wins (``keep``): it is noticed in
-    the store by compare-and-set, and where the store cannot be written at that
-    moment, by what is published here.
-
-    A lock that cannot be given up (a user's store may raise there, as Redis clients
-    do for a lock that ran out) is logged and changes nothing: what was saved is
-    saved, a refusal is one, and whoever waits for that lock hears it from the store.
+    A sign-in or sign-out during an exchange wins over its result. :meth:`keep` notices it
+    in the store, by compare-and-set, and, if the store cannot be written at that moment,
+    by what is published here.
     """
 
     def __init__(
@@ -62,15 +43,13 @@ class Keeper:
         self._queue = queue
         self._refresh_ahead = refresh_ahead
         self._clock = clock
-        self.unsaved: Unsaved | None = None
-        self._complain_at = 0.0
+        self.unsaved = UnsavedToken(store, queue, self.adopt_stored)
         self.is_copy = False
         """Whether the session was copied by ``fork``, and is the parent's to refresh."""
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        """Leave the unsaved token and its lock to the parent."""
-        self.unsaved = None
+        """A store that processes do not share holds a copy of the parent's session from now on."""
         self.is_copy = not self._store.shared
 
     def sign_in(self, token: Token) -> None:
@@ -80,11 +59,11 @@ class Keeper:
         self.adopt_stored()
 
     def adopt_stored(self) -> Current:
-        """Publish what the store holds, if it is newer, and return what is current then.
+        """Publish what the store holds if it is newer, and return what is current then.
 
-        Loads again until nobody published in between: in whatever order two
-        sign-ins are saved and published, the stored one stays. Raises what
-        ``store.load`` raises.
+        Loads again until no other thread published in between: in whatever order two
+        sign-ins are saved and published, the stored one stays. Raises what ``store.load``
+        raises.
         """
         while True:
             seen = self._queue.current
@@ -93,11 +72,10 @@ class Keeper:
                 return adopted
 
     def reconcile(self) -> Current:
-        """Adopt what the store holds, or save ours back where the store fell behind it.
+        """Adopt what the store holds, or save our state back if the store fell behind it.
 
-        A store falls behind when its engine failed over and lost our last save:
-        the stored refresh token is then a spent one, and adopting it would lose
-        the session.
+        A store falls behind when its engine failed over and lost our last save. The stored
+        refresh token is a spent one then, and adopting it would lose the session.
         """
         while True:
             seen = self._queue.current
@@ -114,34 +92,28 @@ class Keeper:
             logger.warning("the store had lost generation %d: saved it back", known.generation)
 
     def keep(self, granted: Token, exchanged: State | None, hold: Hold) -> bool:
-        """Save the token that ``exchanged`` was exchanged for and publish it.
+        """Save the token that ``exchanged`` was exchanged for, and publish it.
 
-        Returns ``False`` where it is of no use: a sign-in or a sign-out won, and
-        is published. Raises nothing for a store that fails, whatever that raises:
-        the old token is spent, and nobody else has the new one.
+        Returns ``False`` if a sign-in or a sign-out won; that one is published then. Raises
+        nothing if the store fails, whatever it raises: the old token is spent, and only this
+        process has the new one.
         """
         seen = self._queue.current
         new = State.first(granted) if exchanged is None else exchanged.followed_by(granted)
-        stored = self._stored(exchanged)
+        stored = self.unsaved.stored_instead_of(exchanged)
         moved = seen.state is not exchanged
         try:
             if not moved:
-                self._replace(new, stored, exchanged)
+                replace(self._store, new, stored, exchanged)
         except StateMoved:
             moved = True
         except BaseException as trouble:
-            self.unsaved = Unsaved(new, stored, hold)
-            self._complain_at = time.monotonic() + COMPLAIN_EVERY
-            logger.error(
-                "the refreshed token could not be saved (%s): it is used from memory, other "
-                "processes wait, and saving is tried again",
-                _said(trouble),
-            )
+            self.unsaved.keep(Unsaved(new, stored, hold), trouble)
             published = self._queue.publish(self._current(new), seen)
             if not isinstance(trouble, Exception):  # thrown into this thread
                 raise
             return published
-        self.drop_unsaved()
+        self.unsaved.drop()
         if moved:
             self.adopt_stored()
             return False
@@ -150,60 +122,50 @@ class Keeper:
     def keep_late(self, granted: Token, exchanged: State) -> bool:
         """Do as :meth:`keep` for an exchange that was left behind; called by any thread.
 
-        Nobody leads for it, so nobody can hold the lock until a failed save
-        succeeds: the token is published, and the next refresh saves it.
+        This thread does not lead, so it cannot hold the lock until a failed save succeeds:
+        the token is published, and the next refresh saves it.
         """
         seen = self._queue.current
         new = exchanged.followed_by(granted)
         try:
-            self._replace(new, exchanged, exchanged)
+            replace(self._store, new, exchanged, exchanged)
         except StateMoved:
             self.adopt_stored()
             return False
-        except Exception as trouble:  # noqa: BLE001 (as above)
-            logger.error("a late answer could not be saved (%s): it is used", _said(trouble))
+        except Exception as trouble:  # noqa: BLE001 (a user's store may raise anything)
+            logger.error("a late answer could not be saved (%s): it is used", said(trouble))
             return seen.state is exchanged and self._queue.publish(self._current(new), seen)
         self.adopt_stored()
         return True
-
-    def _replace(self, new: State, stored: State | None, exchanged: State | None) -> None:
-        try:
-            self._store.replace(new, stored)
-        except StateMoved as moved:
-            if moved.state is None or not is_newer(exchanged, moved.state, same_lineage=True):
-                raise
-            # The engine failed over during the exchange; what it went back to is spent.
-            self._store.replace(new, moved.state)
 
     def wipe(self, refused: State) -> Current:
         """Replace the refused state by a tombstone, unless a newer one is there; publish either."""
         tombstone = refused.followed_by(None)
         try:
-            self._store.replace(tombstone, self._stored(refused))
+            self._store.replace(tombstone, self.unsaved.stored_instead_of(refused))
         except StateMoved:
             pass
-        except Exception as trouble:  # noqa: BLE001 (a store of the user's may raise anything)
-            logger.error("the refused token could not be wiped from the store: %s", _said(trouble))
-        self.drop_unsaved()
+        except Exception as trouble:  # noqa: BLE001 (a user's store may raise anything)
+            logger.error("the refused token could not be wiped from the store: %s", said(trouble))
+        self.unsaved.drop()
         try:
             current = self.adopt_stored()
         except Exception:  # noqa: BLE001 (as above, and it has been reported)
             current = self._queue.current
         if current.state is refused:
-            self.forget(refused)  # the store could not be changed: end it here all the same
+            self._forget(refused)  # the store could not be changed: end it here all the same
         return self._queue.current
 
-    def forget(self, state: State) -> None:
-        """End ``state`` in this process, if it is current and the store cannot be changed."""
-        current = self._queue.current
-        if current.state is not None and current.state.is_same(state):
-            self._queue.publish(self._current(state.followed_by(None)), current)
+    def release(self, hold: Hold) -> None:
+        """Release ``hold`` unless an unsaved token needs it."""
+        if self.unsaved.kept is None or self.unsaved.kept.hold is not hold:
+            release(hold)
 
     def sign_out(self, revoke: Callable[[Token], None]) -> None:
         """Revoke the newest token there is, wipe the store, and publish that.
 
-        Raises ``StoreError`` where the store cannot be read or changed; the
-        session is over in this process then, too.
+        Raises ``StoreError`` if the store cannot be read or changed; the session is over in
+        this process then, too.
         """
         try:
             self._wipe_newest(revoke)
@@ -211,7 +173,7 @@ class Keeper:
         except StoreError:
             known = self._queue.current.state
             if known is not None:
-                self.forget(known)
+                self._forget(known)
             raise
 
     def _wipe_newest(self, revoke: Callable[[Token], None]) -> None:
@@ -228,48 +190,18 @@ class Keeper:
             revoke(state.token)
             try:
                 self._store.replace(state.followed_by(None), after=stored)
-            except StateMoved:  # refreshed meanwhile: that one as well
+            except StateMoved:  # refreshed meanwhile: revoke and wipe that one as well
                 continue
             return
 
-    def save_unsaved(self) -> Unsaved | None:
-        """Try once more to save the unsaved token; return it if it still is that."""
-        unsaved = self.unsaved
-        if unsaved is None:
-            return None
-        try:
-            unsaved.hold.extend()
-            self._replace(unsaved.state, unsaved.after, unsaved.after)
-        except StateMoved:
-            self.drop_unsaved()
-            self.adopt_stored()
-        except Exception as trouble:  # noqa: BLE001 (a store of the user's may raise anything)
-            if time.monotonic() >= self._complain_at:
-                self._complain_at = time.monotonic() + COMPLAIN_EVERY
-                logger.error("the refreshed token still cannot be saved: %s", _said(trouble))
-            return unsaved
-        else:
-            logger.warning("the refreshed token is saved at last")
-            self.drop_unsaved()
-        return None
-
-    def drop_unsaved(self) -> None:
-        """Forget the unsaved token and give up its lock."""
-        unsaved, self.unsaved = self.unsaved, None
-        if unsaved is not None:
-            _give_up(unsaved.hold)
-
-    def release(self, hold: Hold) -> None:
-        """Give up ``hold`` unless an unsaved token needs it."""
-        if self.unsaved is None or self.unsaved.hold is not hold:
-            _give_up(hold)
-
-    def _stored(self, state: State | None) -> State | None:
-        """Return what the store holds while ``state`` is current."""
-        return state if self.unsaved is None else self.unsaved.after
+    def _forget(self, state: State) -> None:
+        """End ``state`` in this process, if it is current, though the store holds it still."""
+        current = self._queue.current
+        if current.state is not None and current.state.is_same(state):
+            self._queue.publish(self._current(state.followed_by(None)), current)
 
     def _adopt(self, stored: State | None, seen: Current) -> Current | None:
-        """Publish ``stored`` if it is newer than ``seen``; ``None`` where somebody was faster."""
+        """Publish ``stored`` if newer than ``seen``; ``None`` if another thread was faster."""
         if seen is not NOT_LOADED and not is_newer(stored, seen.state):
             return seen
         new = self._current(stored)
@@ -277,24 +209,3 @@ class Keeper:
 
     def _current(self, state: State | None) -> Current:
         return current_of(state, self._refresh_ahead, self._clock())
-
-
-def is_newer(state: State | None, known: State | None, *, same_lineage: bool = False) -> bool:
-    """Say whether ``state`` goes before ``known``: a later generation, or another sign-in."""
-    if state is None or known is None:
-        return state is not known
-    if state.lineage != known.lineage:
-        return not same_lineage
-    return state.generation > known.generation
-
-
-def _give_up(hold: Hold) -> None:
-    try:
-        hold.release()
-    except Exception as trouble:  # noqa: BLE001 (a store of the user's may raise anything)
-        logger.warning("the store's lock could not be given up: %s", _said(trouble))
-
-
-def _said(trouble: BaseException) -> str:
-    """Only our own stores are known to say no secret."""
-    return str(trouble) if isinstance(trouble, StoreError) else type(trouble).__name__

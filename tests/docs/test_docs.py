@@ -42,12 +42,12 @@ def test_the_page_runs(page, capsys):
 def test_the_numbers_of_the_page_are_those_of_the_code():
     """Whoever changes one changes the other."""
     from requests_silent_refresh.grants import protocol
-    from requests_silent_refresh.manager import backoff, current, futility, worker
+    from requests_silent_refresh.manager import backoff, current, futility, unsaved_token
 
     outcomes = " ".join((DOCS / "outcomes.rst").read_text("utf-8").split())
     assert f"up to {backoff.BACKOFF_CAP:g} s" in outcomes
     assert backoff.RETRY_AFTER_CAP == 5 * 60
-    assert backoff.STORE_BACKOFF == worker.SAVE_RETRY == 0.5
+    assert backoff.STORE_BACKOFF == unsaved_token.SAVE_RETRY == 0.5
     assert f"for {futility.FIRST_MUTE:g} s" in outcomes
     assert f"up to {futility.MUTE_CAP:g} s" in outcomes
     assert futility.FUTILE_PER_MINUTE == 6

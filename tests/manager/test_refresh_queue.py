@@ -163,8 +163,8 @@ def test_a_sign_out_while_a_refresh_is_under_way_frees_its_waiters():
     queue, batches = queue_holding(old), []
     crowd = Crowd(lambda: queue.renew(old, leader(queue, batches)), size=4)
     until(lambda: queue.waits == 4)
-    publish(queue, None)
-    queue.end_session(SessionExpired("signed out"))
+    with queue.sign_out(ends_session=True):
+        publish(queue, None)
     assert crowd.kinds() == {"SessionExpired": 4}
 
 
@@ -203,17 +203,19 @@ def test_a_leader_that_was_interrupted_before_it_began_is_replaced(server, monke
 def test_a_background_refresh_is_not_kept_from_running_by_an_abandoned_one(monkeypatch):
     """P15: what was abandoned is cleared by whoever comes next, also if nobody waits."""
     monkeypatch.setattr("requests_silent_refresh.manager.batch.BEGIN_WITHIN", -1)
-    queue = queue_holding(Token("old"))
-    abandoned = queue.open_if_idle()
-    assert queue.open_if_idle() is not None
+    old = Token("old")
+    queue = queue_holding(old)
+    abandoned = queue.open_if_idle(old)
+    assert queue.open_if_idle(old) is not None
     assert abandoned.over
 
 
 def test_a_worker_that_begins_too_late_does_nothing(monkeypatch):
     """P1: a batch has one worker; one that was given up is not begun by the first after all."""
     monkeypatch.setattr("requests_silent_refresh.manager.batch.BEGIN_WITHIN", -1)
-    queue = queue_holding(Token("old"))
-    late, second = queue.open_if_idle(), queue.open_if_idle()
+    old = Token("old")
+    queue = queue_holding(old)
+    late, second = queue.open_if_idle(old), queue.open_if_idle(old)
     assert queue.begin(second)
     assert not queue.begin(late)
 
@@ -399,7 +401,7 @@ def test_what_requests_raises_in_a_callable(raised, seen):
 
     manager = TokenManager(refresh)
     manager.sign_in(Token("old", "refresh"))
-    with pytest.raises(seen, match="out of reach"):
+    with pytest.raises(seen, match="cannot be reached"):
         manager.renew(manager.token())
 
 
@@ -496,9 +498,9 @@ def test_the_backoff_doubles_to_its_cap_and_never_overflows(monkeypatch):
         error = RefreshUnavailable("busy")
         backoff.fail(error)
         delays.append(error.retry_after)
-        assert backoff.standing() is not None
+        assert backoff.holds
         clock.advance(error.retry_after)
-        assert backoff.standing() is None
+        assert not backoff.holds
     assert delays[:8] == [0.75, 1.5, 3, 6, 12, 24, 45, 45]
     assert set(delays[8:]) == {45}
     backoff.forget()

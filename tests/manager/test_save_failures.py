@@ -39,7 +39,7 @@ KEY = b"k" * 43 + b"="
 @pytest.fixture
 def quick(monkeypatch):
     """The saver tries again at once."""
-    monkeypatch.setattr("requests_silent_refresh.manager.worker.SAVE_RETRY", 0.02)
+    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
 
 
 class Failing(MemoryStore):
@@ -89,7 +89,7 @@ def test_the_new_token_is_used_and_saved_at_last(server, quick, caplog, trouble)
         assert Crowd(lambda: session.get(server.resource)).kinds() == {200: CROWD}
     until(lambda: store.load().generation == 2)
     assert store.load().token is manager.token()
-    until(lambda: "saved at last" in caplog.text)
+    until(lambda: "has been saved now" in caplog.text)
     levels = [r.levelname for r in caplog.records]
     assert levels == ["ERROR", "WARNING"]
     assert "used from memory" in caplog.text
@@ -136,7 +136,7 @@ def test_the_next_refresh_exchanges_the_token_in_memory(server):
 def test_the_next_refresh_saves_first(server, monkeypatch):
     """P4: also where no thread tries again, since none could be started."""
     monkeypatch.setattr(
-        "requests_silent_refresh.manager.worker.Worker._keep_saving", lambda *a: None
+        "requests_silent_refresh.manager.unsaved_token.UnsavedToken.keep_saving", lambda *a: None
     )
     store = Failing()
     manager = signed_in(server, store=store)
@@ -183,7 +183,7 @@ def test_a_sign_in_while_a_token_is_unsaved_wins(server, quick):
     store.times = 0
     mine = server.sign_in_token()
     manager.sign_in(mine)
-    until(lambda: manager._keeper.unsaved is None)
+    until(lambda: manager._stored.unsaved.kept is None)
     assert store.load().token is mine is manager.token()
     assert store._exclusive.acquire(timeout=5)
 
@@ -201,7 +201,7 @@ def test_a_sign_in_during_the_exchange_wins_though_the_result_cannot_be_saved(se
     crowd.outcomes()
     until(lambda: manager._queue._batch is None)
     assert manager.token() is mine
-    assert manager._keeper.unsaved is None
+    assert manager._stored.unsaved.kept is None
 
 
 def test_a_sign_out_while_a_token_is_unsaved_revokes_that_one(server, quick):
@@ -214,7 +214,7 @@ def test_a_sign_out_while_a_token_is_unsaved_revokes_that_one(server, quick):
     granted = server.log.of("exchange", outcome="granted")[0]
     assert server.log.of("revocation")[0].refresh == granted.issued_refresh
     assert store.load().token is None
-    until(lambda: manager._keeper.unsaved is None)
+    until(lambda: manager._stored.unsaved.kept is None)
 
 
 def test_a_store_that_moved_while_a_token_was_unsaved(server, quick):
@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_written_after_the_exchange(server, tmp_path, quic
         assert f"process {os.getpid()} on " in told["holder"]
         assert server.counters.exchanges == 1
         broken.clear()
-        until(lambda: manager._keeper.unsaved is None)
+        until(lambda: manager._stored.unsaved.kept is None)
     told = ask_in_another_process(server, path, 5)
     assert told["type"] == "Token"
     assert server.counters.exchanges == 2
@@ -383,7 +383,7 @@ def test_at_exit_it_is_tried_once_more(server, tmp_path, how):
         assert "the refreshed token is lost" in done.stderr
     else:
         assert store.load().generation == 2
-        assert "saved at last" in done.stderr
+        assert "has been saved now" in done.stderr
 
 
 def test_nothing_of_a_failed_save_is_a_secret(server, caplog, quick):

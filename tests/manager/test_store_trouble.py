@@ -167,7 +167,7 @@ def test_a_store_that_fell_behind_gets_our_state_back(server, store, manager, mo
 
 def test_a_store_that_fell_behind_a_token_that_was_not_saved(server, store, monkeypatch):
     """P4: an engine that fails over while the save is tried again gets the newest state."""
-    monkeypatch.setattr("requests_silent_refresh.manager.worker.SAVE_RETRY", 0.02)
+    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
     manager = signed_in(server, store=store)
     fallen = store.load()
     second = manager.renew(manager.token())
@@ -195,21 +195,21 @@ def until_the_worker_has_ended():
 def test_a_save_whose_thread_is_ended_loses_no_token(server, store, monkeypatch):
     """P5: the store's driver raises SystemExit after the exchange; the token is used from memory
     and saved by another thread."""
-    monkeypatch.setattr("requests_silent_refresh.manager.worker.SAVE_RETRY", 0.02)
+    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
     manager = signed_in(server, store=store)
     first = manager.token()
     store.before["replace"] = lambda: raise_(SystemExit())
     second = manager.renew(first)
     assert second is manager.token() is not first
     until(lambda: store.load().token is second)
-    until(lambda: manager._keeper.unsaved is None)
+    until(lambda: manager._stored.unsaved.kept is None)
     until_the_worker_has_ended()
     assert server.counters.exchanges == 1
 
 
 def test_a_store_that_fails_after_a_save_was_superseded(server, store, monkeypatch, caplog):
     """P4: the saver meets a sign-in, and then cannot read it: it gives the lock up and says so."""
-    monkeypatch.setattr("requests_silent_refresh.manager.worker.SAVE_RETRY", 0.02)
+    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
     manager = signed_in(server, store=store)
     first, theirs = manager.token(), State.first(server.sign_in_token())
     store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
@@ -221,7 +221,7 @@ def test_a_store_that_fails_after_a_save_was_superseded(server, store, monkeypat
     manager.renew(first)
     store.before["replace"] = unreadable
     until(lambda: "failed after a save" in caplog.text)
-    assert manager._keeper.unsaved is None
+    assert manager._stored.unsaved.kept is None
     assert store._exclusive.acquire(timeout=5)
     assert manager.signed_in
     assert manager.token() is theirs.token
@@ -259,7 +259,7 @@ class LockError(Exception):
     pass
 
 
-LOCK_NOT_GIVEN_UP = "the store's lock could not be given up: LockError"
+LOCK_NOT_RELEASED = "the store's lock could not be released: LockError"
 
 
 def test_a_release_that_raises_after_the_save(server, no_lock_is_given_up, caplog):
@@ -280,7 +280,7 @@ def test_a_release_that_raises_after_the_save(server, no_lock_is_given_up, caplo
     assert told.wait(10)
     assert refreshed == [second, "refreshed"]
     assert manager.stats.failures == 0
-    assert LOCK_NOT_GIVEN_UP in caplog.text
+    assert LOCK_NOT_RELEASED in caplog.text
     assert "canary-secret" not in caplog.text
     # At once, by the real clock: no backoff stands over it.
     assert manager.renew(second) is no_lock_is_given_up.load().token is not second
@@ -297,7 +297,7 @@ def test_a_release_that_raises_after_somebody_else_refreshed(server, no_lock_is_
     assert manager.renew(first) is theirs.token
     until(lambda: manager._queue._batch is None)
     assert (manager.stats.failures, manager.stats.adopted) == (0, 1)
-    assert LOCK_NOT_GIVEN_UP in caplog.text
+    assert LOCK_NOT_RELEASED in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -320,20 +320,20 @@ def test_a_release_that_raises_hides_no_failure(
     assert {(type(error), error.status_code) for error in outcomes} == {(raised, status)}
     assert manager.signed_in is (raised is not SessionExpired)
     assert server.counters.exchanges == 1
-    assert LOCK_NOT_GIVEN_UP in caplog.text
+    assert LOCK_NOT_RELEASED in caplog.text
 
 
 @pytest.fixture
 def unsaved(server, store, monkeypatch):
     """A manager whose token was not saved, whose lock can't be given up, and nobody tries again."""
     monkeypatch.setattr(
-        "requests_silent_refresh.manager.worker.Worker._keep_saving", lambda *a: None
+        "requests_silent_refresh.manager.unsaved_token.UnsavedToken.keep_saving", lambda *a: None
     )
     manager = signed_in(server, store=store)
     store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
     manager.renew(manager.token())
     until(lambda: manager._queue._batch is None)
-    assert manager._keeper.unsaved is not None
+    assert manager._stored.unsaved.kept is not None
     store.always("released", lambda: raise_(LockError("lock canary-secret is no longer owned")))
     return manager
 
@@ -345,7 +345,7 @@ def test_a_release_that_raises_after_a_token_was_saved_at_last(server, store, un
     assert store.load().token is third is unsaved.token()
     until(lambda: unsaved._queue._batch is None)
     assert unsaved.stats.failures == 0
-    assert caplog.text.count(LOCK_NOT_GIVEN_UP) == 2
+    assert caplog.text.count(LOCK_NOT_RELEASED) == 2
 
 
 def test_a_release_that_raises_after_a_later_token_was_saved(server, store, unsaved, caplog):
@@ -357,7 +357,7 @@ def test_a_release_that_raises_after_a_later_token_was_saved(server, store, unsa
     assert store.load().generation == 3
     until(lambda: unsaved._queue._batch is None)
     assert unsaved.stats.failures == 0
-    assert LOCK_NOT_GIVEN_UP in caplog.text
+    assert LOCK_NOT_RELEASED in caplog.text
 
 
 def test_a_release_that_raises_after_an_unsaved_token_was_refused(server, store, unsaved, caplog):
@@ -367,7 +367,7 @@ def test_a_release_that_raises_after_an_unsaved_token_was_refused(server, store,
     refuse(server)
     assert type(outcome_of(lambda: unsaved.renew(second))) is SessionExpired
     assert type(outcome_of(unsaved.token)) is SessionExpired
-    assert LOCK_NOT_GIVEN_UP in caplog.text
+    assert LOCK_NOT_RELEASED in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -378,7 +378,7 @@ def test_a_release_that_ends_its_thread_is_no_warning(server, store, manager, ca
     assert manager.renew(first) is store.load().token
     until_the_worker_has_ended()
     assert manager.stats.failures == 1
-    assert LOCK_NOT_GIVEN_UP[:20] not in caplog.text
+    assert LOCK_NOT_RELEASED[:20] not in caplog.text
 
 
 # -- what comes late -------------------------------------------------------------------

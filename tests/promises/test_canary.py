@@ -154,7 +154,7 @@ def manager(server, tmp_path, channels):
     )
     manager = TokenManager(grant, store=EncryptedFileStore(tmp_path / "tokens", key=key))
     manager.sign_in(channels.add_token(server.sign_in_token()))
-    for thing in (grant, manager, manager._store, manager._queue, manager._keeper):
+    for thing in (grant, manager, manager._store, manager._queue, manager._stored):
         channels.look_at(thing)
     return manager
 

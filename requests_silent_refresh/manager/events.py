@@ -89,10 +89,10 @@ class Announcer:
         if self._on_event is not None:
             _call_safely(self._on_event, RefreshEvent("replayed"))
 
-    def wait(self, timeout: float) -> None:
-        """Wait until everything is told, for at most ``timeout`` seconds."""
+    def wait(self, timeout: float) -> bool:
+        """Wait until everything is told, for at most ``timeout`` seconds; return whether it is."""
         with self._condition:
-            self._condition.wait_for(lambda: not self._calling, timeout)
+            return self._condition.wait_for(lambda: not self._calling, timeout)
 
     def _tell(self, *calls: tuple[Callable[[Any], object] | None, object]) -> None:
         with self._condition:

@@ -282,6 +282,27 @@ class TokenManager:
             self._stored.sign_out(self._refresher.revoke)
         logger.info("signed out")
 
+    def finish(self, timeout: float = 40.0) -> bool:
+        """Wait until no refresh is under way, and every granted token is saved.
+
+        For programs that leave without Python's exit handlers or stop for a while: call it
+        before ``os._exit``, ``os.execv``, a fork into the background, or the end of an
+        invocation that freezes the process. Does not wait for a person who is asked to sign
+        in, and keeps no later request from refreshing. Blocks for at most ``timeout``
+        seconds, or 2 s for callbacks if that is longer. Returns whether everything is done.
+        """
+        return self._worker.finish(timeout)
+
+    def take_over(self) -> None:
+        """Let a forked child go on with the parent's session, for a program that daemonises.
+
+        Needed on a store that processes do not share (``MemoryStore``), where a child uses
+        the access token but does not refresh: the refresh token is the parent's to spend.
+        Call it in the child, after :meth:`finish` in the parent, which must not refresh any
+        more. Does not block.
+        """
+        self._stored.is_copy = False
+
     @property
     def stats(self) -> Stats:
         """The counters so far, as an immutable snapshot."""

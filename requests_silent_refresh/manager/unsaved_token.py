@@ -42,7 +42,7 @@ class UnsavedToken:
 
     - every 0.5 s, by a thread of its own (:meth:`keep_saving`);
     - before the next refresh (:meth:`save_first`);
-    - once more when the interpreter exits (:meth:`save_at_exit`).
+    - once more when the process ends (:meth:`save_now`).
 
     :meth:`keep`, :meth:`save`, :meth:`save_first` and :meth:`drop` are only called by the
     thread that leads a batch. The queue lets one thread lead at a time, so ``kept`` needs
@@ -137,12 +137,13 @@ class UnsavedToken:
         except RuntimeError:
             logger.error("no thread can be started to save the token: the next refresh saves it")
 
-    def save_at_exit(self) -> None:
-        """Try a last time, and report a token that is lost."""
+    def save_now(self) -> bool:
+        """Try once more, and report a token that is lost; return whether none is."""
         if self.kept is not None:
             self._save_once()
             if self.kept is not None:
-                logger.error("the refreshed token is lost: it could not be saved before the exit")
+                logger.error("the refreshed token is lost if the process ends now: it could not be saved")
+        return self.kept is None
 
     def _save_until_saved(self, unsaved: Unsaved) -> None:
         # A later token that was not saved either has a thread of its own.

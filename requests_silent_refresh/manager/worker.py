@@ -1,22 +1,18 @@
-"""The thread that refreshes, and what the exit of the interpreter waits for."""
+"""The thread that refreshes, from the lead it is given to the end of its batch."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import logging
-import os
-import signal
-import sys
 import threading
 import time
-import weakref
-from collections.abc import Iterator
 
 from ..errors import RefreshUnavailable, SessionExpired, SilentRefreshError
+from ..system.signals import uninterrupted
 from ..token import Token
+from . import leaving
 from .batch import Batch
 from .events import Announcer
+from .queue_state import QueueState
 from .refresh_queue import RefreshQueue
 from .refresher import Refresher
 from .sign_in_again import SignInAgain
@@ -36,9 +32,10 @@ class Worker:
     a non-daemon one is lost at the second Ctrl-C (Python 3.10 to 3.13); an exit handler
     waits for the batch instead, through any number of Ctrl-C.
 
-    If no thread can be started, or that exit handler has run already (an exit handler that
-    was registered earlier refreshes), the batch runs in the caller, and Ctrl-C is put off
-    until it is over. A refresh ahead of its time is left out then.
+    If no thread can be started, or the interpreter is exiting, the batch runs in the caller,
+    and signal handlers are put off until it is over. A refresh ahead of its time is left out
+    then. While the interpreter exits, that goes for the main thread only: it ends every
+    other thread at some moment, which may be between the server's rotation and the save.
 
     After a batch that could not save its token, a thread goes on saving (P4).
     """
@@ -56,13 +53,17 @@ class Worker:
         self._refresher = refresher
         self._sign_in_again = sign_in_again
         self._announcer = announcer
-        _workers.add(self)
+        leaving.wait_for(self)
 
     def lead(self, batch: Batch) -> None:
         """Work on ``batch`` in a thread of its own; return when it has been started."""
-        if not self._start(batch):
-            with _ctrl_c_put_off():
-                self._work(batch)
+        if self._start(batch):
+            return
+        if leaving.has_begun() and threading.current_thread() is not threading.main_thread():
+            # Nothing is sent yet. The interpreter ends this thread at any moment from now on.
+            self._queue.finish(batch, RefreshUnavailable("the interpreter exits: nothing was sent"))
+            return
+        uninterrupted(lambda: self._work(batch))
 
     def lead_in_background(self, batch: Batch) -> None:
         """Do as :meth:`lead` if a thread can be started; otherwise end the batch."""
@@ -70,9 +71,9 @@ class Worker:
             self._queue.finish(batch, None)
 
     def _start(self, batch: Batch) -> bool:
-        _finish_before_a_multiprocessing_child_ends()
-        if _left:
+        if leaving.has_begun():
             return False
+        leaving.hook_into_multiprocessing()
         try:
             threading.Thread(
                 target=self._work, args=(batch,), name="silent-refresh", daemon=True
@@ -100,62 +101,26 @@ class Worker:
             logger.warning("the refresh failed: %s", outcome)
             self._announcer.failed(outcome)
 
-    # -- leaving -------------------------------------------------------------------
+    # -- leaving -----------------------------------------------------------------
 
     @property
     def patience(self) -> float:
         """Seconds that a refresh may take: the store's lock, the exchange, and the save."""
         return self._queue.wait_timeout + self._refresher.exchange_timeout
 
-    def finish(self, timeout: float) -> None:
-        """Wait until the batch in flight has ended and is saved; not for a person to sign in."""
-        self._queue.wait_until_idle(timeout)
-        self._stored.unsaved.save_at_exit()
-        self._announcer.wait(TELLING_AT_EXIT)
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Wait until no refresh is under way; return whether that is so after ``timeout`` s.
 
+        Does not wait for a person to sign in, nor in a callback that the refresh waits for.
+        """
+        if not self._queue.insiders.am_one():
+            self._queue.wait_until_idle(timeout)
+        return self._queue.state not in (QueueState.REFRESHING, QueueState.LATE)
 
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
-_left = False
-_hooked_into_multiprocessing: int | None = None
-
-
-def finish_all() -> None:
-    """Finish every refresh of this process, whatever is raised here meanwhile (P5)."""
-    global _left  # noqa: PLW0603 (once per process: nobody waits for a thread started after this)
-    for worker in list(_workers):
-        deadline = time.monotonic() + worker.patience
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                worker.finish(left)
-            except BaseException:  # noqa: BLE001, S112 (Ctrl-C, or a signal handler's SystemExit)
-                continue
-            break
-    _left = True
-
-
-atexit.register(finish_all)
-
-
-def _finish_before_a_multiprocessing_child_ends() -> None:
-    """A child of multiprocessing ends by ``os._exit``, after nothing but its own finalizers."""
-    global _hooked_into_multiprocessing  # noqa: PLW0603 (once per process: a forked child hooks anew)
-    if "multiprocessing.util" in sys.modules and _hooked_into_multiprocessing != os.getpid():
-        _hooked_into_multiprocessing = os.getpid()
-        sys.modules["multiprocessing.util"].Finalize(None, finish_all, exitpriority=100)
-
-
-@contextlib.contextmanager
-def _ctrl_c_put_off() -> Iterator[None]:
-    """Put Ctrl-C off while a refresh runs in the main thread: nothing else would finish it."""
-    came: list[tuple[object, ...]] = []
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if came:
-            handler(*came[0])  # type: ignore[arg-type]  # as it would have been called
+    def finish(self, timeout: float) -> bool:
+        """Wait likewise, and until all is saved and told; return whether that is so."""
+        deadline = time.monotonic() + timeout
+        self.wait_until_idle(timeout)
+        saved = self._stored.unsaved.save_now()
+        told = self._announcer.wait(max(TELLING_AT_EXIT, deadline - time.monotonic()))
+        return saved and told and self.wait_until_idle(0)

@@ -1,0 +1,74 @@
+"""Putting signal handlers off while something runs that must not be cut short."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Ctrl-C first: it is the one that comes in bursts.
+_NUMBERS = sorted(
+    signal.valid_signals() - {getattr(signal, "SIGKILL", 0), getattr(signal, "SIGSTOP", 0)},
+    key=lambda number: (number != signal.SIGINT, number),
+)
+
+
+class _PutOff:
+    """A signal handler that records a signal, and hands it to the real one when it is over.
+
+    It behaves like the handler that it replaces from then on. So nothing is lost if an
+    exception interrupts the code that puts the real handlers back.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self.came: list[tuple[int, FrameType | None]] = []
+        self.replaced: dict[int, Any] = {}
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.over:
+            self.replaced[number](number, frame)
+        else:
+            self.came.append((number, frame))
+
+    def begin(self) -> None:
+        """Replace every handler that is written in Python; raises ``ValueError`` if none may be."""
+        for number in _NUMBERS:
+            handler = signal.getsignal(number)
+            if callable(handler) and handler is not self:
+                self.replaced[number] = handler
+                signal.signal(number, self)
+
+    def end(self) -> None:
+        """Put the handlers back, then call those whose signal came: all, whatever they raise."""
+        self.over = True
+        with contextlib.ExitStack() as stack:
+            for number, frame in reversed(self.came):
+                stack.callback(self.replaced[number], number, frame)
+            for number, handler in self.replaced.items():
+                if signal.getsignal(number) is self:  # or the block set one of its own
+                    stack.callback(signal.signal, number, handler)
+
+
+def uninterrupted(work: Callable[[], T]) -> T:
+    """Return ``work()``, with every signal handler that is written in Python put off meanwhile.
+
+    Python runs those in the main thread only, so in any other thread, and where the
+    interpreter lets no handler be set, this just calls ``work``. The handlers whose signals
+    came are called after it, in the order of arrival; what they raise, this raises. An
+    exception that a handler raises before ``work`` begins is raised, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    put_off = _PutOff()
+    try:
+        with contextlib.suppress(ValueError):  # in a subinterpreter
+            put_off.begin()
+        return work()
+    finally:
+        put_off.end()

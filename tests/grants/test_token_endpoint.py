@@ -229,7 +229,7 @@ class TestConstruction:
     )
     def test_what_is_no_url_is_refused_at_construction(self, url: Any) -> None:
         """A non-URL endpoint is a ValueError that names the argument and shows what to give."""
-        with pytest.raises(ValueError, match=r"token_endpoint is a URL such as 'https://"):
+        with pytest.raises(ValueError, match=r"token_endpoint must be a URL such as 'https://"):
             TokenEndpoint(url)
 
     def test_a_url_with_a_password_is_refused_without_showing_it(self) -> None:

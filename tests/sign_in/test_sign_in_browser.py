@@ -110,7 +110,7 @@ def test_a_field_that_stands_twice_ends_the_sign_in(server, signing_in):
     """Sign-in: two codes in one answer are nobody's honest answer (RFC 6749 section 3.1)."""
     url, future, _ = signing_in()
     assert come_back(url, code=["one", "two"]).status_code == 400
-    with pytest.raises(SignInFailed, match="stands twice"):
+    with pytest.raises(SignInFailed, match="repeated field"):
         future.result()
 
 
@@ -123,7 +123,7 @@ def test_a_second_callback_changes_nothing(server, signing_in):
         assert gate.arrived.wait(10)
         second = come_back(url)
         gate.release()
-        assert (second.status_code, "has had its answer" in second.text) == (409, True)
+        assert (second.status_code, "already been answered" in second.text) == (409, True)
         assert "Signed in" in first.result().text
     assert kept == [future.result()]
     assert server.counters.sign_ins == 1
@@ -143,7 +143,7 @@ def test_other_paths_are_not_the_callback(signing_in):
     ("iss", "required", "said"),
     [
         ("https://evil.example", False, "names the issuer 'https://evil.example'"),
-        (None, True, "names the issuer none"),
+        (None, True, "names no issuer"),
     ],
 )
 def test_another_issuers_answer_is_refused(server, signing_in, iss, required, said):
@@ -256,7 +256,7 @@ def test_it_listens_on_ipv6_where_told(signing_in):
 )
 def test_a_redirect_to_elsewhere_is_refused(uri):
     """RFC 8252: the code comes back to this machine, and to nobody else in the network."""
-    with pytest.raises(ValueError, match="no redirect to this machine"):
+    with pytest.raises(ValueError, match="not a redirect URI on this machine"):
         LoopbackRedirect(uri, "state")
 
 

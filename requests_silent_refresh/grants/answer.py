@@ -1,7 +1,7 @@
-"""What came of one exchange with the token endpoint: an answer, or none.
+"""The outcome of one exchange with the token endpoint: an answer, or the reason for none.
 
-Both are values. They hold no connection, no response and no frame, because a
-kept response keeps its pool, and that its sockets.
+Both are plain values. They hold no connection, response or frame, because a response that is
+kept alive also keeps its pool and the pool's sockets alive.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ import urllib3.exceptions
 
 from ..redaction import strip
 
-# Answers are some kilobytes; a megabyte holds the fattest id_token.
+# Answers are a few kilobytes; a megabyte is enough for the largest id_token.
 SIZE_LIMIT = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class EndpointAnswer:
-    """What the endpoint answered. Immutable; holds tokens, so its repr shows no body.
+    """The endpoint's answer. Immutable. It contains tokens, so its repr omits the body.
 
-    ``headers`` is a case-insensitive mapping. ``body`` is decoded, and empty
-    where the server sent more than :data:`SIZE_LIMIT` bytes, or an encoding that
-    nobody asked for, or broke off. ``received_at`` is the Unix time at which its
-    head had come.
+    ``headers`` is a case-insensitive mapping. ``body`` is decoded; it is empty if the server
+    sent more than :data:`SIZE_LIMIT` bytes, used an unknown content encoding, or closed the
+    connection early. ``received_at`` is the Unix time at which the headers arrived.
     """
 
     status: int
@@ -47,9 +46,10 @@ class EndpointAnswer:
 
     @cached_property
     def payload(self) -> dict[str, Any] | None:
-        """The body as an object: JSON, or a form where it is labelled as one; else ``None``.
+        """The body as a dictionary, parsed from JSON or a form; ``None`` if it is neither.
 
-        JSON is recognised under any label, since many servers send the wrong one.
+        JSON is recognised under any content type, because many servers send the wrong one. A
+        form must be labelled as a form.
         """
         try:
             value = json.loads(self.body)
@@ -69,9 +69,9 @@ class EndpointAnswer:
 
     @property
     def server_time(self) -> float:
-        """The Unix time by the server's clock when it answered; by ours if it did not say."""
+        """The Unix time of the answer by the server's clock, or by ours without a ``Date``."""
         moment = http_date(self.headers.get("Date"))
-        # A Date is in whole seconds: below that ours is the better of two clocks that agree.
+        # A Date has whole seconds. If the two clocks agree to within that, ours is more exact.
         if moment is None or abs(moment - self.received_at) < 2:
             return self.received_at
         return moment
@@ -79,18 +79,17 @@ class EndpointAnswer:
 
 @dataclasses.dataclass(frozen=True)
 class NoAnswer:
-    """Why there is no answer.
+    """The reason why there is no answer.
 
     ``kind``
-        ``"set-up"``: nothing could be sent because an argument is wrong (a
-        proxy's URL, a CA bundle that does not exist). ``"unreachable"``: nothing
-        was sent. ``"timeout"``: the deadline passed. ``"cut off"``: the
-        connection was closed after sending, so the server may or may not have
-        done what was asked. ``"garbled"``: what came is not HTTP.
+        ``"set-up"``: nothing could be sent because an argument is wrong (a proxy's URL, a CA
+        bundle that does not exist). ``"unreachable"``: nothing was sent. ``"timeout"``: the
+        deadline passed. ``"cut off"``: the connection was closed after sending, so the server
+        may or may not have processed the request. ``"garbled"``: the answer is not HTTP.
     ``cause``
-        The operating system's error, detached from everything that led to it.
+        The operating system's error, without its own causes and frames.
     ``detail``
-        What a message may say of it.
+        A description that is safe to show in messages.
     """
 
     kind: Literal["set-up", "unreachable", "timeout", "cut off", "garbled"]
@@ -102,10 +101,10 @@ Outcome: TypeAlias = EndpointAnswer | NoAnswer
 
 
 def http_date(text: str | None) -> float | None:
-    """Read an HTTP date (RFC 9110 section 5.6.7) as Unix time; ``None`` where it is none."""
+    """Parse an HTTP date (RFC 9110 section 5.6.7) to Unix time; ``None`` if it is invalid."""
     try:
         moment = email.utils.parsedate_to_datetime(text or "")
-        if moment.tzinfo is None:  # "-0000", which is UTC all the same
+        if moment.tzinfo is None:  # "-0000", which also means UTC
             moment = moment.replace(tzinfo=timezone.utc)
         return moment.timestamp()
     except (ValueError, TypeError, OverflowError):
@@ -113,16 +112,16 @@ def http_date(text: str | None) -> float | None:
 
 
 def decode(body: bytes, encoding: str) -> bytes:
-    """Undo a content encoding, up to the size limit; empty where that is impossible.
+    """Undo a content encoding, up to the size limit; return ``b""`` if that is impossible.
 
-    ``requests`` would decompress whatever comes, in one piece.
+    ``requests`` would decompress the whole body at once, without a limit.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
         return b""
-    decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # gzip or zlib, by its header
+    decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # detects gzip or zlib
     try:
         decoded = decompressor.decompress(body, SIZE_LIMIT)
     except zlib.error:
@@ -131,25 +130,24 @@ def decode(body: bytes, encoding: str) -> bytes:
 
 
 _CLOSED = (
-    ConnectionError,  # the system's: reset, aborted, broken pipe, and http.client's disconnect
+    ConnectionError,  # the builtin: reset, aborted, broken pipe, http.client's RemoteDisconnected
     http.client.IncompleteRead,
     urllib3.exceptions.IncompleteRead,
     ssl.SSLEOFError,
     ssl.SSLZeroReturnError,
 )
-# Not urllib3's TimeoutError: a refused connection is one there.
+# Without urllib3's TimeoutError, which is also a base of the error for a refused connection.
 _TIMEOUTS = (TimeoutError, urllib3.exceptions.ReadTimeoutError, requests.Timeout)
 
 
 def no_answer(error: Exception, sent: bool) -> NoAnswer:
-    """Say what became of an exchange that failed with ``error``.
+    """Describe an exchange that failed with ``error``; ``sent`` says if the request was sent.
 
-    Of the error itself only the operating system's part is kept: the rest holds
-    connections, parts of what was received, and now and then a header's value or
-    a proxy's password in its message.
+    Only the operating system's part of the error is kept. The rest holds connections and parts
+    of the answer, and its message may contain a header's value or a proxy's password.
     """
     links = list(_chain(error))
-    cause = next((link for link in links if _is_of_system(link)), None)
+    cause = next((link for link in links if _is_system_error(link)), None)
     detail = type(error).__name__
     if cause is not None:
         detail = f"{type(cause).__name__}: {cause}"
@@ -165,12 +163,12 @@ def no_answer(error: Exception, sent: bool) -> NoAnswer:
     return NoAnswer("unreachable", cause, detail)
 
 
-def _is_of_system(link: BaseException) -> bool:
+def _is_system_error(link: BaseException) -> bool:
     return isinstance(link, OSError) and not isinstance(link, requests.RequestException)
 
 
 def _chain(error: BaseException) -> Iterator[Any]:
-    """Yield ``error`` and all that led to it, also where urllib3 keeps it as ``reason``."""
+    """Yield ``error`` and everything that caused it, including urllib3's ``reason``."""
     seen: set[int] = set()
     todo: list[Any] = [error]
     while todo:

@@ -1,9 +1,8 @@
-"""``Grant``: what all grants have in common."""
+"""``Grant``: the base class of all grants."""
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
 import traceback
@@ -12,19 +11,20 @@ from typing import Any, TypeVar
 
 import requests
 
-from ..errors import RefreshFailed, RefreshUnavailable, SilentRefreshError
+from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..redaction import Secret, strip
 from ..secret_sources import ask
 from ..token import Token
 from . import outcomes
 from .answer import EndpointAnswer, NoAnswer, Outcome
+from .protocol import checked_timeout
 from .token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("requests_silent_refresh")
 
 T = TypeVar("T")
 
-# Fields and headers whose literal value must not get into a pickle; "client_assertion_type" may.
+# Fields and headers whose literal value must not be pickled; "client_assertion_type" may be.
 _SECRET_NAME = re.compile(
     r"(?i)(?!.*_type\Z).*(secret|token|key|password|passphrase|assertion|authorization|cookie)"
 )
@@ -33,16 +33,15 @@ _SECRET_NAME = re.compile(
 class Grant:
     """Exchanges a token for a new one at one endpoint. Immutable and thread-safe.
 
-    A call blocks for ``timeout`` seconds in all at the most, whatever the network
-    does; only a callable of the user's (a secret's source, ``classify``) may hold
-    it longer. Nothing is kept between calls: no connection, no cookie, no answer.
-    What it raises holds no secret, neither in itself, nor in its cause, nor in a
-    variable of the frames it went through.
+    A call blocks for at most ``timeout`` seconds in total, whatever the network does. Only a
+    callable supplied by the user (the source of a secret, ``classify``) can block it longer.
+    No connection, cookie or answer is kept between calls. The exceptions that a call raises
+    hold no secret, and neither do their causes and the variables of their frames.
     """
 
     #: Whether an exchange spends the refresh token.
     rotates = True
-    #: Whether there has to be a token to start from.
+    #: Whether an exchange needs an existing token.
     needs_sign_in = True
 
     def __init__(
@@ -54,10 +53,8 @@ class Grant:
         classify: outcomes.Classify | None,
         ambiguous_retry: bool,
     ) -> None:
-        if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
-            raise ValueError("timeout is a number of seconds above zero: nobody waits for ever")
-        #: Seconds that one exchange may take in all.
-        self.timeout = timeout
+        #: Seconds that one exchange may take in total.
+        self.timeout = checked_timeout(timeout)
         self._endpoint = endpoint
         self._rule = rule
         self._classify = classify
@@ -66,24 +63,24 @@ class Grant:
     def __call__(self, token: Token | None) -> Token:
         """Exchange ``token`` and return the new one.
 
-        Raises ``SessionExpired`` where the server refuses, ``RefreshFailed``
-        where no retry will help, and ``RefreshUnavailable`` where one may.
+        Raises ``SessionExpired`` if the server refuses, ``RefreshFailed`` if a retry cannot
+        help, and ``RefreshUnavailable`` if a retry may help.
         """
         result = contained(lambda: self._exchange(token))
         if isinstance(result, SilentRefreshError):
-            raise result  # here, where no frame has seen a secret
+            raise result  # raised here, so that no frame of its traceback holds a secret
         return result
 
     def revoke(self, token: Token) -> bool:
-        """Have the server forget ``token``; ``False`` where it has no way to be told."""
+        """Revoke ``token`` at the server; return ``False`` if the server offers no way to."""
         return False
 
     def __getstate__(self) -> dict[str, Any]:
         for name in self._literal_secrets():
             raise TypeError(
-                f"a {type(self).__name__} with {name} written into it is not pickled, because the "
-                "secret would be in the pickle: give a callable that returns it, such as "
-                "sources.FromEnvironment('NAME') or sources.FromFile('/path')"
+                f"cannot pickle a {type(self).__name__} that holds {name} as a literal, because "
+                "the pickle would contain the secret: pass a callable that returns it, such as "
+                "secret_sources.FromEnvironment('NAME') or secret_sources.FromFile('/path')"
             )
         return dict(self.__dict__)
 
@@ -94,7 +91,7 @@ class Grant:
         raise NotImplementedError
 
     def _literal_secrets(self) -> Iterable[str]:
-        """Names of the arguments that hold a secret and would be pickled."""
+        """Yield the names of the arguments whose secret would be pickled."""
         if self._endpoint.holds_secret:
             yield "a proxy's password"
 
@@ -105,15 +102,16 @@ class Grant:
         deadline: float,
         read: Callable[[EndpointAnswer], Token],
     ) -> Token:
-        """Post, ask once more where the connection was closed after sending, and read the token.
+        """Post the request and read the token from the answer.
 
-        The second try comes at once and with the same refresh token: a server
-        with a grace window answers it from there, but only for some seconds.
+        If the connection was closed after sending, the request is sent once more, at once and
+        with the same refresh token: a server with a grace window still accepts it, but only for
+        a few seconds.
         """
         outcome = self._endpoint.post(body, headers, deadline)
         verdict = self._verdict(outcome)
         if verdict == "ambiguous" and self._ambiguous_retry:
-            logger.warning("%s closed the connection: asking it once more", self._endpoint)
+            logger.warning("%s closed the connection: sending the request again", self._endpoint)
             outcome = self._endpoint.post(body, headers, deadline)
             verdict = self._verdict(outcome)
         reason = ""
@@ -136,12 +134,12 @@ class Grant:
                 return by_rule
             if said in outcomes.VERDICTS:
                 return said
-            problem = f"classify returned {said!r}, not one of {outcomes.VERDICTS} or None"
+            problem = f"classify returned {said!r}, which is not one of {outcomes.VERDICTS} or None"
             cause = None
-        except Exception as error:  # noqa: BLE001 (a callable of the user's)
+        except Exception as error:  # noqa: BLE001 (a callable supplied by the user)
             problem, cause = f"classify raised {type(error).__name__}", strip(error)
         if by_rule == "granted":
-            # The old token is spent by now, and a mistake in a hook must not lose the new one.
+            # The old token is already spent; a mistake in the hook must not lose the new one.
             logger.error("%s; the default rule was applied", problem)
             return by_rule
         raise RefreshFailed(problem, status_code=outcome.status) from cause
@@ -151,17 +149,17 @@ class Grant:
 
 
 def contained(step: Callable[[], T]) -> T | SilentRefreshError:
-    """Run ``step``; return what it returned, or what it raised with all its frames cut.
+    """Run ``step`` and return its result, or the error it raised without any frames.
 
-    What is not of this package is replaced: the ``UnicodeEncodeError`` of a
-    secret that is no text, for one, carries the secret.
+    An exception of another package is replaced by a ``RefreshFailed``, because it may contain a
+    secret: a ``UnicodeEncodeError``, for example, holds the text that could not be encoded.
     """
     failure: SilentRefreshError
     try:
         return step()
     except SilentRefreshError as error:
         failure = error
-    except Exception as error:  # noqa: BLE001 (whatever else a user's value or a mistake here brings)
+    except Exception as error:  # noqa: BLE001 (a bad value from the user, or a bug in this package)
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         failure = RefreshFailed(
             f"the exchange could not be made: {type(error).__name__} in "
@@ -174,15 +172,22 @@ def contained(step: Callable[[], T]) -> T | SilentRefreshError:
 
 
 def literal(value: Any) -> Any:
-    """Wrap a secret given as a ``str``, so that nothing prints it; leave a callable alone."""
+    """Wrap a secret given as a ``str`` so that it cannot be printed; return a callable as is."""
     return Secret(value) if isinstance(value, str) else value
 
 
-def resolve(name: str, value: Any) -> Any:
-    """Return a setting's value now; a callable is asked anew each time.
+def refresh_token_of(token: Token | None) -> str:
+    """Return the refresh token in clear text; raises ``SessionExpired`` if there is none."""
+    if token is None or token.refresh_token is None:
+        raise SessionExpired("there is no refresh token to exchange: sign in (again)")
+    return token.refresh_token.reveal()
 
-    Raises ``RefreshUnavailable`` where the callable has trouble with the network,
-    and ``RefreshFailed`` where it fails otherwise or returns nothing.
+
+def resolve(name: str, value: Any) -> Any:
+    """Return the current value of a setting. A callable is called each time.
+
+    Raises ``RefreshUnavailable`` if the callable raises ``requests.RequestException``, and
+    ``RefreshFailed`` if it raises anything else or returns nothing.
     """
     if isinstance(value, Secret):
         return value.reveal()
@@ -198,7 +203,7 @@ def resolve(name: str, value: Any) -> Any:
 
 
 def literal_secrets(what: str, values: Mapping[str, Any]) -> Iterable[str]:
-    """Names of the ``values`` that look like secrets by their names and are written out."""
+    """Yield the names of those ``values`` that are literals and whose name suggests a secret."""
     for name, value in values.items():
         if not callable(value) and _SECRET_NAME.match(name):
             yield f"{what}[{name!r}]"

@@ -1,10 +1,9 @@
-"""One POST that is over at its deadline, whatever the server, the network or the resolver do.
+"""One POST that ends at its deadline, whatever the server, the network or the resolver does.
 
-A read timeout of ``requests`` is one for each read of the socket: a server that
-sends a byte now and then holds its client for ever, and a slow resolver or a
-host with many dead addresses is not even asked about it. So the talking is done
-on a thread of its own, and whoever waits for it leaves at the deadline, cuts the
-connection, and can rely on nothing being sent afterwards.
+The read timeout of ``requests`` applies to each read of the socket, so a server that sends a
+byte now and then blocks its client for ever. A slow resolver or a host with many dead addresses
+is not bounded by it at all. The request therefore runs in a thread of its own. The caller stops
+waiting at the deadline and shuts the connection down, and nothing is sent afterwards.
 """
 
 from __future__ import annotations
@@ -30,23 +29,22 @@ else:
 
 
 class Exchange:
-    """One POST under way: who talks, who waits, and the cut between them.
+    """One POST in flight, shared by the thread that sends it and the thread that waits for it.
 
-    Two threads share it: one talks (``_talk``), one waits (:meth:`result`). The
-    lock guards ``_over``, ``_sent``, ``_tap`` and ``_outcome``, and no I/O is done
-    under it but the cut, which does not block. ``_over`` is set once, by whoever
-    comes first: the waiter at the deadline, or the talker at its end. From then
-    on ``connected`` and ``sending`` refuse, so that a talker who comes back late
-    from the resolver sends nothing, and the outcome stays what it is.
+    The talker runs ``_talk``, the waiter :meth:`result`. The lock guards ``_over``, ``_sent``,
+    ``_tap`` and ``_outcome``. The only I/O done with it held is the shutdown of the connection,
+    which does not block. ``_over`` is set once, by the waiter at the deadline or by the talker
+    when it ends. After that ``connected`` and ``sending`` raise, so a talker that returns late
+    from the resolver sends nothing, and the outcome no longer changes.
 
-    ``_tap`` is a second descriptor of the connection. The waiter shuts the
-    connection down through it, which wakes the talker from any read. The first
-    descriptor would not do: TLS moves it to another object, and the talker may
-    close it at any moment, after which its number is somebody else's.
+    ``_tap`` is a second descriptor of the connection. The waiter shuts the connection down
+    through it, which wakes the talker from any read. The first descriptor cannot be used: TLS
+    moves it to another object, and the talker may close it at any moment, after which its
+    number may belong to another file.
 
-    Where no thread can be started (the interpreter is leaving, the process is at
-    its limit) the waiter talks himself: the deadline then holds for the resolver,
-    for connecting and for each read by timeouts, and for the body as a whole.
+    If no thread can be started (the interpreter is exiting, or the process has reached its
+    limit), the waiting thread makes the request itself. The deadline then bounds connecting,
+    each read (as timeouts) and the body as a whole, but not the resolver.
     """
 
     def __init__(
@@ -67,17 +65,16 @@ class Exchange:
         self._tap: socket.socket | None = None
         self._connection: socket.socket | None = None
         self._outcome: Outcome = NoAnswer("timeout")
-        # Byte by byte where nobody watches, so that a trickle meets the deadline between two.
-        self._step = 64 * 1024
+        self._step = 64 * 1024  # bytes per read
 
     def result(self) -> Outcome:
-        """Talk, and return what came of it by the deadline. Called once."""
+        """Make the request and return its outcome at the deadline at the latest. Call it once."""
         talker = threading.Thread(target=self._talk, name="token-endpoint", daemon=True)
         try:
             try:
                 talker.start()
             except RuntimeError:
-                self._step = 1
+                self._step = 1  # a trickling body must return between bytes to meet the deadline
                 self._talk()
             self._done.wait(max(0.0, self._deadline - time.monotonic()))
         finally:
@@ -85,23 +82,23 @@ class Exchange:
         return self._outcome
 
     def connected(self, connection: socket.socket) -> None:
-        """Take a tap of a new connection; raises ``TimeoutError`` when it came too late."""
+        """Duplicate the new connection's descriptor; raises ``TimeoutError`` if it is too late."""
         with self._lock:
             self._refuse_if_over()
-            # Not connection.dup(): a SOCKS socket's class cannot make another of itself.
+            # Not connection.dup(): the class of a SOCKS socket cannot be constructed that way.
             self._tap = socket.fromfd(
                 connection.fileno(), connection.family, connection.type, connection.proto
             )
             self._connection = connection
 
     def sending(self) -> None:
-        """Note that the request leaves now; raises ``TimeoutError`` when it is too late."""
+        """Record that the request is being sent; raises ``TimeoutError`` if it is too late."""
         with self._lock:
             self._refuse_if_over()
             self._sent = True
 
     def _refuse_if_over(self) -> None:
-        """Raise ``TimeoutError`` from the deadline on. Called with the lock held."""
+        """Raise ``TimeoutError`` from the deadline on. Must be called with the lock held."""
         if self._over or time.monotonic() >= self._deadline:
             raise TimeoutError("the deadline of the exchange has passed")
 
@@ -109,20 +106,20 @@ class Exchange:
         with self._lock:
             self._over = True
             if self._tap is not None:
-                with contextlib.suppress(OSError):  # the server was faster
+                with contextlib.suppress(OSError):  # the server closed the connection first
                     self._tap.shutdown(socket.SHUT_RDWR)
 
     def _talk(self) -> None:
         outcome: Outcome | None = None
         try:
             outcome = self._send()
-        except Exception as error:  # noqa: BLE001 (nobody else is there to catch it)
+        except Exception as error:  # noqa: BLE001 (the last frame of this thread)
             outcome = no_answer(error, self._sent)
         finally:
-            if outcome is None:  # an exception was thrown into this very thread
+            if outcome is None:  # an exception was thrown into this thread
                 outcome = NoAnswer("cut off" if self._sent else "unreachable")
             with self._lock:
-                # What was cut off at the deadline is no answer, however whole it looks.
+                # An answer that was cut off at the deadline may look complete; it is not used.
                 if not self._over:
                     self._outcome = outcome
                 self._over = True
@@ -130,13 +127,13 @@ class Exchange:
             self._done.set()
 
     def _close(self) -> None:
-        """Close what is still open. Called by the talker, with the lock held."""
+        """Close what is still open. Must be called by the talker, with the lock held."""
         if self._tap is not None:
             self._tap.close()
             self._tap = None
         if self._connection is not None and self._connection.fileno() != -1:
-            # Older urllib3 leaves the socket of a failed CONNECT to the garbage collector,
-            # held by a half-read response, which is why close() would not do.
+            # Older urllib3 leaves the socket of a failed CONNECT to the garbage collector. A
+            # half-read response still holds it, so its close() would not close the descriptor.
             socket.close(self._connection.detach())
 
     def _send(self) -> EndpointAnswer:
@@ -162,18 +159,18 @@ class Exchange:
         except urllib3.exceptions.ProtocolError:
             if 200 <= response.status_code < 300:
                 raise
-            # The status says enough, and a torn 503 is no reason to ask again at once.
+            # The status is enough, and an incomplete 503 must not lead to an immediate retry.
             return b""
         return decode(bytes(body), response.headers.get("Content-Encoding", ""))
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Follow nothing: ``requests`` would read the redirect's body, unbounded, in any case."""
+        """Report no redirect: ``requests`` would read its unbounded body even without following."""
 
 
 class _Transport(QuietHTTPAdapter):
-    """Sends one exchange; its connections report to it."""
+    """Sends one exchange, whose connections report to the :class:`Exchange`."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -181,7 +178,7 @@ class _Transport(QuietHTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the pool for the request, which belongs to this exchange alone."""
+        """Return the pool for the request, which is used by this exchange only."""
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         pool.ConnectionCls = _watched_class(pool.ConnectionCls)
         pool.conn_kw["exchange"] = self._exchange
@@ -189,14 +186,14 @@ class _Transport(QuietHTTPAdapter):
         return pool
 
     def close(self) -> None:
-        """Close the connection; ``requests`` would leave that to the garbage collector."""
+        """Close the connection, which ``requests`` would leave to the garbage collector."""
         if self._pool is not None:
             self._pool.close()
         super().close()
 
 
 class _Watched(_Connection):
-    """Mixed into a connection class: tells the exchange when it connects and when it sends."""
+    """A mixin for connection classes: tells the exchange when it connects and when it sends."""
 
     def __init__(self, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         self._exchange = exchange
@@ -204,7 +201,7 @@ class _Watched(_Connection):
         super().__init__(*args, **kwargs)
 
     def _new_conn(self) -> socket.socket:
-        # Before TLS and a proxy's CONNECT, so that both can be cut off as well.
+        # Before TLS and a proxy's CONNECT, so that the deadline cuts those off as well.
         connection = super()._new_conn()
         try:
             self._exchange.connected(connection)
@@ -223,7 +220,7 @@ class _Watched(_Connection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        if not self._connecting:  # a CONNECT to a proxy holds no token
+        if not self._connecting:  # a CONNECT to a proxy contains no token
             self._exchange.sending()
         super().send(data)
 

@@ -1,4 +1,4 @@
-"""``JSONRefresh``: the many APIs that refresh tokens in JSON of their own."""
+"""``JSONRefresh``: for the many APIs that refresh tokens in their own JSON format."""
 
 from __future__ import annotations
 
@@ -7,47 +7,51 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from ..errors import SessionExpired
 from ..token import Token, parse_time
 from . import outcomes
 from .answer import EndpointAnswer
-from .base import Grant, literal_secrets, resolve
+from .base import Grant, literal_secrets, refresh_token_of, resolve
 from .token_endpoint import TokenEndpoint
 
-# Where APIs put tokens, and what they call them, in the order they are looked for.
+# The usual containers and names of fields, in the order in which they are tried.
 _CONTAINERS = ("data", "result", "tokens", "token")
 _ACCESS_TOKEN = ("access_token", "accessToken", "access", "token", "jwt")
 _REFRESH_TOKEN = ("refresh_token", "refreshToken", "refresh")
 _EXPIRY = ("expires_in", "expiresIn", "expires_at", "expiresAt", "expires", "expiry", "expiration")
 _TOKEN_TYPE = ("token_type", "tokenType")
 
-# A lifetime is less than 31 years, a moment is after 2001; in milliseconds, 3 years and 1973.
+# Lifetimes are below these numbers, points in time above: in "s" 31 years and the year 2001, in
+# "ms" 3 years and 1973.
 _LONGEST_LIFETIME = {"s": 1e9, "ms": 1e11}
 
 
 class JSONRefresh(Grant):
-    """Exchanges a refresh token by ``POST {"token": "..."}``, as many APIs of no standard do.
+    """Exchanges a refresh token by ``POST {"token": "..."}``, as many non-standard APIs do.
 
-    What the usual answers call their fields is known, flat or one level down, and
-    paths say so where it is not: ``access_token_path="session.jwt.value"``.
+    >>> manager = TokenManager(
+    ...     JSONRefresh("https://api.example.com/refresh", access_token_path="session.jwt.value")
+    ... )
+
+    The usual names of fields in an answer are recognised, at the top level or one level down.
+    Any other name must be given as a path.
 
     ``refresh_field``
         Path of the refresh token in the request.
     ``access_token_path``, ``refresh_token_path``, ``expires_path``
-        Paths in the answer, names joined by dots; ``None``: the usual ones. An
-        answer without a refresh token leaves the old one in force.
+        Paths in the answer, names joined by dots; ``None`` tries the usual names. If the
+        answer has no refresh token, the old one stays valid.
     ``expires_unit``
-        ``"s"`` or ``"ms"``: what a lifetime is given in. Moments (ISO 8601, Unix
-        time in either unit) are told from lifetimes by their size.
+        ``"s"`` or ``"ms"``, the unit of a lifetime. Points in time (ISO 8601, or Unix time in
+        either unit) are told from lifetimes by their size.
     ``extra``, ``headers``
-        More fields of the request and more headers. A callable is asked for the
-        value at each exchange.
+        More fields of the request and more headers. A callable is called for the value at
+        each exchange.
     ``classify``
-        As in :class:`~.grants.RefreshTokenGrant`. By default a 400 or 401 with a
-        JSON object means that the session is over.
+        As in :class:`~.oauth.RefreshTokenGrant`. By default a 400 or 401 with a JSON object
+        means that the session has ended.
 
-    The rest is as in :class:`~.grants.RefreshTokenGrant`. Raises ``ValueError``
-    and ``InsecureTransport`` as that does.
+    The other parameters, and the exceptions of the constructor, are those of
+    :class:`~.oauth.RefreshTokenGrant`.
     """
 
     def __init__(
@@ -78,25 +82,24 @@ class JSONRefresh(Grant):
         )
         paths = (refresh_field, access_token_path, refresh_token_path, expires_path)
         if any(path is not None and not all(path.split(".")) for path in paths):
-            raise ValueError("a path is names joined by dots, such as 'data.access_token'")
+            raise ValueError("a path must be names joined by dots, such as 'data.access_token'")
         if expires_unit not in _LONGEST_LIFETIME:
-            raise ValueError(f"expires_unit is 's' or 'ms', not {expires_unit!r}")
+            raise ValueError(f"expires_unit must be 's' or 'ms', not {expires_unit!r}")
         self._refresh_field = refresh_field
         self._access_token_path = access_token_path
         self._refresh_token_path = refresh_token_path
         self._expires_path = expires_path
         self._expires_unit = expires_unit
         self._extra = dict(extra or {})
-        # A TypeError now rather than at night, when the token expires.
+        # Raises TypeError now rather than at the first refresh.
         json.dumps({name: value for name, value in self._extra.items() if not callable(value)})
         self._headers = dict(headers or {})
 
     def _exchange(self, token: Token | None) -> Token:
         deadline = self._deadline()
-        if token is None or token.refresh_token is None:
-            raise SessionExpired("there is no refresh token to exchange: sign in (again)")
+        refresh_token = refresh_token_of(token)
         fields = {name: resolve(name, value) for name, value in self._extra.items()}
-        _put(fields, self._refresh_field, token.refresh_token.reveal())
+        _put(fields, self._refresh_field, refresh_token)
         headers = {name: resolve(name, value) for name, value in self._headers.items()}
 
         def read(answer: EndpointAnswer) -> Token:
@@ -110,9 +113,9 @@ class JSONRefresh(Grant):
         )
 
     def _rfc_6749(self, answer: EndpointAnswer) -> dict[str, Any]:
-        """Return the answer under the names of RFC 6749 section 5.1.
+        """Return the answer with its fields renamed to those of RFC 6749 section 5.1.
 
-        Raises ``ValueError`` where it holds no access token.
+        Raises ``ValueError`` if it contains no access token.
         """
         payload = answer.payload or {}
         around, name = self._around_access_token(payload)
@@ -129,27 +132,27 @@ class JSONRefresh(Grant):
         return {key: value for key, value in around.items() if key not in named} | known
 
     def _around_access_token(self, payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """Return the object that holds the access token, and its name in there."""
+        """Return the object that contains the access token, and the token's name in it."""
         if self._access_token_path is not None:
             parents, _, name = self._access_token_path.rpartition(".")
             around = _get(payload, parents) if parents else payload
             if isinstance(around, dict) and around.get(name):
                 return around, name
-            raise ValueError(f"it holds nothing at {self._access_token_path}")
+            raise ValueError(f"it has no value at {self._access_token_path}")
         for around in (payload, *(payload.get(container) for container in _CONTAINERS)):
             if isinstance(around, dict):
                 for name in _ACCESS_TOKEN:
                     if isinstance(around.get(name), str):
                         return around, name
-        raise ValueError("it holds no access token under a usual name: give access_token_path")
+        raise ValueError("it has no access token under a usual name: set access_token_path")
 
     def _lifetime(self, value: object, server_time: float) -> float | None:
-        """Seconds from the answer on; a moment is the server's, so it is held to its clock."""
+        """Return the lifetime in seconds; a point in time is compared with the server's clock."""
         moment = parse_time(value)
         if moment is None:
             return None
         try:
-            number = float(value)  # type: ignore[arg-type]  # whatever float() does not take
+            number = float(value)  # type: ignore[arg-type]  # raises TypeError for other types
         except (TypeError, ValueError):
             return moment - server_time
         if number < _LONGEST_LIFETIME[self._expires_unit]:
@@ -165,7 +168,7 @@ class JSONRefresh(Grant):
 def _put(fields: dict[str, Any], path: str, value: str) -> None:
     *parents, name = path.split(".")
     for parent in parents:
-        # A copy: what is nested belongs to the caller, and the token must not stay in it.
+        # A copy: the nested object belongs to the caller and must not keep the token.
         nested = fields.get(parent)
         fields[parent] = nested = dict(nested) if isinstance(nested, Mapping) else {}
         fields = nested
@@ -181,7 +184,7 @@ def _get(payload: Any, path: str) -> Any:
 def _look(
     payload: dict[str, Any], around: dict[str, Any], path: str | None, names: tuple[str, ...]
 ) -> Any:
-    """Return what stands at ``path``, or under a usual name beside the access token or on top."""
+    """Return the value at ``path``, or without one under a usual name in ``around`` or on top."""
     if path is not None:
         return _get(payload, path)
     for place in (around, payload):

@@ -1,12 +1,4 @@
-"""What is exchanged for a new token: the grants.
-
-A grant is a callable, ``grant(token: Token | None) -> Token``, and any callable
-of yours that does the same will do. It raises ``SessionExpired`` where the
-server refused, ``requests.RequestException`` where trying again may help, and
-anything else for a wrong set-up. Optional attributes say more: ``rotates``
-(whether an exchange spends the refresh token), ``needs_sign_in`` (whether it
-starts from a token), ``timeout`` (seconds in all) and ``revoke(token)``.
-"""
+"""The OAuth 2.0 grants: refresh token and client credentials (RFC 6749 sections 6 and 4.4)."""
 
 from __future__ import annotations
 
@@ -16,22 +8,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
-from ..errors import SessionExpired, SilentRefreshError
+from ..errors import SilentRefreshError
 from ..redaction import Secret
 from ..token import Token
 from . import outcomes
 from .answer import EndpointAnswer, NoAnswer
-from .base import Grant, contained, literal, literal_secrets, resolve
+from .base import Grant, contained, literal, literal_secrets, refresh_token_of, resolve
 from .token_endpoint import TokenEndpoint
 
-# What the grants say themselves; in ``extra`` it would contradict them.
+# Fields that the grants set themselves; a second value in ``extra`` would contradict them.
 _RESERVED = frozenset({"grant_type", "refresh_token", "scope", "client_secret"})
 
 Fields = Mapping[str, str | Sequence[str] | Callable[[], str]]
 
 
 class _OAuthGrant(Grant):
-    """A grant of RFC 6749: a form, and a client that may have to prove who it is."""
+    """A grant of RFC 6749: sends a form, and authenticates the client if it has credentials."""
 
     def __init__(
         self,
@@ -51,12 +43,7 @@ class _OAuthGrant(Grant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        network: dict[str, Any] = {
-            "verify": verify,
-            "cert": cert,
-            "proxies": proxies,
-            "clock": clock,
-        }
+        network: Any = {"verify": verify, "cert": cert, "proxies": proxies, "clock": clock}
         super().__init__(
             TokenEndpoint(token_endpoint, **network),
             outcomes.by_rfc_6749,
@@ -75,14 +62,14 @@ class _OAuthGrant(Grant):
         self._scope = scope if scope is None or isinstance(scope, str) else " ".join(scope)
         self._extra = dict(extra or {})
         if _RESERVED & self._extra.keys():
-            raise ValueError(f"extra holds none of {sorted(_RESERVED)}: the grant sets them")
+            raise ValueError(f"extra must not contain {sorted(_RESERVED)}: the grant sets them")
 
     def revoke(self, token: Token) -> bool:
         """Revoke ``token`` at the server (RFC 7009); ``False`` without a revocation endpoint.
 
-        The refresh token where there is one: servers then drop the access token
-        as well, or let it run out. Raises ``RefreshFailed`` or
-        ``RefreshUnavailable``. Blocks for ``timeout`` seconds at the most.
+        Revokes the refresh token if there is one; servers then revoke the access token as well,
+        or let it expire. Raises ``RefreshFailed`` or ``RefreshUnavailable``. Blocks for at most
+        ``timeout`` seconds.
         """
         if self._revocation_endpoint is None:
             return False
@@ -104,11 +91,11 @@ class _OAuthGrant(Grant):
         outcome = endpoint.post(*self._request(form), deadline)
         if isinstance(outcome, NoAnswer):
             verdict = outcomes.of_no_answer(outcome)
-        elif 200 <= outcome.status < 300:
+        elif outcomes.is_success(outcome.status):
             return
         else:
             verdict = outcomes.by_rfc_6749(outcome)
-        if verdict == "refused":  # a session does not end by this
+        if verdict == "refused":  # a failed revocation does not end the session
             verdict = "wrong"
         raise outcomes.error_for(outcome, verdict, endpoint, doing="revoked")
 
@@ -123,11 +110,11 @@ class _OAuthGrant(Grant):
         return self._talk(*self._request(form), deadline, read)
 
     def _request(self, form: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
-        """Encode the form and put the client's credentials where they belong (section 2.3.1)."""
+        """Return the encoded form and the headers, with the credentials of section 2.3.1."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         secret = resolve("client_secret", self._client_secret)
         if self._client_auth == "basic":
-            # Encoded as in a form first: a colon or a "%" in a secret is not one of the header's.
+            # Form-encoded first, because name and secret may contain a colon or a "%".
             credentials = f"{quote_plus(self._client_id)}:{quote_plus(secret)}"
             headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()
         else:
@@ -146,58 +133,67 @@ class _OAuthGrant(Grant):
 class RefreshTokenGrant(_OAuthGrant):
     """Exchanges a refresh token (RFC 6749 section 6).
 
-    ``token_endpoint``
-        An https URL, or a loopback one for tests.
-    ``client_id``, ``client_secret``
-        As registered; without a secret the client is a public one. A callable
-        is asked for the secret at each exchange (``sources.FromEnvironment``,
-        ``sources.FromFile``, a KMS), and lets the grant be pickled.
-    ``client_auth``
-        ``"basic"`` (the default with a secret), ``"post"`` (in the form), or
-        ``"none"`` (the default without).
-    ``scope``
-        Asks for less than what was granted; ``None`` for the same.
-    ``extra``
-        More fields of the form: ``audience``, ``resource``, a
-        ``client_assertion``. A callable is asked for the value at each exchange.
-    ``timeout``
-        Seconds that an exchange may take in all, a second try included.
-    ``revocation_endpoint``
-        Where a sign-out revokes the token (RFC 7009); ``None``: nowhere.
-    ``classify``
-        ``classify(answer)`` says what an :class:`~.answer.Answer` means:
-        ``"granted"``, ``"refused"``, ``"wrong"``, ``"unavailable"``, or ``None``
-        for the rules of :mod:`.outcomes`. It is called in the exchange's thread
-        for everything the server answers, and must return at once. Saying
-        ``"refused"`` wrongly signs people off.
-    ``ambiguous_retry``
-        Whether to send the same refresh token once more, at once, when the
-        connection was closed after sending. ``False`` for a server that takes
-        any second use for theft.
-    ``verify``, ``cert``, ``proxies``
-        As in ``requests``, for this endpoint; ``None``: as the environment says.
-        A mapping of proxies replaces the environment's, ``{}`` means none.
-    ``clock``
-        Gives Unix time in seconds.
+    >>> from requests_silent_refresh.secret_sources import FromEnvironment
+    >>> grant = RefreshTokenGrant(
+    ...     "https://auth.example.com/token", "nightly-report", FromEnvironment("REPORT_SECRET")
+    ... )
+    >>> manager = TokenManager(grant)
 
-    Raises ``ValueError`` for arguments that cannot be meant and
-    ``InsecureTransport`` for a URL that is neither https nor loopback.
+    ``token_endpoint``
+        An https URL; plain http is allowed for loopback addresses, for tests.
+    ``client_id``, ``client_secret``
+        As registered; a public client has no secret. A callable
+        (``secret_sources.FromEnvironment``, ``secret_sources.FromFile``, a KMS) is called for
+        the secret at each exchange, and allows the grant to be pickled.
+    ``client_auth``
+        ``"basic"`` (the default with a secret), ``"post"`` (in the form), or ``"none"`` (the
+        default without a secret).
+    ``scope``
+        Requests less than what was granted; ``None`` requests the same.
+    ``extra``
+        More fields of the form: ``audience``, ``resource``, a ``client_assertion``. A callable
+        is called for the value at each exchange.
+    ``timeout``
+        Seconds that an exchange may take in total, including a second try.
+    ``revocation_endpoint``
+        The URL at which a sign-out revokes the token (RFC 7009); ``None`` turns that off.
+    ``classify``
+        ``classify(answer)`` returns the meaning of an :class:`~.answer.EndpointAnswer`:
+        ``"granted"``, ``"refused"``, ``"wrong"``, ``"unavailable"``, or ``None`` for the rules
+        of :mod:`.outcomes`. It is called for every answer, in the thread of the exchange, and
+        must return quickly. A wrong ``"refused"`` signs people out.
+    ``ambiguous_retry``
+        Whether to send the same refresh token once more, immediately, if the connection was
+        closed after sending. Use ``False`` if the server treats any second use as theft.
+    ``verify``, ``cert``, ``proxies``
+        As in ``requests``, for this endpoint; ``None`` uses the environment. A mapping of
+        proxies replaces the environment's; ``{}`` means no proxy.
+    ``clock``
+        Returns Unix time in seconds.
+
+    Raises ``ValueError`` for invalid arguments and ``InsecureTransport`` for a URL that is
+    neither https nor loopback.
     """
 
     def _exchange(self, token: Token | None) -> Token:
         deadline = self._deadline()
-        if token is None or token.refresh_token is None:
-            raise SessionExpired("there is no refresh token to exchange: sign in (again)")
-        form = {"grant_type": "refresh_token", "refresh_token": token.refresh_token.reveal()}
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token_of(token)}
         return self._grant(form, token, deadline)
 
 
 class ClientCredentialsGrant(_OAuthGrant):
-    """Gets a token for the client itself (RFC 6749 section 4.4): nobody has to sign in.
+    """Gets a token for the client itself (RFC 6749 section 4.4); no sign-in is needed.
 
-    The arguments are those of :class:`RefreshTokenGrant`. The secret may only be
-    missing where ``extra`` proves who the client is (a ``client_assertion``, RFC
-    7523), with ``client_auth="none"``.
+    >>> from requests_silent_refresh.secret_sources import FromFile
+    >>> grant = ClientCredentialsGrant(
+    ...     "https://auth.example.com/token", "nightly-report", FromFile("/run/secrets/report")
+    ... )
+    >>> grant.needs_sign_in
+    False
+
+    The parameters are those of :class:`RefreshTokenGrant`. The secret may be ``None`` only with
+    ``cert``, or with ``client_auth="none"`` and an ``extra`` that authenticates the client (a
+    ``client_assertion``, RFC 7523).
     """
 
     rotates = False
@@ -223,8 +219,8 @@ class ClientCredentialsGrant(_OAuthGrant):
     ) -> None:
         if client_secret is None and client_auth != "none" and cert is None:
             raise ValueError(
-                "a client without a secret cannot prove who it is: give client_secret, or cert, "
-                "or client_auth='none' and an assertion in extra"
+                "a client without a secret cannot authenticate: pass client_secret, or cert, or "
+                "client_auth='none' with an assertion in extra"
             )
         super().__init__(
             token_endpoint,
@@ -249,13 +245,15 @@ class ClientCredentialsGrant(_OAuthGrant):
 
 def _client_auth(client_id: object, client_secret: object, client_auth: str | None) -> str:
     if not isinstance(client_id, str) or not client_id:
-        raise ValueError("client_id is the name the client was registered under, a str")
+        raise ValueError("client_id must be a non-empty str: the ID the client was registered with")
     if client_secret is None:
         if client_auth not in (None, "none"):
             raise ValueError(f"client_auth={client_auth!r} needs a client_secret")
         return "none"
     if not callable(client_secret) and not (isinstance(client_secret, str) and client_secret):
-        raise ValueError("client_secret is a str, or a callable without arguments that returns one")
+        raise ValueError("client_secret must be a non-empty str, or a callable that returns one")
     if client_auth not in (None, "basic", "post"):
-        raise ValueError(f"client_auth={client_auth!r} with a client_secret: 'basic' or 'post'")
+        raise ValueError(
+            f"client_auth must be 'basic' or 'post' with a client_secret, not {client_auth!r}"
+        )
     return client_auth or "basic"

@@ -1,4 +1,4 @@
-"""What the outcome of an exchange means: the classification, in one place.
+"""What the outcome of an exchange means: the whole classification.
 
 ===============  ============================================  ==========================
 verdict          when                                          the grant
@@ -9,13 +9,13 @@ verdict          when                                          the grant
                  request that could not be made
 ``unavailable``  no connection, timeout, 408, 425, 429, 5xx,   raises
                  400, 401 or 403 without an OAuth error, and   ``RefreshUnavailable``
-                 whatever is no answer to this
-``ambiguous``    the connection was closed after sending       asks once more, then
+                 answers that make no sense here
+``ambiguous``    the connection was closed after sending       sends once more, then
                                                                ``RefreshUnavailable``
 ===============  ============================================  ==========================
 
-Only ``refused`` ends a session, so nothing but the authorization server's own
-word leads there: a 5xx or 429 does not, whatever its body says.
+``refused`` is the only verdict that ends a session, so only the authorization server's own
+error code leads to it. A 5xx or 429 does not, whatever its body says.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .answer import EndpointAnswer, NoAnswer, Outcome, http_date
 
 Verdict = Literal["granted", "refused", "wrong", "unavailable", "ambiguous"]
 
-#: What a ``classify`` hook may return, besides ``None`` for "as usual".
+#: The verdicts that a ``classify`` hook may return, besides ``None`` for the default rules.
 VERDICTS: tuple[Verdict, ...] = ("granted", "refused", "wrong", "unavailable")
 
 Classify = Callable[[EndpointAnswer], str | None]
 
-# RFC 6749 section 5.2 and RFC 8707. A 403 with one of these comes from the
-# authorization server, any other 403 from something in front of it.
+# RFC 6749 section 5.2 and RFC 8707. A 403 with one of these codes comes from the authorization
+# server, any other 403 from something in front of it.
 _OAUTH_ERRORS = frozenset(
     {
         "invalid_request",
@@ -47,7 +47,7 @@ _OAUTH_ERRORS = frozenset(
         "access_denied",
     }
 )
-# RFC 6749 section 4.1.2.1 and RFC 8628, borrowed by token endpoints.
+# From RFC 6749 section 4.1.2.1 and RFC 8628; some token endpoints use them as well.
 _TRANSIENT_ERRORS = frozenset({"server_error", "temporarily_unavailable", "slow_down"})
 
 
@@ -55,25 +55,25 @@ def by_rfc_6749(answer: EndpointAnswer) -> Verdict:
     """Classify an answer of an OAuth 2.0 token endpoint (RFC 6749 sections 5.1 and 5.2)."""
     payload = answer.payload or {}
     error = payload.get("error")
-    word = error if isinstance(error, str) else ""
-    if _is_busy(answer.status) or word in _TRANSIENT_ERRORS:
+    code = error if isinstance(error, str) else ""
+    if is_busy(answer.status) or code in _TRANSIENT_ERRORS:
         return "unavailable"
-    if word == "invalid_grant":
+    if code == "invalid_grant":
         return "refused"
-    if word in _OAUTH_ERRORS or (word and answer.status != 403):
+    if code in _OAUTH_ERRORS or (code and answer.status != 403):
         return "wrong"
-    if _is_success(answer.status):
+    if is_success(answer.status):
         return "granted" if payload.get("access_token") and not error else "unavailable"
     return _by_status(answer.status)
 
 
 def by_json_dialect(answer: EndpointAnswer) -> Verdict:
-    """Classify an answer of an API that speaks JSON of its own: only the status is common.
+    """Classify an answer of an API with its own JSON format, mostly by the status.
 
-    Where the access token stands is for the caller to know, so it is up to him
-    whether a ``granted`` answer really holds one.
+    This function does not know where the access token is. The caller must check that a
+    ``granted`` answer contains one.
     """
-    if _is_success(answer.status):
+    if is_success(answer.status):
         error = (answer.payload or {}).get("error")
         return "granted" if answer.payload and not error else "unavailable"
     if answer.status in (400, 401) and answer.payload is not None:
@@ -89,24 +89,26 @@ def of_no_answer(nothing: NoAnswer) -> Verdict:
 
 
 def _by_status(status: int) -> Verdict:
-    if _is_busy(status) or status in (400, 401, 403, 407):
-        return "unavailable"  # a firewall, a gateway, a captive portal: nobody's verdict
+    if is_busy(status) or status in (400, 401, 403, 407):
+        return "unavailable"  # a firewall, a gateway, a captive portal: not the server's verdict
     return "wrong"
 
 
-def _is_busy(status: int) -> bool:
+def is_busy(status: int) -> bool:
+    """Return whether an HTTP status means that the same request may succeed later."""
     return status in (408, 425, 429) or status >= 500
 
 
-def _is_success(status: int) -> bool:
+def is_success(status: int) -> bool:
+    """Return whether an HTTP status is a 2xx."""
     return 200 <= status < 300
 
 
 def retry_after(answer: EndpointAnswer) -> float | None:
-    """Seconds the server asks to be left alone for (RFC 9110 section 10.2.3).
+    """Return the seconds until the server allows a retry (RFC 9110 section 10.2.3).
 
-    A date counts from the server's own clock where it tells it, so that the
-    difference to ours does not matter. ``None`` where there is no such wish.
+    A date is compared with the server's own clock if the answer has a ``Date``, so a difference
+    to our clock does not matter. Returns ``None`` without a valid ``Retry-After``.
     """
     text = answer.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text[:20], re.ASCII):
@@ -129,7 +131,7 @@ def error_for(
 ) -> SilentRefreshError:
     """Return the error to raise for an ``outcome`` that is not ``granted``.
 
-    ``doing`` is what the token could not be, ``reason`` what else there is to say.
+    ``doing`` completes "the token could not be ..."; ``reason`` is added to the message.
     """
     if isinstance(outcome, NoAnswer):
         return _error_without_answer(outcome, endpoint)
@@ -140,9 +142,8 @@ def error_for(
         "status_code": outcome.status,
         "retry_after": retry_after(outcome),
     }
-    clean = SilentRefreshError("", **details)
-    words = ": ".join(word for word in (clean.error, clean.error_description) if word)
-    said = f"{endpoint} answered {outcome.status}" + (f" ({words})" if words else "")
+    words = words_of(SilentRefreshError("", **details))
+    said = f"{endpoint} answered {outcome.status}{words}"
     said += reason or ("" if words else _remark(outcome.status))
     if verdict == "refused":
         return SessionExpired(f"the session has ended, sign in again: {said}", **details)
@@ -158,9 +159,15 @@ def error_for(
     )
 
 
+def words_of(error: SilentRefreshError) -> str:
+    """Return the server's error code and description as `` (code: description)``, or ``""``."""
+    words = ": ".join(word for word in (error.error, error.error_description) if word)
+    return f" ({words})" if words else ""
+
+
 def _remark(status: int) -> str:
-    if _is_success(status):
-        return " without a token in it"
+    if is_success(status):
+        return " without a token"
     return ", and redirects are not followed" if 300 <= status < 400 else ""
 
 
@@ -169,8 +176,8 @@ def _error_without_answer(nothing: NoAnswer, endpoint: object) -> SilentRefreshE
     failed: SilentRefreshError
     if nothing.kind == "set-up":
         failed = RefreshFailed(
-            f"no request to {endpoint} could be made{detail}: check the grant's headers, verify, "
-            "cert and proxies, and the environment's proxies and CA bundle"
+            f"the request to {endpoint} could not be sent{detail}: check the grant's headers, "
+            "verify, cert and proxies, and the environment's proxies and CA bundle"
         )
     else:
         what = {

@@ -1,4 +1,4 @@
-"""What the manager refreshes with: a grant, or any callable that does the same."""
+"""The interface between the manager and the callable that refreshes its tokens."""
 
 from __future__ import annotations
 
@@ -11,43 +11,48 @@ EXCHANGE_TIMEOUT = 30.0
 
 
 class Refresh(Protocol):
-    """What exchanges a token for a new one: any callable.
+    """Any callable that exchanges a token for a new one.
 
-    It raises ``SessionExpired`` where the server refused the token for good,
-    ``requests.RequestException`` where the server could not be reached, and
-    anything else for a wrong set-up. Optional attributes say more: ``rotates``
-    (``True`` if absent), ``needs_sign_in`` (``True``), ``timeout`` (30 seconds
-    in all, after which the call is left behind), ``revoke(token)``.
+    It raises ``SessionExpired`` if the server refused the token for good,
+    ``requests.RequestException`` if trying again may help, and anything else if the set-up is
+    wrong. Optional attributes: ``rotates`` (whether an exchange spends the refresh token; by
+    default ``True``), ``needs_sign_in`` (whether it needs an existing token; ``True``),
+    ``timeout`` (seconds in total, after which the call is abandoned; 30), ``revoke(token)``.
     """
 
     def __call__(self, token: Token | None, /) -> Token:
-        """Exchange ``token``; ``None`` where there is none and none is needed.
+        """Exchange ``token``, which is ``None`` if there is none and none is needed.
 
-        A token that is returned without a refresh token leaves the old one in
-        force (RFC 6749 section 6), unless ``needs_sign_in`` is ``False``.
+        If the returned token has no refresh token, the old refresh token stays valid (RFC 6749
+        section 6), unless ``needs_sign_in`` is ``False``.
         """
         ...
 
 
 def followed_by(exchanged: Token | None, granted: Token) -> Token:
-    """Return ``granted``, with the refresh token of ``exchanged`` where it brought none.
+    """Return ``granted``, with the refresh token of ``exchanged`` if it has none of its own.
 
-    The grants do so themselves. A callable of the user's that reads nothing but an
-    access token from the answer would otherwise end the session at the second refresh.
+    The built-in grants do this themselves. Without it, a user's callable that reads only the
+    access token from the answer would end the session at the second refresh.
     """
     if exchanged is None or granted.refresh_token is not None or exchanged.refresh_token is None:
         return granted
-    # Not dataclasses.replace: a subclass of the user's may be made in another way.
+    # Not dataclasses.replace: a user's subclass may have a different constructor.
     twin = object.__new__(type(granted))
     vars(twin).update(vars(granted), refresh_token=exchanged.refresh_token)
     return twin
 
 
 def timeout_of(refresh: Refresh) -> float:
-    """Read the callable's own deadline in seconds, if it has one."""
+    """Return the callable's own ``timeout`` in seconds, or the default if it has none."""
     timeout: object = getattr(refresh, "timeout", None)
     if timeout is None:
         return EXCHANGE_TIMEOUT
+    return checked_timeout(timeout, "the refresh callable's timeout")
+
+
+def checked_timeout(timeout: object, name: str = "timeout") -> float:
+    """Return ``timeout``; raises ``ValueError`` unless it is a positive, finite number."""
     if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise ValueError("the refresh callable's timeout is a number of seconds above zero")
+        raise ValueError(f"{name} must be a positive, finite number of seconds, not {timeout!r}")
     return timeout

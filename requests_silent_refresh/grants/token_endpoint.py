@@ -1,4 +1,4 @@
-"""``TokenEndpoint``: the URL where tokens are exchanged, and how to get there safely."""
+"""``TokenEndpoint``: the URL where tokens are exchanged, and its TLS and proxy settings."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from .bounded_post import Exchange
 
 
 class TokenEndpoint:
-    """Where tokens are exchanged: a URL and how to get there. Immutable and thread-safe.
+    """The URL where tokens are exchanged, and how to reach it. Immutable and thread-safe.
 
-    ``verify``, ``cert`` and ``proxies`` are those of ``requests``, for this
-    endpoint only. ``None`` means what the environment says (``REQUESTS_CA_BUNDLE``,
-    ``HTTPS_PROXY``, ``NO_PROXY``); a mapping of proxies replaces the
-    environment's, and an empty one means none. ``clock`` gives Unix time.
+    ``verify``, ``cert`` and ``proxies`` are those of ``requests``, for this endpoint only.
+    ``None`` uses the environment (``REQUESTS_CA_BUNDLE``, ``HTTPS_PROXY``, ``NO_PROXY``). A
+    mapping of proxies replaces the environment's; an empty one means no proxy. ``clock``
+    returns Unix time.
 
-    Raises ``ValueError`` for what is no URL, and ``InsecureTransport`` for one
-    that is neither https nor loopback (RFC 6749 section 3.2), naming the
-    argument ``name``.
+    Raises ``ValueError`` for an invalid URL, and ``InsecureTransport`` for a URL that is
+    neither https nor loopback (RFC 6749 section 3.2). Both name the argument ``name``.
     """
 
     def __init__(
@@ -48,31 +47,31 @@ class TokenEndpoint:
         self._clock = clock
 
     def __str__(self) -> str:
-        """Return the URL without its query, which may hold a key."""
+        """Return the URL without its query, which may contain a key."""
         return self.url.partition("?")[0]
 
     @property
     def holds_secret(self) -> bool:
-        """Whether a password may be written into the URL of a proxy."""
+        """Whether the URL of a proxy may contain a password."""
         return any("@" in str(proxy) for proxy in (self._given["proxies"] or {}).values())
 
     def post(self, body: bytes, headers: Mapping[str, str], deadline: float) -> Outcome:
-        """Send ``body`` once and return what came of it.
+        """Send ``body`` once and return the outcome.
 
-        No redirect, no retry, no netrc, no cookie; the connection is closed
-        afterwards. Blocks until ``deadline`` (by ``time.monotonic``) at the most,
-        and nothing is sent after it (:class:`~.exchange.Exchange` says how, and
-        what holds where no thread can be started).
+        Follows no redirect, does not retry, and uses neither netrc nor cookies; the connection
+        is closed afterwards. Blocks at most until ``deadline`` (by ``time.monotonic``), and
+        nothing is sent after it. :class:`~.bounded_post.Exchange` describes how, and what
+        applies if no thread can be started.
 
-        Raises ``InsecureTransport`` where a plain loopback endpoint would be
-        reached through a proxy. Thread-safe.
+        Raises ``InsecureTransport`` if a plain http loopback endpoint would be reached through
+        a proxy. Thread-safe.
         """
         return self._send(
             requests.Request("POST", self.url, data=body, headers=_headers(headers)), deadline
         )
 
     def get(self, deadline: float) -> Outcome:
-        """Fetch the URL, which holds no secret, as :meth:`post` does: metadata, or a clock."""
+        """Fetch the URL, under the same rules as :meth:`post`. For metadata, which is public."""
         return self._send(requests.Request("GET", self.url, headers=_headers({})), deadline)
 
     def _send(self, request: requests.Request, deadline: float) -> Outcome:
@@ -85,31 +84,31 @@ class TokenEndpoint:
         settings.update((name, value) for name, value in self._given.items() if value is not None)
         if not self._origin.is_secure and select_proxy(self.url, settings["proxies"]):
             raise InsecureTransport(
-                f"{self} is plain http, which is safe on this machine only, but a proxy applies "
-                "to it: give proxies={} for this endpoint, or list its host in NO_PROXY"
+                f"{self} uses plain http, which is safe only within this machine, but a proxy "
+                "applies to it: pass proxies={} for this endpoint, or list its host in NO_PROXY"
             )
         return settings
 
 
 def _origin(name: str, url: object) -> Origin:
-    hint = f"{name} is a URL such as 'https://auth.example.com/oauth2/token'"
+    hint = f"{name} must be a URL such as 'https://auth.example.com/oauth2/token'"
     if not isinstance(url, str):
         raise ValueError(f"{hint}, not {type(url).__name__}")  # noqa: TRY004 (one error for bad input)
     if "@" in url.partition("?")[0]:
-        raise ValueError(f"{hint}, without name and password: those are client_id, client_secret")
+        raise ValueError(f"{hint}, without user and password: pass client_id and client_secret")
     try:
         prepared = requests.Request("POST", url).prepare().url
     except (requests.RequestException, ValueError):
         prepared = None
     origin = Origin.of(prepared)
     if origin is None or origin.scheme not in ("http", "https") or url != url.strip():
-        raise ValueError(f"{hint}, which {url!r} is not")
+        raise ValueError(f"{hint}, not {url!r}")
     if "#" in url:
-        raise ValueError(f"{hint}, and RFC 6749 section 3.2 allows no fragment in {url!r}")
+        raise ValueError(f"{hint}, without the fragment in {url!r} (RFC 6749 section 3.2)")
     if not (origin.is_secure or origin.is_loopback):
         raise InsecureTransport(
-            f"{name} is at {origin}, where everybody on the way reads the refresh token: use https "
-            "(plain http is for this machine's loopback only)"
+            f"{name} is at {origin}, where anyone on the network path can read the refresh token: "
+            "use https (plain http is allowed only for loopback addresses)"
         )
     return origin
 
@@ -117,8 +116,7 @@ def _origin(name: str, url: object) -> Origin:
 def _headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         "Accept": "application/json",
-        # Whoever sends a compressed answer all the same meets the size limit.
-        "Accept-Encoding": "identity",
+        "Accept-Encoding": "identity",  # a compressed answer is still decoded, up to the limit
         "Connection": "close",
         "User-Agent": default_user_agent("python-requests-silent-refresh"),
         **headers,

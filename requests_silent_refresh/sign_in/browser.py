@@ -1,4 +1,4 @@
-"""Sign in with a browser: authorization code, PKCE, loopback redirect (RFC 6749, 7636, 8252)."""
+"""Sign-in with a browser: authorization code, PKCE, loopback redirect (RFC 6749, 7636, 8252)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from ..grants.outcomes import words_of
 from ..grants.token_endpoint import TokenEndpoint
 from ..token import Token
 from .client import Client, SignInFailed
@@ -30,21 +31,21 @@ def with_browser(
     open_browser: bool = True,
     timeout: float = 300.0,
 ) -> Token:
-    """Have a person sign in with a browser on this machine, and return the token.
+    """Let a person sign in with a browser on this machine, and return the token.
 
-    ``show(url, opening)`` is called once, with the URL to visit and whether a
-    browser is being opened at it; ``keep(token)`` once, to store the token
-    before the browser is told that all went well. ``issuer`` is compared with the ``iss`` that
-    comes back, where one comes back or ``iss_required`` (RFC 9207). The
-    redirect is described at :class:`~.redirect.LoopbackRedirect`.
+    ``show(url, opening)`` is called once with the URL to visit and whether a browser is being
+    opened. ``keep(token)`` is called once to store the token, before the browser reports
+    success. ``issuer`` is compared with the ``iss`` of the response; a missing ``iss`` is an
+    error only if ``iss_required`` (RFC 9207). :class:`~.redirect.LoopbackRedirect` describes
+    ``redirect_uri``.
 
-    Blocks for ``timeout`` seconds at the most, then for one request. Raises
-    :class:`SignInFailed`; ``ValueError`` for URLs that cannot be meant; what
-    :meth:`Client.redeem` and ``keep`` raise. Uses ``oauthlib`` (extra ``cli``).
+    Blocks for at most ``timeout`` seconds and then for one request. Raises
+    :class:`SignInFailed`, ``ValueError`` for an invalid URL, and whatever :meth:`Client.redeem`
+    and ``keep`` raise. Uses ``oauthlib`` (extra ``cli``).
     """
     from oauthlib.oauth2 import OAuth2Error, WebApplicationClient
 
-    TokenEndpoint(authorization_endpoint, name="authorization_endpoint")  # https, or loopback
+    TokenEndpoint(authorization_endpoint, name="authorization_endpoint")  # checks the URL
     state = secrets.token_urlsafe(32)
     protocol = WebApplicationClient(client.client_id)
     verifier = protocol.create_code_verifier(64)
@@ -64,7 +65,7 @@ def with_browser(
         opening = open_browser and _can_open_a_browser()
         show(url, opening)
         if opening:
-            # In a thread, because some browsers are waited for until they are closed.
+            # In a thread, because with some browsers the call returns only when they are closed.
             threading.Thread(target=_open, args=(url,), name="browser", daemon=True).start()
         query = redirect.wait(timeout)
         try:
@@ -80,11 +81,7 @@ def with_browser(
             token = client.redeem(body)
             keep(token)
         except OAuth2Error as error:
-            redirect.conclude("Not signed in", "Go back to the terminal.")
             raise _refusal(error) from None
-        except Exception:
-            redirect.conclude("Not signed in", "Go back to the terminal.")
-            raise
         redirect.conclude("Signed in", "You can close this page and go back to the terminal.")
         return token
 
@@ -92,25 +89,25 @@ def with_browser(
 def _with_https(url: str, prepare: Callable[[str], str]) -> str:
     """Prepare an authorization request for ``url``, which may be plain http on loopback.
 
-    oauthlib knows https or nothing; what else may be was decided before.
+    oauthlib accepts only https; the caller has checked the URL already.
     """
     scheme = urlsplit(url).scheme
     return scheme + prepare("https" + url[len(scheme) :])[len("https") :]
 
 
 def _check_issuer(iss: str | None, issuer: str | None, required: bool) -> None:
-    """Refuse an answer that another server gave (RFC 9207 section 2.4)."""
+    """Raise ``SignInFailed`` for the response of another server (RFC 9207 section 2.4)."""
     if issuer is None or iss == issuer or (iss is None and not required):
         return
-    told = "none" if iss is None else repr(iss[:200])
+    named = "no issuer" if iss is None else f"the issuer {iss[:200]!r}"
     raise SignInFailed(
-        f"the answer that came back names the issuer {told}, not {issuer!r}: the sign-in was given "
-        "up, since somebody may be passing one server off as the other"
+        f"the response to the sign-in names {named}, not {issuer!r}: the sign-in was stopped, "
+        "because it may be a mix-up attack. Start it again, and check the issuer if this recurs"
     )
 
 
 def _refusal(error: object) -> SignInFailed:
-    """Say what the authorization server answered instead of a code."""
+    """Return the error for a response of the authorization server without a code."""
     failure = SignInFailed(
         "",
         error=getattr(error, "error", None),
@@ -120,8 +117,7 @@ def _refusal(error: object) -> SignInFailed:
     if failure.error == "access_denied":
         failure.args = ("the sign-in was denied in the browser",)
     else:
-        words = ": ".join(word for word in (failure.error, failure.error_description) if word)
-        failure.args = (f"the authorization server refused the sign-in ({words})",)
+        failure.args = (f"the authorization server refused the sign-in{words_of(failure)}",)
     return failure
 
 
@@ -130,12 +126,12 @@ def _can_open_a_browser() -> bool:
         return True
     if sys.platform in ("win32", "darwin"):
         return True
-    # Without a display webbrowser would start a text browser in the terminal we print to.
+    # Without a display, webbrowser would start a text browser in the terminal that we print to.
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _open(url: str) -> None:
     try:
         webbrowser.open(url)
-    except Exception:  # noqa: BLE001,S110 (the URL was shown, and a person can copy it)
+    except Exception:  # noqa: BLE001,S110 (the URL has been shown, so a person can copy it)
         pass

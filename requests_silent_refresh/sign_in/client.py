@@ -1,4 +1,4 @@
-"""``Client``: who signs in, and the requests that turn a person's consent into tokens."""
+"""``Client``: a registered client, and its requests during a sign-in."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ..errors import SilentRefreshError
 from ..grants.answer import EndpointAnswer, NoAnswer, Outcome
 from ..grants.base import contained
 from ..grants.oauth import RefreshTokenGrant
+from ..grants.outcomes import is_busy, is_success, words_of
 from ..grants.token_endpoint import TokenEndpoint
 from ..token import Token
 
 
-class SignInFailed(SilentRefreshError):  # noqa: N818 (named as the errors of errors.py are)
-    """A sign-in came to nothing. Nothing was stored and nothing has changed.
+class SignInError(SilentRefreshError):
+    """Base of the errors of a sign-in.
 
-    ``error`` and ``error_description`` are the server's words where it had any;
-    ``transient`` says whether the server could not be reached or was busy.
+    ``transient`` is whether trying again later may help, because the server could not be
+    reached or was busy. ``error`` and ``error_description`` are the server's, if it gave any.
     """
 
     def __init__(self, message: str, *, transient: bool = False, **kwargs: Any) -> None:
@@ -28,14 +29,18 @@ class SignInFailed(SilentRefreshError):  # noqa: N818 (named as the errors of er
         self.transient = transient
 
 
+class SignInFailed(SignInError):  # noqa: N818 (named like the errors in errors.py)
+    """The sign-in failed. Nothing was stored or changed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """A client of an authorization server, as it was registered. Immutable.
+    """A client as registered with an authorization server. Immutable.
 
-    ``client_secret`` is a callable that returns it; ``None`` for a public
-    client. ``parameters`` are sent along with the request for consent
-    (``audience``, ``prompt``). ``network`` is ``verify``, ``cert`` and
-    ``proxies``. ``timeout``: seconds for one request.
+    ``client_secret`` is a callable that returns the secret, or ``None`` for a public client.
+    ``parameters`` are added to the authorization request (``audience``, ``prompt``).
+    ``network`` holds ``verify``, ``cert`` and ``proxies``. ``timeout`` is in seconds, for one
+    request.
     """
 
     token_endpoint: str
@@ -48,11 +53,11 @@ class Client:
     timeout: float = 30.0
 
     def redeem(self, body: str) -> Token:
-        """Exchange what a person's consent brought, a form as text, for the first token.
+        """Exchange a grant, given as an encoded form, for the first token.
 
-        Blocks for ``timeout`` seconds at the most, and sends once: a code that
-        comes twice counts as stolen. Raises :class:`SignInFailed`, and
-        ``RefreshFailed`` where the client's secret cannot be had.
+        Sends the form only once, because a code that is used twice counts as stolen. Blocks for
+        at most ``timeout`` seconds. Raises :class:`SignInFailed`, and ``RefreshFailed`` if the
+        client's secret cannot be obtained.
         """
         answer = self._ask(TokenEndpoint(self.token_endpoint, **self.network), body)
         try:
@@ -62,11 +67,11 @@ class Client:
         raise SignInFailed(f"{self.token_endpoint} answered, but {problem}")
 
     def post(self, url: str, body: str, name: str) -> Mapping[str, Any]:
-        """Post a form to another endpoint of the server; returns its JSON. As :meth:`redeem`."""
+        """Post a form to another endpoint of the server and return its JSON; like `redeem`."""
         return self._ask(TokenEndpoint(url, name=name, **self.network), body).payload or {}
 
     def _ask(self, endpoint: TokenEndpoint, body: str) -> EndpointAnswer:
-        """Post as this client and return an answer that is a success."""
+        """Post as this client and return the answer if it is a success; raise otherwise."""
         form, grant = dict(parse_qsl(body)), _Authenticated(self)
         outcome = contained(lambda: grant.ask(endpoint, form, time.monotonic() + self.timeout))
         if isinstance(outcome, SilentRefreshError):
@@ -77,22 +82,21 @@ class Client:
                 transient=outcome.kind != "set-up",
             )
         payload = outcome.payload or {}
-        if 200 <= outcome.status < 300 and payload and not payload.get("error"):
+        if is_success(outcome.status) and payload and not payload.get("error"):
             return outcome
         failure = SignInFailed(
             "",
             error=payload.get("error"),
             error_description=payload.get("error_description"),
             status_code=outcome.status,
-            transient=outcome.status in (408, 425, 429) or outcome.status >= 500,
+            transient=is_busy(outcome.status),
         )
-        words = ": ".join(word for word in (failure.error, failure.error_description) if word)
-        failure.args = (f"{endpoint} answered {outcome.status}" + (f" ({words})" if words else ""),)
+        failure.args = (f"{endpoint} answered {outcome.status}{words_of(failure)}",)
         raise failure
 
 
 class _Authenticated(RefreshTokenGrant):
-    """A grant of which only the client's authentication is used."""
+    """A grant that is used only for its client authentication."""
 
     def __init__(self, client: Client) -> None:
         super().__init__(

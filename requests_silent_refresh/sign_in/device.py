@@ -1,4 +1,4 @@
-"""Sign in on another device: the device authorization grant (RFC 8628)."""
+"""Sign-in on another device: the device authorization grant (RFC 8628)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..origin import Origin
 from ..token import Token
 from .client import Client, SignInFailed
 
-_INTERVAL = 5.0  # seconds, where the server does not say (section 3.2)
-_SLOW_DOWN = 5.0  # seconds more, each time it says so (section 3.5)
+_INTERVAL = 5.0  # seconds between polls if the server gives no interval (section 3.2)
+_SLOW_DOWN = 5.0  # seconds added to the interval by each slow_down (section 3.5)
 _LONGEST_INTERVAL = 60.0
 _LONGEST_WAIT = 3600.0
-_STEP = 1.0  # seconds between two calls of `waiting`
+_STEP = 1.0  # seconds between calls of `waiting`
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceCode:
     """What a person has to do: visit ``verification_uri`` and enter ``user_code``.
 
-    ``verification_uri_complete`` has the code in it already; ``None`` where the
-    server gives none. ``expires_in``: seconds from its receipt.
+    ``verification_uri_complete`` already contains the code; it is ``None`` if the server gives
+    none. ``expires_in`` is in seconds from the receipt of the code.
     """
 
     user_code: str
@@ -43,16 +43,16 @@ def with_device(
     monotonic: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = time.sleep,
 ) -> Token:
-    """Have a person sign in on any device with a browser, and return the token.
+    """Let a person sign in on any device with a browser, and return the token.
 
-    ``show(code)`` is called once; then ``waiting(seconds)`` every second with how
-    long the code is still good. The token endpoint is polled no more often than
-    the server wants: its interval, 5 s more after each ``slow_down``, twice the
-    interval after each poll that got no answer (section 3.5).
+    ``show(code)`` is called once, then ``waiting(seconds)`` every second with the time left
+    until the code expires. The token endpoint is polled no faster than the server allows: each
+    ``slow_down`` adds 5 s to its interval, and each poll without an answer doubles it, up to
+    60 s (section 3.5).
 
-    Blocks until the code expires, or for ``timeout`` seconds. Raises
-    :class:`SignInFailed`; ``ValueError`` for a URL that cannot be meant. Uses
-    ``oauthlib`` (extra ``cli``). ``monotonic`` and ``pause`` are for tests.
+    Blocks until the code expires, or for at most ``timeout`` seconds. Raises
+    :class:`SignInFailed`, and ``ValueError`` for an invalid URL. Uses ``oauthlib`` (extra
+    ``cli``). ``monotonic`` and ``pause`` are for tests.
     """
     from oauthlib.oauth2 import DeviceClient
 
@@ -83,19 +83,17 @@ def _wait(
     monotonic: Callable[[], float],
     pause: Callable[[float], object],
 ) -> None:
-    """Wait for the next poll; raise where the code is over before."""
+    """Wait until the next poll; raises :class:`SignInFailed` if the code expires before it."""
     poll_at = monotonic() + interval
-    while (now := monotonic()) < poll_at:
-        if now >= until:
-            raise _too_late()
+    while (now := monotonic()) < min(poll_at, until):
         waiting(until - now)
         pause(min(_STEP, poll_at - now, until - now))
-    if monotonic() >= until:
+    if now >= until:
         raise _too_late()
 
 
 def _next_interval(failure: SignInFailed, interval: float) -> float:
-    """Return how long to wait before the next poll; raise ``failure`` where there is none."""
+    """Return the seconds to wait before the next poll; raise ``failure`` if it is final."""
     if failure.error == "authorization_pending":
         return interval
     if failure.error == "slow_down":
@@ -111,7 +109,7 @@ def _next_interval(failure: SignInFailed, interval: float) -> float:
 
 def _too_late() -> SignInFailed:
     return SignInFailed(
-        "nobody entered the code before it expired: start the sign-in again for a new one",
+        "nobody entered the code before it expired: start the sign-in again to get a new code",
         error="expired_token",
     )
 
@@ -119,7 +117,7 @@ def _too_late() -> SignInFailed:
 def _read(answer: Mapping[str, Any]) -> tuple[DeviceCode, str, float]:
     """Read the device authorization response (section 3.2)."""
     texts = {name: answer.get(name) for name in ("device_code", "user_code")}
-    # An older name, still in use.
+    # "verification_url" is an older name that is still in use.
     uri = answer.get("verification_uri") or answer.get("verification_url")
     complete = answer.get("verification_uri_complete")
     missing = [name for name, value in texts.items() if not isinstance(value, str) or not value]
@@ -144,7 +142,7 @@ def _is_page(uri: object) -> bool:
 
 
 def _printable(text: Any) -> str:
-    """Keep a server's text from steering the terminal."""
+    """Replace control characters, so that a server's text cannot control the terminal."""
     return "".join(c if c.isprintable() else " " for c in str(text))[:2000]
 
 

@@ -1,4 +1,4 @@
-"""Where an issuer's endpoints are: its metadata (RFC 8414, OpenID Connect Discovery 1.0)."""
+"""Discovery of an issuer's endpoints from its metadata (RFC 8414, OpenID Connect Discovery 1.0)."""
 
 from __future__ import annotations
 
@@ -8,38 +8,26 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import InsecureTransport, SilentRefreshError
+from ..errors import InsecureTransport
 from ..grants.answer import EndpointAnswer, NoAnswer
 from ..grants.token_endpoint import TokenEndpoint
 from ..origin import Origin
+from .client import SignInError
 
-_ENDPOINTS = (
-    "authorization_endpoint",
-    "device_authorization_endpoint",
-    "revocation_endpoint",
-)
+_ENDPOINTS = ("authorization_endpoint", "device_authorization_endpoint", "revocation_endpoint")
 
 
-class DiscoveryFailed(SilentRefreshError):  # noqa: N818 (named as the errors of errors.py are)
-    """The issuer's metadata could not be had, or are not what they must be.
-
-    ``transient`` says whether trying again later may help: the issuer could not
-    be reached, or was busy.
-    """
-
-    def __init__(self, message: str, *, transient: bool = False, **kwargs: Any) -> None:
-        super().__init__(message, **kwargs)
-        self.transient = transient
+class DiscoveryFailed(SignInError):  # noqa: N818 (named like the errors in errors.py)
+    """The issuer's metadata could not be fetched or are invalid."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What an authorization server says about itself. URLs are https, or loopback.
+    """The metadata of an authorization server. All URLs are https or loopback.
 
-    An endpoint is ``None`` where the server has none.
-    ``code_challenge_methods`` is ``None`` where the server does not say which it
-    knows; ``iss_in_callback`` is whether it promises to name itself in the
-    authorization response (RFC 9207).
+    An endpoint is ``None`` if the server has none. ``code_challenge_methods`` is ``None`` if
+    the server does not list them. ``iss_in_callback`` is whether the server promises to name
+    itself in the authorization response (RFC 9207).
     """
 
     issuer: str
@@ -54,16 +42,15 @@ class Metadata:
 def discover(issuer: str, *, timeout: float = 10.0, **network: Any) -> Metadata:
     """Fetch the metadata of ``issuer``, an https (or loopback) URL.
 
-    RFC 8414's place is asked first, then OpenID Connect's two. ``network`` is
-    ``verify``, ``cert`` and ``proxies``, as a grant has them. Blocks for
-    ``timeout`` seconds in all at the most. Raises :class:`DiscoveryFailed`,
-    ``InsecureTransport`` for a plain http issuer, and ``ValueError`` for what
-    is no issuer.
+    Tries the URL of RFC 8414 first, then the two of OpenID Connect. ``network`` is ``verify``,
+    ``cert`` and ``proxies``, as for a grant. Blocks for at most ``timeout`` seconds in total.
+    Raises :class:`DiscoveryFailed`, ``InsecureTransport`` for a plain http issuer or endpoint,
+    and ``ValueError`` for an invalid issuer.
     """
     _check_issuer(issuer)
     deadline = time.monotonic() + timeout
     problems, transient = [], False
-    for url in _places(issuer):
+    for url in _metadata_urls(issuer):
         answer = TokenEndpoint(url, name="issuer", **network).get(deadline)
         if isinstance(answer, NoAnswer):
             raise DiscoveryFailed(
@@ -73,12 +60,12 @@ def discover(issuer: str, *, timeout: float = 10.0, **network: Any) -> Metadata:
             )
         if answer.status == 200 and answer.payload is not None:
             return _read(answer.payload, issuer, url)
-        # On with the next place in any case: some servers answer 500 where they know no path.
+        # Try the next URL after any status: some servers answer 500 for an unknown path.
         transient = transient or answer.status == 429 or answer.status >= 500
         problems.append(f"{url} answered {_described(answer)}")
     raise DiscoveryFailed(
         f"{issuer} publishes no metadata ({'; '.join(problems)}): "
-        + ("try again later" if transient else "check the issuer, or give its endpoints by hand"),
+        + ("try again later" if transient else "check the issuer, or give its endpoints yourself"),
         transient=transient,
     )
 
@@ -87,18 +74,18 @@ def _check_issuer(issuer: str) -> None:
     origin = Origin.of(issuer)
     if origin is None or "?" in issuer or "#" in issuer or "@" in issuer:
         raise ValueError(
-            f"{issuer!r} is no issuer: give its https URL, without query and fragment, such as "
-            "'https://auth.example.com'"
+            f"{issuer!r} is not a valid issuer: give its https URL without user, query or "
+            "fragment, such as 'https://auth.example.com'"
         )
     if not (origin.is_secure or origin.is_loopback):
         raise InsecureTransport(
-            f"the issuer {issuer} is reached by plain http, where anybody on the way can send "
-            "people to a login page of his own: use https"
+            f"the issuer {issuer} uses plain http, so anyone on the network path can redirect "
+            "people to another login page: use https"
         )
 
 
-def _places(issuer: str) -> Iterator[str]:
-    """Yield the URLs where the metadata may be, most likely first (RFC 8414 sections 3 and 5)."""
+def _metadata_urls(issuer: str) -> Iterator[str]:
+    """Yield the possible URLs of the metadata, the likeliest first (RFC 8414 sections 3 and 5)."""
     parts = urlsplit(issuer)
     root, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
     yield f"{root}/.well-known/oauth-authorization-server{path}"
@@ -110,11 +97,11 @@ def _places(issuer: str) -> Iterator[str]:
 def _read(payload: Mapping[str, Any], issuer: str, url: str) -> Metadata:
     named = payload.get("issuer")
     if named != issuer:
-        # Identical (RFC 8414 section 3.3), lest another server's metadata pass for this one's.
-        told = repr(named[:200]) if isinstance(named, str) else "nobody"
+        # Must be identical (RFC 8414 section 3.3), so that no other server's metadata are used.
+        told = f"the issuer {named[:200]!r}" if isinstance(named, str) else "no issuer"
         raise DiscoveryFailed(
-            f"the metadata at {url} name the issuer {told}, not {issuer!r}: if that is the one you "
-            "mean, give it exactly so"
+            f"the metadata at {url} name {told}, not {issuer!r}: the two must be identical, so "
+            "check the issuer you gave"
         )
     if not isinstance(payload.get("token_endpoint"), str):
         raise DiscoveryFailed(f"the metadata at {url} name no token_endpoint")
@@ -140,6 +127,6 @@ def _read(payload: Mapping[str, Any], issuer: str, url: str) -> Metadata:
 
 def _described(answer: EndpointAnswer) -> str:
     if answer.status == 200:
-        return "something that is no JSON object"
+        return "something that is not a JSON object"
     redirect = ", and redirects are not followed" if 300 <= answer.status < 400 else ""
     return f"{answer.status}{redirect}"

@@ -1,4 +1,4 @@
-"""Tokens that come from somewhere else: pasted, piped, or exported by another tool."""
+"""Tokens obtained elsewhere: pasted, piped, or exported by another tool."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NAMES = {"accessToken": "access_token", "refreshToken": "refresh_token", "expir
 
 
 def read_given(text: str) -> Token:
-    """Make a token of what somebody gave: JSON, or a bare refresh token.
+    """Return the token in ``text``, which is JSON or only a refresh token.
 
-    JSON is whatever :meth:`~requests_silent_refresh.Token.from_response` takes;
-    names may be written ``accessToken``. Raises ``ValueError``, which holds
+    The JSON may be anything that :meth:`~requests_silent_refresh.Token.from_response` accepts,
+    and names may be written like ``accessToken``. Raises ``ValueError``, whose message contains
     nothing of ``text``.
     """
     text = text.strip()
@@ -27,12 +27,12 @@ def read_given(text: str) -> Token:
         return Token.from_response(MaskedDict(refresh_token=text))
     fields = _parse(text)
     if fields is None:
-        raise ValueError("what was given starts like JSON but is no JSON object")
+        raise ValueError("the input starts like JSON but is not a JSON object")
     return Token.from_response(fields)
 
 
 def _parse(text: str) -> MaskedDict | None:
-    """Read JSON; no frame or error that holds it is left for a traceback to show."""
+    """Parse JSON, without leaving a frame or an error from which a traceback would show it."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

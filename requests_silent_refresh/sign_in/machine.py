@@ -1,4 +1,4 @@
-"""Sign in as the client itself: client credentials (RFC 6749 section 4.4)."""
+"""Sign-in as the client itself: client credentials (RFC 6749 section 4.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .client import Client
 
 
 def as_client(client: Client) -> Token:
-    """Get a token for the client itself. Blocks and raises as :meth:`Client.redeem`."""
+    """Return a token for the client itself. Blocks and raises like :meth:`Client.redeem`."""
     from oauthlib.oauth2 import BackendApplicationClient
 
     protocol = BackendApplicationClient(client.client_id)

@@ -1,7 +1,8 @@
-"""The loopback redirect: a server on this machine that waits for one answer (RFC 8252)."""
+"""The loopback redirect: a server on this machine that waits for one response (RFC 8252)."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hmac
 import html
@@ -9,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -17,13 +19,13 @@ from urllib.parse import parse_qsl, urlsplit
 from .client import SignInFailed
 
 _HOSTS = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
-_PATIENCE = 60.0  # seconds a browser waits for the code to be redeemed
-_LAST_WORDS = 2.0  # seconds that closing waits for the browser to be answered
+_PATIENCE = 60.0  # seconds for which a browser waits for the code to be redeemed
+_LAST_WORDS = 2.0  # seconds for which closing waits until the browser has its answer
 
 _HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "Referrer-Policy": "no-referrer",  # the page's own URL holds the code
+    "Referrer-Policy": "no-referrer",  # the page's own URL contains the code
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }
@@ -33,20 +35,18 @@ class LoopbackRedirect:
     """Waits at a redirect URI on this machine for one authorization response.
 
     ``redirect_uri``
-        ``http://127.0.0.1/callback``, or with ``localhost`` or ``[::1]``.
-        Without a port a free one is taken (RFC 8252 section 7.3).
+        ``http://127.0.0.1/callback``, or the same with ``localhost`` or ``[::1]``. Without a
+        port, a free one is used (RFC 8252 section 7.3).
     ``state``
-        What the response must bring back (RFC 6749 section 10.12).
+        The value that the response must contain (RFC 6749 section 10.12).
 
-    A context manager; entering it binds the port. One Condition guards the
-    states: WAITING until the first response to the path; ANSWERED while its code
-    is being redeemed, and its browser waits to hear what came of it; CONCLUDED.
-    Whatever comes after the first is told so and changes nothing. A response
-    with the wrong state ends the waiting too: it is an attack or an older tab,
-    and in either case it is a person who has to look.
+    A context manager. The constructor binds the port; entering starts the server. One Condition
+    guards the states: WAITING until the first response to the path; ANSWERED while its code is
+    being redeemed and its browser waits for the result; CONCLUDED. A later response gets a page
+    that says so and changes nothing. A response with the wrong state also ends the wait: it
+    comes from an attack or an older tab, and either way a person has to look.
 
-    Raises ``ValueError`` for another kind of URI and :class:`SignInFailed` where
-    the port is taken.
+    Raises ``ValueError`` for another kind of URI and :class:`SignInFailed` if the port is taken.
     """
 
     def __init__(self, redirect_uri: str, state: str) -> None:
@@ -60,8 +60,8 @@ class LoopbackRedirect:
             or "@" in parts.netloc
         ):
             raise ValueError(
-                f"{redirect_uri!r} is no redirect to this machine: give one such as "
-                "'http://127.0.0.1:8400/callback', without a port for any free one"
+                f"{redirect_uri!r} is not a redirect URI on this machine: give one such as "
+                "'http://127.0.0.1:8400/callback', or without the port to use any free one"
             )
         self._state = state
         self._changed = threading.Condition()
@@ -78,12 +78,12 @@ class LoopbackRedirect:
 
     def _bind(self, address: str, port: int) -> ThreadingHTTPServer:
         try:
-            return _server_class(address)((address, port), self)
+            return (_Server6 if ":" in address else _Server)((address, port), self)
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             raise SignInFailed(
-                f"port {port} of {address} is taken, so the answer could not come back there: "
+                f"port {port} of {address} is taken, so the response could not be received there: "
                 "free it, or give a --redirect-uri with another port or without one"
             ) from None
 
@@ -97,17 +97,18 @@ class LoopbackRedirect:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.conclude("Nothing came of it", "The sign-in was given up. Go back to the terminal.")
+        # Has no effect after a success, which has been concluded already.
+        self.conclude("Not signed in", "The sign-in failed. Go back to the terminal.")
         with self._changed:
             self._changed.wait_for(lambda: not self._answering, _LAST_WORDS)
         self._server.shutdown()
         self._server.server_close()
 
     def wait(self, timeout: float) -> str:
-        """Wait for the response and return its query, whose ``state`` is the right one.
+        """Wait for the response and return its query, whose ``state`` has been checked.
 
-        Raises :class:`SignInFailed` after ``timeout`` seconds, or for a response
-        that is not this sign-in's.
+        Raises :class:`SignInFailed` after ``timeout`` seconds, or for a response that does not
+        belong to this sign-in.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -115,9 +116,9 @@ class LoopbackRedirect:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise SignInFailed(
-                        f"nobody signed in within {timeout:g} s: start it again when you are ready"
+                        f"nobody signed in within {timeout:g} s: start the sign-in again"
                     )
-                # In steps, because on Windows a long wait is deaf to Ctrl-C.
+                # In steps, because on Windows Ctrl-C does not interrupt a long wait.
                 self._changed.wait(min(left, 0.5))
             if self._failure is not None:
                 raise self._failure
@@ -125,61 +126,63 @@ class LoopbackRedirect:
             return self._response
 
     def conclude(self, title: str, text: str) -> None:
-        """Tell the browser what came of it; only the first conclusion counts."""
+        """Show the result in the browser; only the first call has an effect."""
         with self._changed:
             self._conclusion = self._conclusion or (title, text)
             self._changed.notify_all()
 
     def page_for(self, target: str) -> tuple[int, str, str]:
-        """Take in a request for ``target`` and return status, title and text of its page.
+        """Handle a request for ``target`` and return the status, title and text of its page.
 
-        Called in the request's own thread; for the response that counts it blocks
-        until :meth:`conclude`.
+        Called in the request's own thread. For the first valid response it blocks until
+        :meth:`conclude`, or for at most 60 s.
         """
         parts = urlsplit(target)
         if parts.path != self._path:
-            return 404, "There is nothing here", ""
+            return 404, "Page not found", ""
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         fields = dict(pairs)
         with self._changed:
             if self._response is not None or self._failure is not None:
-                return 409, "This sign-in has had its answer", "Go back to the terminal."
+                return 409, "This sign-in has already been answered", "Go back to the terminal."
             problem = self._problem_with(fields, len(pairs))
             if problem is not None:
                 self._failure = SignInFailed(
-                    f"{problem}: it was ignored, and the sign-in given up. Start it again, and use "
-                    "only the page that it opens"
+                    f"{problem}: it was ignored, and the sign-in was stopped. Start it again, and "
+                    "use only the page that it opens"
                 )
                 self._changed.notify_all()
-                return 400, "This is not the answer to your sign-in", "Go back to the terminal."
+                return 400, "This response is not for your sign-in", "Go back to the terminal."
             self._response = parts.query
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._conclusion, _PATIENCE)
-            return (200, *(self._conclusion or ("This takes long", "Go back to the terminal.")))
+            return (200, *(self._conclusion or ("Still signing in", "Go back to the terminal.")))
 
     def _problem_with(self, fields: dict[str, str], count: int) -> str | None:
         if not hmac.compare_digest(fields.get("state", "").encode(), self._state.encode()):
-            return "an answer with the wrong state came back, one to another sign-in"
+            return "a response with the wrong state, which belongs to another sign-in, was received"
         if len(fields) != count:
-            return "an answer came back in which a field stands twice"
+            return "a response with a repeated field was received"
         return None
 
-    def begin_answer(self) -> None:
-        """Note that a browser is being answered, so that closing waits for it."""
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Mark that a browser is being answered, so that closing waits for it."""
         with self._changed:
             self._answering += 1
-
-    def end_answer(self) -> None:
-        """Undo :meth:`begin_answer`."""
-        with self._changed:
-            self._answering -= 1
-            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._answering -= 1
+                self._changed.notify_all()
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # a browser's idle spare connection would hold it up
-    # Elsewhere it only passes over connections that have ended; there, over a living listener.
+    block_on_close = False  # an idle spare connection of the browser would block it
+    # On Windows the option would take over the port of a live listener; elsewhere it only
+    # ignores connections that have ended.
     allow_reuse_address = sys.platform != "win32"
 
     def __init__(self, address: tuple[str, int], redirect: LoopbackRedirect) -> None:
@@ -187,31 +190,23 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: whoever hangs up in the middle is no news for the terminal."""
+        """Print nothing: a client that disconnects early is not worth reporting."""
 
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def _server_class(address: str) -> type[_Server]:
-    return _Server6 if ":" in address else _Server
-
-
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 10.0  # seconds for a request to come in
+    timeout = 10.0  # seconds for a request to arrive
     server: _Server
     server_version = "silent-refresh"
     sys_version = ""
 
     def do_GET(self) -> None:
         redirect = self.server.redirect
-        redirect.begin_answer()
-        try:
-            status, title, text = redirect.page_for(self.path)
-            self._send(status, title, text)
-        finally:
-            redirect.end_answer()
+        with redirect.answering():
+            self._send(*redirect.page_for(self.path))
 
     def _send(self, status: int, title: str, text: str) -> None:
         body = _page(title, text).encode()
@@ -223,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
-        """Say nothing: the request line holds the code."""
+        """Print nothing: the request line contains the code."""
 
 
 def _page(title: str, text: str) -> str:

@@ -1,1 +1,1 @@
-"""How this package talks to the operating system: files, locks, forks, threads, connections."""
+"""Access to the operating system: files, locks, forks, threads and connections."""

@@ -1,4 +1,4 @@
-"""Calling somebody else's code without being held up by it."""
+"""Calling code that may hang, with a bound on how long the caller waits for it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from ..redaction import redact
 T = TypeVar("T")
 
 
-class LeftBehind(Exception):  # noqa: N818 (says what happened to the call, not what went wrong)
-    """The call did not return in time; it goes on alone."""
+class LeftBehind(Exception):  # noqa: N818 (named for what happened to the call)
+    """The call did not return in time; it continues in the background."""
 
 
 class Escaped(Exception):  # noqa: N818 (as above)
-    """The call raised what is no ``Exception``: ``SystemExit``, a cancellation.
+    """The call raised a ``BaseException`` that is not an ``Exception``, such as ``SystemExit``.
 
-    That was meant for the thread of the call, not for the one that waits for it.
+    It was meant for the thread of the call, so it is not raised in the thread that waits.
     """
 
 
 class Call(Generic[T]):
-    """One call of a callable in a daemon thread of its own, which can be left behind.
+    """One call of a callable in its own daemon thread, which the caller can leave behind.
 
-    A callable that hangs (a resolver, a debugger, an endless loop) cannot be
-    interrupted in Python, only left. What it returns in the end must not be
-    lost all the same: it may be a freshly rotated refresh token. So the call is
-    in one of three states, changed under its lock: RUNNING, DONE (the caller
-    takes the result) or LEFT (the caller went, for whatever reason, a thrown
-    ``KeyboardInterrupt`` included; ``late(result)`` is called in the call's own
-    thread when it returns). Exactly one of the two gets the result, whichever
-    way the return and the leaving race.
+    Python cannot interrupt a callable that hangs (a resolver, a debugger, an endless loop); the
+    caller can only stop waiting. The result must still not be lost, because it may be a newly
+    rotated refresh token. The call is therefore in one of three states, which change with its
+    lock held: RUNNING, DONE (the caller takes the result) or LEFT (the caller stopped waiting
+    for any reason, including ``KeyboardInterrupt``; ``late(result)`` is called in the call's
+    own thread when it returns). Exactly one of the caller and ``late`` gets the result,
+    however the return and the leaving race.
 
-    Where no thread can be started any more (the interpreter is exiting, the
-    system's limit) the call runs in the caller and cannot be left.
+    If no thread can be started (the interpreter is exiting, or the system's limit is reached),
+    the call runs in the caller's thread and cannot be left behind.
     """
 
     def __init__(self, function: Callable[[], T], late: Callable[[T], None], name: str) -> None:
@@ -51,12 +50,12 @@ class Call(Generic[T]):
         except RuntimeError:
             self._run()
             if self._error is not None and not isinstance(self._error, Exception):
-                raise self._error from None  # here it was meant for this thread
+                raise self._error from None  # the call ran in this thread, so it was meant for it
 
     def _run(self) -> None:
         try:
             self._result = self._function()
-        except BaseException as error:  # noqa: BLE001 (handed to the caller as it is)
+        except BaseException as error:  # noqa: BLE001 (handed to the caller unchanged)
             self._error = error
         with self._lock:
             left = self._left
@@ -65,14 +64,14 @@ class Call(Generic[T]):
             self._late(self._result)  # type: ignore[arg-type]  # T may itself be Optional
 
     def wait(self, timeout: float) -> bool:
-        """Wait ``timeout`` seconds at most; say whether the call has ended. Does not leave it."""
+        """Block for at most ``timeout`` seconds; return whether the call has ended."""
         return self._ended.wait(timeout)
 
     def result(self, timeout: float) -> T:
-        """Return what the call returned or raise what it raised.
+        """Return what the call returned, or raise what it raised.
 
-        Raises :class:`LeftBehind` after ``timeout`` seconds, and
-        :class:`Escaped`. However this ends without a result, ``late`` gets it.
+        Raises :class:`LeftBehind` after ``timeout`` seconds, and :class:`Escaped`. If this
+        method does not return the result, ``late`` gets it.
         """
         try:
             self._ended.wait(timeout)
@@ -89,7 +88,7 @@ class Call(Generic[T]):
         return self._result  # type: ignore[return-value]  # T may itself be Optional
 
     def leave(self) -> bool:
-        """Leave the call behind; ``False`` where it has ended and the result is the caller's."""
+        """Leave the call behind; ``False`` if it has ended and the caller must take the result."""
         with self._lock:
             if not self._ended.is_set():
                 self._left = True
@@ -97,7 +96,7 @@ class Call(Generic[T]):
 
 
 def account_of(error: BaseException) -> str:
-    """Say what a callable of the user's raised, and where; the frames themselves are cut (P12)."""
+    """Describe what a user's callable raised, and where, without keeping its frames (P12)."""
     if isinstance(error, Escaped):
         return str(error)
     frame = error.__traceback__
@@ -106,6 +105,6 @@ def account_of(error: BaseException) -> str:
     where = "" if frame is None else f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
     try:
         said = redact(str(error))
-    except Exception:  # noqa: BLE001 (whatever the method of another's class does)
+    except Exception:  # noqa: BLE001 (the __str__ of a user's class may raise anything)
         said = ""
     return f"{type(error).__name__}{where}" + (f": {said}" if said else "")

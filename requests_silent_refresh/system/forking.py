@@ -1,4 +1,4 @@
-"""What a forked child must forget: locks whose holders are threads of its parent."""
+"""Resetting objects in a forked child, where the threads that hold their locks do not exist."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Protocol
 
 
 class Forked(Protocol):
-    """Something that holds locks or threads and can start anew in a child."""
+    """An object that holds locks or threads and can be reset in a forked child."""
 
     def after_fork_in_child(self) -> None:
-        """Replace every lock and drop every thread; called before the child runs anything."""
+        """Replace every lock and forget every thread; called before other code of the child."""
 
 
-# By identity: a subclass of the application's may compare its adapters as it likes.
+# Keyed by identity, because an application's subclass may define its own __eq__ and __hash__.
 _objects: weakref.WeakValueDictionary[int, Forked] = weakref.WeakValueDictionary()
 
 
 def reset_in_child(thing: Forked) -> None:
-    """Have ``thing.after_fork_in_child()`` called in each forked child while it lives."""
+    """Call ``thing.after_fork_in_child()`` in every forked child while ``thing`` exists."""
     _objects[id(thing)] = thing
 
 
@@ -28,11 +28,11 @@ def _reset_all() -> None:
     for thing in list(_objects.values()):
         try:
             thing.after_fork_in_child()
-        except BaseException as error:  # noqa: BLE001 (the others must not keep a dead lock for it)
+        except BaseException as error:  # noqa: BLE001 (the other objects must still be reset)
             failed = error
     if failed is not None:
-        raise failed  # which Python prints, and goes on
+        raise failed  # Python prints it and continues
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_reset_all)

@@ -1,15 +1,15 @@
-"""A kernel lock on a file, held by one process (and one thread's purpose) at a time.
+"""A kernel lock on a file, held by one :class:`KernelLock` of one process at a time.
 
-The kernel frees it when its holder dies, however it dies. The file itself stays
-for ever: unlinking a lock file lets the next two come in together. The lock
-belongs to the open file, which ``fork`` shares with the child; therefore
+The kernel releases it when its holder dies, for whatever reason. The lock file is never
+removed: unlinking it would let two later processes hold the lock at the same time. The lock
+belongs to the open file description, which ``fork`` shares with the child. Therefore
 
-- a child closes its copy at once and never unlocks it, so neither its garbage
-  collector nor its exit can free the parent's lock;
-- with the child's copy gone, the parent's death frees the lock although the
-  child lives;
-- a file that was opened while another thread forked is given up and opened
-  again, because a child may have a copy that nobody there knows of.
+- a child closes its copy at once and never unlocks it, so neither its garbage collector nor
+  its exit can release the parent's lock;
+- once the child has closed its copy, the parent's death releases the lock even if the child
+  is still running;
+- a file that was opened while another thread forked is closed and opened again, because a
+  child may have inherited a descriptor that it cannot know of.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import socket
 import threading
 import time
 
-# With the store, not with the first lock: while Python 3.10 exits it can't be imported any more.
+# Imported here and not at the first lock, because Python 3.10 cannot import it while exiting.
 from filelock import lock_descriptor, unlock_descriptor
 
 from ..errors import StoreUnavailable
 from . import private_files
 from .forking import reset_in_child
 
-# Seconds between two looks at a lock. With a hundred processes waiting, a look
-# (two system calls) must stay far below a percent of a processor each.
+# Seconds between two attempts. With a hundred processes waiting, each must use far less than a
+# percent of a processor for its attempts (two system calls each).
 _SHORTEST, _LONGEST = 0.005, 0.025
 
 _forks = 0
 
 
 def _count_fork() -> None:
-    global _forks  # noqa: PLW0603 (one number a process, written before each fork only)
+    global _forks  # noqa: PLW0603 (one number per process, written only before a fork)
     _forks += 1
 
 
@@ -44,32 +44,32 @@ if hasattr(os, "register_at_fork"):
 
 
 def pause(left: float) -> None:
-    """Sleep until the next look at a lock, ``left`` seconds at most; spread so that waiters mix."""
+    """Sleep until the next attempt, for at most ``left`` seconds; random, so that waiters mix."""
     time.sleep(max(0.0, min(left, random.uniform(_SHORTEST, _LONGEST))))  # noqa: S311 (no secret)
 
 
 class KernelLock:
-    """The lock on the file ``path`` (made 0600, with its directories, when first used).
+    """The lock on the file ``path`` (created 0600, with its directories, when first used).
 
-    An object is for one acquisition; a released one can be used again. Threads
-    exclude each other as processes do, each with an object of its own. Raises
-    ``OSError`` where the file cannot be opened or its file system has no locks.
+    An object holds one acquisition at a time and can be used again after its release. Threads
+    exclude each other as processes do if each has its own object. The methods raise ``OSError``
+    if the file cannot be opened or its file system does not support locks.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd: int | None = None
-        self._guard = threading.Lock()  # release may be called by two threads
+        self._guard = threading.Lock()  # two threads may call release at the same time
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
         fd, self._fd = self._fd, None
         self._guard = threading.Lock()
         if fd is not None:
-            os.close(fd)  # never unlock: that would reach the parent's lock
+            os.close(fd)  # do not unlock it: that would release the parent's lock
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody has it. Does not block."""
+        """Take the lock if it is free, and return whether it was. Does not block."""
         if self._fd is None:
             self._open()
         fd = self._fd
@@ -78,11 +78,11 @@ class KernelLock:
             return False
         if self.is_in_place():
             return True
-        self.release()  # somebody removed the file: a lock on what is left guards nothing
+        self.release()  # the file was removed or replaced, so this lock protects nothing
         return False
 
     def acquire(self, timeout: float) -> None:
-        """Take the lock, waiting ``timeout`` seconds at most; then ``StoreUnavailable``."""
+        """Take the lock; raises ``StoreUnavailable`` if it takes more than ``timeout`` s."""
         deadline = time.monotonic() + timeout
         while not self.try_acquire():
             left = deadline - time.monotonic()
@@ -91,17 +91,17 @@ class KernelLock:
             pause(left)
 
     def unavailable(self, waited: float) -> StoreUnavailable:
-        """Make the error of a waiter that gives up; the lock's file is closed."""
+        """Close the lock's file and return the error for a waiter whose time is over."""
         holder = self.holder()
         self.release()
         return StoreUnavailable(
-            f"{self.path} has been locked by {holder or 'somebody else'} for longer than "
-            f"{waited:g} s: try again later, or look at what that process is doing",
+            f"{self.path} has been locked by {holder or 'another process or thread'} for longer "
+            f"than {waited:g} s: try again later, or check what the holder is doing",
             holder=holder,
         )
 
     def is_in_place(self) -> bool:
-        """Say whether the open file is still the one that others would lock."""
+        """Return whether the open file is still the one at ``path``, which others would lock."""
         try:
             there = private_files.call(os.stat, self.path)
         except FileNotFoundError:
@@ -111,7 +111,7 @@ class KernelLock:
         )
 
     def sign(self) -> None:
-        """Write into the file who holds the lock, for others to read; best effort."""
+        """Write into the file which process holds the lock, for :meth:`holder`; best effort."""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         note = f"\nprocess {os.getpid()} on {socket.gethostname()} since {since}\n"
         try:
@@ -120,14 +120,14 @@ class KernelLock:
                 private_files.write_all(self._fd, note.encode())
                 private_files.call(os.ftruncate, self._fd, len(note.encode()))
         except OSError:
-            pass  # a full disk: the lock holds without its note
+            pass  # for example a full disk: the lock is held anyway
 
     def holder(self) -> str | None:
-        """Return what the holder wrote about itself; ``None`` where it wrote nothing."""
+        """Return what the holder wrote about itself; ``None`` if it wrote nothing."""
         try:
             if self._fd is None:
                 return None
-            # Past the first byte: Windows lets nobody else read the one that is locked.
+            # Skip the first byte: on Windows it is locked, and others cannot read it.
             private_files.call(os.lseek, self._fd, 1, os.SEEK_SET)
             note = private_files.call(os.read, self._fd, 300).decode(errors="replace").strip()
         except OSError:
@@ -135,13 +135,13 @@ class KernelLock:
         return "".join(c for c in note if c.isprintable()) or None
 
     def release(self) -> None:
-        """Give the lock up, or the attempt to get it. Safe to call twice."""
+        """Release the lock, or give up the attempt to take it. Safe to call twice."""
         with self._guard:
             if self._fd is None:
                 return
             try:
-                # Said aloud and not left to the close: a copy that a child inherited
-                # behind our back must not keep the lock.
+                # Explicitly, and not by closing: a descriptor that a child inherited unnoticed
+                # must not keep the lock.
                 private_files.call(unlock_descriptor, self._fd)
             except OSError:
                 pass

@@ -1,14 +1,13 @@
-"""The file system as the store and the key files use it: private files, replaced whole.
+"""Private files, which are replaced atomically: file system access for stores and key files.
 
-Every system call goes through :func:`call`, so that tests can make each one fail
-or kill the process there, and can run the Windows paths anywhere. What the
-functions raise is the ``OSError`` of the call, or a ``StoreError`` where a file
-breaks a rule: it is a link, no regular file, somebody else's, or too large.
+Every system call goes through :func:`call`, so that tests can make each one fail, kill the
+process there, and run the Windows code paths anywhere. The functions raise the ``OSError`` of
+the call, or a ``StoreError`` if a file is a link, is not a regular file, belongs to another
+user, or is too large.
 
-A private file is 0600 whatever the umask. It is never written in place: its
-next content goes to a file beside it, is synced, and is renamed over it, so
-that readers (who take no lock) and crashes meet the whole old or the whole new
-content.
+A private file has mode 0600 whatever the umask. It is never modified in place: new content is
+written to another file, synced, and renamed over it, so that readers (which take no lock) and
+crashes see the whole old or the whole new content.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from ..errors import StoreCorrupted, StoreError
@@ -28,16 +27,16 @@ from ..errors import StoreCorrupted, StoreError
 WINDOWS = sys.platform == "win32"
 
 SIZE_LIMIT = 1024 * 1024
-"""Bytes a private file may hold; tokens are a few KiB, so more is something else."""
+"""The largest size of a private file in bytes. Tokens need only a few KiB."""
 
-# On Windows a reader's open handle blocks a rename for as long as the read lasts.
+# On Windows a reader's open handle blocks a rename until the read has ended.
 _SHARING_VIOLATIONS = frozenset({5, 32, 33})
 _SHARING_PATIENCE = 2.0  # seconds
 
 _FOR_READING = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a FIFO planted under the name would hang the open
+    | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO at this path would otherwise block
     | getattr(os, "O_BINARY", 0)
 )
 _FOR_WRITING = _FOR_READING & ~os.O_RDONLY | os.O_RDWR
@@ -49,15 +48,15 @@ _logger = logging.getLogger("requests_silent_refresh")
 
 
 def call(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Make one system call: the seam at which tests inject faults."""
+    """Make one system call; tests replace this function to inject faults."""
     return function(*args, **kwargs)
 
 
 def read_private(path: str) -> bytes | None:
-    """Return the content of the private file ``path``; ``None`` where there is none.
+    """Return the content of the private file ``path``; ``None`` if it does not exist.
 
-    Does not block. A wider mode than 0600 is mended and logged. Raises
-    ``StoreError`` for a file that breaks a rule, ``StoreCorrupted`` for one
+    Does not wait for any lock. A mode wider than 0600 is corrected and logged. Raises
+    ``StoreError`` for a file that breaks one of the rules above, and ``StoreCorrupted`` for one
     that is too large.
     """
     try:
@@ -66,7 +65,7 @@ def read_private(path: str) -> bytes | None:
         return None
     try:
         size = check(fd, path).st_size
-        # One byte more than expected, so that the usual file needs a single read.
+        # One byte more than the size, so that a single read shows that the file has ended.
         content = call(os.read, fd, min(size, SIZE_LIMIT) + 1)
         while len(content) <= SIZE_LIMIT and (more := call(os.read, fd, SIZE_LIMIT)):
             content += more
@@ -74,7 +73,7 @@ def read_private(path: str) -> bytes | None:
         close(fd)
     if len(content) > SIZE_LIMIT:
         raise StoreCorrupted(
-            f"{path} is larger than {SIZE_LIMIT} bytes: it is not what this package wrote there"
+            f"{path} is larger than {SIZE_LIMIT} bytes: it was not written by this package"
         )
     return content
 
@@ -82,24 +81,15 @@ def read_private(path: str) -> bytes | None:
 def write_private(path: str, content: bytes) -> None:
     """Create the private file ``path`` with ``content``, synced; an old one is removed.
 
-    For a file nobody else looks at yet; the caller renames it and holds the
-    lock that makes the name its own. On failure nothing stays.
+    For a temporary name that no other process reads; the caller must hold the lock that
+    reserves the name, and renames the file. If writing fails, the file is removed.
     """
-    fd = _create(path)
-    try:
-        try:
-            write_all(fd, content)
-            call(os.fsync, fd)
-        finally:
-            close(fd)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error says more
-            remove(path)
-        raise
+    with _new_file(path) as fd:
+        write_all(fd, content)
 
 
 def overwrite_private(path: str, content: bytes) -> None:
-    """Write ``content`` into the existing private file ``path``, in the room it has, synced."""
+    """Write ``content``, synced, into the existing private file ``path``, whose space it reuses."""
     fd = open_private(path, _FOR_WRITING)
     try:
         check(fd, path)
@@ -111,30 +101,32 @@ def overwrite_private(path: str, content: bytes) -> None:
 
 
 def reserve_private(path: str, content: bytes, size: int) -> None:
-    """Create the private file ``path`` with ``content`` and really allocate ``size`` bytes."""
-    fd = _create(path)
+    """Like :func:`write_private`, with ``size`` bytes of disk space allocated for the file."""
+    with _new_file(path) as fd:
+        _allocate(fd, size)
+        call(os.lseek, fd, 0, os.SEEK_SET)
+        write_all(fd, content)
+
+
+@contextlib.contextmanager
+def _new_file(path: str) -> Iterator[int]:
+    """Create a private file for the block to write; sync it at the end, remove it on failure."""
+    flags = _FOR_WRITING | os.O_CREAT | os.O_EXCL
+    try:
+        fd = open_private(path, flags)
+    except FileExistsError:  # left by a process that died, or created by an attacker
+        remove(path)
+        fd = open_private(path, flags)
     try:
         try:
-            _allocate(fd, size)
-            call(os.lseek, fd, 0, os.SEEK_SET)
-            write_all(fd, content)
-            # A network file system may tell only now that there is no room.
-            call(os.fsync, fd)
+            yield fd
+            call(os.fsync, fd)  # a network file system may report a full disk only here
         finally:
             close(fd)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the first error says more
             remove(path)
         raise
-
-
-def _create(path: str) -> int:
-    flags = _FOR_WRITING | os.O_CREAT | os.O_EXCL
-    try:
-        return open_private(path, flags)
-    except FileExistsError:  # a dead process left it, or somebody planted it
-        remove(path)
-        return open_private(path, flags)
 
 
 def open_private(path: str, flags: int = _FOR_WRITING | os.O_CREAT) -> int:
@@ -144,12 +136,12 @@ def open_private(path: str, flags: int = _FOR_WRITING | os.O_CREAT) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK) and os.path.islink(path):
             raise StoreError(
-                f"{path} is a symbolic link, which is not followed: give the path it leads to"
+                f"{path} is a symbolic link, which is not followed: give the path it points to"
             ) from None
         raise
     if flags & os.O_CREAT and not WINDOWS:
         try:
-            # The umask may have taken bits from the owner; an old file may have more than ours.
+            # The umask may have removed the owner's bits; an existing file may have a wider mode.
             if stat.S_IMODE(call(os.fstat, fd).st_mode) != 0o600:
                 call(os.fchmod, fd, 0o600)
         except BaseException:
@@ -159,7 +151,10 @@ def open_private(path: str, flags: int = _FOR_WRITING | os.O_CREAT) -> int:
 
 
 def check(fd: int, path: str) -> os.stat_result:
-    """Refuse the open file unless it is a regular file of this user's; mend its mode."""
+    """Return the open file's status, after correcting its mode.
+
+    Raises ``StoreError`` unless it is a regular file that belongs to this user.
+    """
     status = call(os.fstat, fd)
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{path} is not a regular file: give another path")
@@ -172,42 +167,42 @@ def check(fd: int, path: str) -> os.stat_result:
         )
     if status.st_mode & 0o077:
         _logger.warning(
-            "%s could be opened by others (mode %o): tightened to 600",
+            "%s could be opened by others (mode %o): its mode was changed to 600",
             path,
             stat.S_IMODE(status.st_mode),
         )
-        with contextlib.suppress(OSError):  # a file system without modes; content is encrypted
+        with contextlib.suppress(OSError):  # a file system without modes; the content is encrypted
             call(os.fchmod, fd, 0o600)
     return status
 
 
 def write_all(fd: int, content: bytes) -> None:
-    """Write all of ``content`` at the descriptor's position."""
+    """Write all of ``content`` at the descriptor's current position."""
     left = memoryview(content)
     while left:
         left = left[call(os.write, fd, left) :]
 
 
 def close(fd: int) -> None:
-    """Close ``fd``; an error of close says nothing about data that was synced before."""
+    """Close ``fd``, ignoring errors: they say nothing about data that is already synced."""
     with contextlib.suppress(OSError):
         call(os.close, fd)
 
 
 def remove(path: str) -> None:
-    """Remove ``path`` if it is there."""
+    """Remove ``path`` if it exists."""
     with contextlib.suppress(FileNotFoundError):
         patient(os.unlink, path)
 
 
 def rename(source: str, target: str) -> None:
-    """Put ``source`` in the place of ``target`` and make that durable."""
+    """Rename ``source`` to ``target``, replacing it, and make that durable."""
     patient(os.replace, source, target)
     sync_directory(os.path.dirname(target))
 
 
 def sync_directory(path: str) -> None:
-    """Make the renames in directory ``path`` durable. Windows has nothing of the kind."""
+    """Make the renames in directory ``path`` durable. Does nothing on Windows."""
     if WINDOWS:
         return
     fd = call(os.open, path, os.O_RDONLY)
@@ -218,9 +213,9 @@ def sync_directory(path: str) -> None:
 
 
 def make_directories(path: str) -> None:
-    """Make directory ``path`` and its missing parents, each 0700 whatever the umask.
+    """Create directory ``path`` and its missing parents, each 0700 whatever the umask.
 
-    A directory that exists is left as it is: only what we made is ours to mend.
+    An existing directory is not changed.
     """
     try:
         call(os.mkdir, path, 0o700)
@@ -235,7 +230,7 @@ def make_directories(path: str) -> None:
 
 
 def signature(path: str) -> tuple[int, ...] | None:
-    """Return what changes when ``path`` is replaced, as a hint; ``None`` where there is none."""
+    """Return a value that changes when ``path`` is replaced, as a hint; ``None`` without a file."""
     try:
         status = call(os.stat, path)
     except OSError:
@@ -244,9 +239,9 @@ def signature(path: str) -> tuple[int, ...] | None:
 
 
 def patient(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Make a system call that Windows refuses while somebody else has the file open.
+    """Make a system call that Windows refuses while another process has the file open.
 
-    Tries again for 2 s at most; anywhere else the first answer counts.
+    Retries for at most 2 s on Windows; other systems get a single attempt.
     """
     deadline = time.monotonic() + _SHARING_PATIENCE
     while True:

@@ -1,13 +1,12 @@
 """Connection pools that never print what they send.
 
-``http.client.HTTPConnection.debuglevel = 1`` is a popular way to look at
-requests. It goes through ``print``, where no logging filter sees it, and it
-prints the ``Authorization`` header and the refresh token. Whoever sets it wants
-to see the application's traffic, not to publish its credentials; so the pools
-of this package keep quiet whatever it says.
+``http.client.HTTPConnection.debuglevel = 1`` is a popular way to debug requests. Its output
+goes through ``print``, where no logging filter sees it, and contains the ``Authorization``
+header and the refresh token. The purpose is to see the application's traffic, not to publish
+its credentials, so the pools of this package ignore the setting.
 
-To see everything, tokens included, while hunting a bug on a machine of your
-own, say so before the first request::
+To see everything, including tokens, while debugging on your own machine, set this before the
+first request::
 
     from requests_silent_refresh.system import quiet_pools
 
@@ -29,24 +28,24 @@ if TYPE_CHECKING:
 else:
     _Pool = object
 
-#: Whether ``http.client``'s debug output may show credentials. Read whenever a
-#: connection is made, so that connections kept alive stay as they are.
+#: Whether the debug output of ``http.client`` may show credentials. It is read when a connection
+#: is made, so existing connections do not change.
 allow_debug_output = False
 
 
 class QuietPool(_Pool):
-    """Mixed into a pool class: its connections print nothing.
+    """A mixin for pool classes, whose connections then print nothing.
 
-    The level is set on each connection as it is made, and whatever connection
-    class the pool has by then (an injected TLS library, a recorder of HTTP
-    traffic) is kept: a ``ConnectionCls`` of our own would shut those out.
+    The level is set on each new connection. The pool keeps its connection class, which may come
+    from an injected TLS library or a recorder of HTTP traffic; a ``ConnectionCls`` of this
+    package would disable those.
     """
 
     def _new_conn(self) -> Any:
         connection: Any = super()._new_conn()
         if not allow_debug_output:
-            # On the instance, so that no class attribute set later counts. CONNECT
-            # requests and responses ask the connection for its level.
+            # On the instance, so that a class attribute that is set later has no effect. Responses
+            # and CONNECT requests take their level from the connection.
             connection.debuglevel = 0
         return connection
 
@@ -55,15 +54,15 @@ class QuietPool(_Pool):
 def _quiet_class(pool_class: type[Any]) -> type[Any]:
     if issubclass(pool_class, QuietPool):
         return pool_class
-    # The same name, because it shows in the messages of urllib3's exceptions.
+    # The same name, because it appears in the messages of urllib3's exceptions.
     return type(pool_class.__name__, (QuietPool, pool_class), {"__doc__": QuietPool.__doc__})
 
 
 def quiet(manager: PoolManager) -> None:
-    """Have ``manager`` make quiet pools from now on.
+    """Make ``manager`` create quiet pools from now on.
 
-    For any ``PoolManager``, ``ProxyManager`` or ``SOCKSProxyManager``; each keeps
-    its own kind of pools. Calling it twice changes nothing.
+    Works for any ``PoolManager``, ``ProxyManager`` or ``SOCKSProxyManager``; each keeps its own
+    pool classes as bases. A second call has no effect.
     """
     manager.pool_classes_by_scheme = {
         scheme: _quiet_class(pool_class)
@@ -72,23 +71,23 @@ def quiet(manager: PoolManager) -> None:
 
 
 def unconnected(manager: PoolManager) -> PoolManager:
-    """Return a manager with the same settings and without its connections."""
+    """Return a manager with the same settings and without connections."""
     twin = copy.copy(manager)
-    # A container of the same kind: urllib3 gives its own no public name.
+    # type() of the container, because urllib3 does not export its class.
     twin.pools = type(manager.pools)(manager.pools._maxsize)
     return twin
 
 
 class QuietHTTPAdapter(HTTPAdapter):
-    """``requests``' own transport adapter with quiet pools, also through proxies."""
+    """The standard transport adapter of ``requests``, with quiet pools, also through proxies."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pool manager; ``requests`` calls this at construction and on unpickling."""
+        """Create the pool manager; ``requests`` calls this at construction and on unpickling."""
         super().init_poolmanager(*args, **kwargs)
         quiet(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the pool manager for a proxy, made at its first use."""
+        """Return the pool manager for a proxy, which is created at its first use."""
         manager = super().proxy_manager_for(*args, **kwargs)
         quiet(manager)
         return manager

@@ -1,4 +1,4 @@
-"""Warning of a danger once per process, however many sessions, adapters and stores meet it."""
+"""Warnings that are given once per process, however many objects run into the same danger."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _warned: set[str] = set()
 
 
 def warn_once(message: str, category: type[Warning] = UserWarning, *, stacklevel: int) -> None:
-    """Warn with ``message``, unless this process was warned of the same before. Thread-safe.
+    """Issue a warning unless this process has already had one with this message. Thread-safe.
 
-    ``stacklevel`` counts from the caller, as in :func:`warnings.warn`. If a filter makes
-    the warning an error, it is raised each time.
+    ``stacklevel`` counts from the caller, as in :func:`warnings.warn`. If a filter turns the
+    warning into an error, it is raised each time.
     """
     if message not in _warned:
         warnings.warn(message, category, stacklevel=stacklevel + 1)

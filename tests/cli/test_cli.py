@@ -222,7 +222,7 @@ def nothing_changes(home, server):  # noqa: F811
         ({"state": "wrong"}, "wrong state"),
         ({"code": None, "error": "access_denied"}, "denied in the browser"),
         ({"iss": "https://evil.example"}, "names the issuer 'https://evil.example'"),
-        ({"iss": None}, "names the issuer none"),
+        ({"iss": None}, "names no issuer"),
     ],
 )
 @pytest.mark.usefixtures("nothing_changes")
@@ -264,11 +264,11 @@ def test_a_port_that_is_taken_is_said(server, command):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--issuer", "{url}/", "--client-id", "c", "--origin", "{url}"], 4, "give it exactly so"),
+        (["--issuer", "{url}/", "--client-id", "c", "--origin", "{url}"], 4, "must be identical"),
         (["--issuer", "{url}", "--client-id", "c"], 2, "--origin is missing"),
         (["--issuer", "{url}", "--origin", "{url}"], 2, "--client-id is missing"),
         (["--client-id", "c", "--origin", "{url}"], 2, "--issuer is missing"),
-        (["--issuer", "no url", "--client-id", "c", "--origin", "{url}"], 4, "is no issuer"),
+        (["--issuer", "no url", "--client-id", "c", "--origin", "{url}"], 4, "not a valid issuer"),
         (["--issuer", "http://a.example", "--client-id", "c", "--origin", "{url}"], 4, "use https"),
         (
             ["--token-endpoint", "{url}/token", "--client-id", "c", "--origin", "{url}"],
@@ -298,7 +298,7 @@ def test_a_port_that_is_taken_is_said(server, command):
           "{url}"], 4, "colour"),
         (["--nonsense"], 2, "No such option"),
         (["--redirect-uri", "https://a.example", "--issuer", "{url}", "--client-id", "c",
-          "--origin", "{url}"], 4, "no redirect to this machine"),
+          "--origin", "{url}"], 4, "not a redirect URI on this machine"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_said(server, command, arguments, code, said):

@@ -1,4 +1,4 @@
-"""P8: nobody waits for ever, and a late answer is not lost."""
+"""P8: every wait is bounded, and a late answer is not lost."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from requests_silent_refresh import (
     RefreshTimeout,
     RefreshTokenGrant,
     StoreUnavailable,
+    Token,
     TokenManager,
 )
-from requests_silent_refresh.stores.contract import Hold
+from requests_silent_refresh.manager.current import current_of
+from requests_silent_refresh.manager.refresh_queue import RefreshQueue
+from requests_silent_refresh.stores.contract import Hold, State
 
 WAIT = 0.3
 SLACK = 1.0
@@ -33,7 +36,7 @@ SLACK = 1.0
 
 @pytest.fixture
 def never():
-    """An event for callables that never return; set when the test is over."""
+    """An event for callables that never return; it is set when the test is over."""
     event = threading.Event()
     yield event
     event.set()
@@ -48,21 +51,21 @@ def timed(work):
 
 
 def assert_all_answered_in_time(server, manager):
-    """32 waiters get a ``RefreshTimeout`` within their deadline and a second."""
+    """Assert that 32 waiters get a ``RefreshTimeout`` at most a second after their deadline."""
     with session_for(manager, server) as session:
         server.revoke_access_tokens()
         outcomes = Crowd(timed(lambda: session.get(server.resource))).outcomes()
         assert Counter(type(o).__name__ for o, _ in outcomes) == {"RefreshTimeout": CROWD}
         assert WAIT <= max(seconds for _, seconds in outcomes) < WAIT + SLACK
         assert all(o.response.status_code == 401 for o, _ in outcomes)
-        # Who comes while that refresh is still under way fails at once.
+        # A request that arrives while that refresh is still in flight fails at once.
         error, seconds = timed(lambda: session.get(server.resource))()
         assert isinstance(error, RefreshTimeout)
         assert seconds < SLACK / 2
 
 
 def test_a_token_endpoint_that_trickles_a_byte_a_second(server):
-    """P8: each waiter is answered within its deadline + 1 s; then the exchange ends by its own."""
+    """P8: each waiter fails within its deadline + 1 s, and the exchange at its own deadline."""
     manager = signed_in(server, wait_timeout=WAIT, grant={"timeout": 1.0})
     server.fault("token", trickle=1)
     assert_all_answered_in_time(server, manager)
@@ -70,7 +73,7 @@ def test_a_token_endpoint_that_trickles_a_byte_a_second(server):
 
 
 def test_an_endless_answer(server):
-    """P8: an answer that crawls in without end is cut off at the grant's deadline."""
+    """P8: a slow, endless answer is cut off at the grant's deadline."""
     manager = signed_in(server, wait_timeout=WAIT, grant={"timeout": 1.0})
     server.fault("token", huge=True, trickle=1000)
     assert_all_answered_in_time(server, manager)
@@ -78,7 +81,7 @@ def test_an_endless_answer(server):
 
 
 def test_a_callable_that_never_returns(server, never):
-    """P8: it is left behind at its deadline, and the next request may try another call."""
+    """P8: the call is left behind at its deadline, and the next request may make another."""
     calls = []
     grant = RefreshTokenGrant(server.token_endpoint, "client")
 
@@ -100,7 +103,7 @@ def test_a_callable_that_never_returns(server, never):
 
 
 def test_a_store_whose_lock_is_never_free(server):
-    """P8: waiters hear who holds the lock before their own deadline, and send nothing."""
+    """P8: waiters learn before their deadline who holds the lock, and no exchange is made."""
     store = MemoryStore()
     manager = signed_in(server, store=store, wait_timeout=WAIT)
     server.revoke_access_tokens()
@@ -113,7 +116,7 @@ def test_a_store_whose_lock_is_never_free(server):
 
 
 class HangingStore(MemoryStore):
-    """A user's store that hangs at one step until it is told to go on."""
+    """A user's store that hangs at one step until the event ``go_on`` is set."""
 
     def __init__(self, step, go_on):
         super().__init__()
@@ -147,7 +150,7 @@ class _HangingHold(Hold):
 
 @pytest.mark.parametrize("step", ["lock", "save"])
 def test_a_store_that_hangs(server, never, step):
-    """P8: whatever a store does, a waiter leaves at its deadline, and a late save is used."""
+    """P8: a waiter fails at its deadline whatever the store does, and a late save is used."""
     store = HangingStore(step, never)
     manager = signed_in(server, store=store, wait_timeout=WAIT)
     store.armed = True
@@ -160,7 +163,7 @@ def test_a_store_that_hangs(server, never, step):
 
 
 def test_a_late_answer_is_saved_and_used(server):
-    """P5, P8: a server that rotated at once and answered after the deadline costs no session."""
+    """P5, P8: the session survives a server that rotates at once but answers after the deadline."""
     store = MemoryStore()
     manager = signed_in(server, store=store, wait_timeout=WAIT)
     server.revoke_access_tokens()
@@ -175,8 +178,8 @@ def test_a_late_answer_is_saved_and_used(server):
     assert server.counters.exchanges == 1
 
 
-def test_what_a_call_left_behind_brings_is_saved_and_told(server):
-    """P4, P5: a callable that returns long after its deadline still brings the token."""
+def test_the_result_of_a_call_left_behind_is_saved_and_reported(server):
+    """P4, P5: the token of a callable that returns long after its deadline is still used."""
     grant = RefreshTokenGrant(server.token_endpoint, "client")
     release, told = threading.Event(), []
 
@@ -203,8 +206,8 @@ def test_what_a_call_left_behind_brings_is_saved_and_told(server):
     assert server.counters.exchanges == 1
 
 
-def test_what_a_call_left_behind_brings_after_a_sign_out_is_revoked(server):
-    """P4: the late result meets another state and is dropped; nobody keeps a token alive."""
+def test_the_result_of_a_call_left_behind_is_revoked_after_a_sign_out(server):
+    """P4: the state has changed, so the late result is dropped, and its token is revoked."""
     grant = RefreshTokenGrant(
         server.token_endpoint, "client", revocation_endpoint=server.revocation_endpoint
     )
@@ -226,7 +229,7 @@ def test_what_a_call_left_behind_brings_after_a_sign_out_is_revoked(server):
 
 
 def test_a_late_answer_is_used_although_it_cannot_be_saved(server):
-    """P4: the old token is spent, so the new one is used, and saved with the next refresh."""
+    """P4: the old token is spent, so the new one is used; the next refresh saves its successor."""
     grant = RefreshTokenGrant(server.token_endpoint, "client")
     release = threading.Event()
 
@@ -259,12 +262,12 @@ def test_a_late_answer_is_used_although_it_cannot_be_saved(server):
     assert_no_token_was_spent_twice(server)
 
 
-def test_a_waiters_time_is_counted_over_all_refreshes_it_waits_for(server):
-    """P8: one that is sent round again does not get a second deadline."""
-    manager = signed_in(server, wait_timeout=WAIT)
-    first = manager.token()
+def test_a_waiters_time_is_counted_over_all_refreshes_it_waits_for():
+    """P8: a waiter whose batch brought nothing joins the next one under the same deadline."""
     batches = []
-    queue = manager._queue
+    queue = RefreshQueue(WAIT, time.time)
+    first = Token("first", "refresh")
+    assert queue.publish(current_of(State.first(first), 0, time.time()), queue.current)
 
     def lead_nowhere(batch):
         batches.append(batch)
@@ -281,7 +284,7 @@ def test_a_waiters_time_is_counted_over_all_refreshes_it_waits_for(server):
 
 
 def test_a_request_with_a_short_timeout_does_not_shorten_the_refresh(server):
-    """P8: a shared refresh does not inherit the first caller's deadline (golang/oauth2 #388)."""
+    """P8: a shared refresh does not inherit the first caller's timeout (golang/oauth2 #388)."""
     manager = signed_in(server)
     server.latency = 0.2
     server.revoke_access_tokens()
@@ -290,7 +293,7 @@ def test_a_request_with_a_short_timeout_does_not_shorten_the_refresh(server):
 
 
 def test_a_callables_timeout_must_be_seconds():
-    """P8: a callable whose deadline nobody can keep is refused at construction."""
+    """P8: a callable whose timeout is not a positive number is rejected at construction."""
 
     def refresh(token):
         raise AssertionError

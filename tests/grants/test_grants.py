@@ -1,6 +1,6 @@
 """The grants: what they send, and what each outcome of an exchange means (DESIGN section 5).
 
-Tests are named after what broke elsewhere ("The token and its endpoint").
+Issue numbers name the bugs of other libraries that a test guards against.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def requests_at(server: AuthorizationServer, path: str) -> list[Request]:
 
 class TestTheForm:
     def test_the_refresh_grant_of_a_public_client(self, web: Any) -> None:
-        """RFC 6749 section 6: the fields, and the client's name where it has no secret."""
+        """RFC 6749 section 6: the fields, including the client ID of a client without a secret."""
         web.post(URL, json={"access_token": "at-new"})
         RefreshTokenGrant(URL, "me", scope=["a", "b"], extra={"audience": "x y"})(token())
         (call,) = web.calls
@@ -94,15 +94,15 @@ class TestTheForm:
         assert "Authorization" not in call.request.headers
         assert call.request.headers["Content-Type"] == "application/x-www-form-urlencoded"
 
-    def test_no_scope_asks_for_what_was_granted(self, web: Any) -> None:
-        """Without `scope` none is sent, and the old one holds on (section 6)."""
+    def test_no_scope_requests_what_was_granted(self, web: Any) -> None:
+        """Without `scope` none is sent, and the old one stays valid (section 6)."""
         web.post(URL, json={"access_token": "at-new"})
         assert RefreshTokenGrant(URL, "me")(token()).scope == ("a", "b")
         assert "scope" not in form_of(web.calls[0])
 
     @pytest.mark.parametrize("secret", ["p:w%+/=& ~*", "äöü ключ", "%41", "a\nb"])
     def test_basic_credentials_are_form_encoded(self, web: Any, secret: str) -> None:
-        """Client secrets that need form encoding in Basic (RFC 6749 section 2.3.1)."""
+        """Client IDs and secrets are form-encoded for Basic (RFC 6749 section 2.3.1)."""
         web.post(URL, json={"access_token": "at-new"})
         RefreshTokenGrant(URL, "a:client ä", secret)(token())
         scheme, _, encoded = web.calls[0].request.headers["Authorization"].partition(" ")
@@ -113,8 +113,8 @@ class TestTheForm:
         assert "client_id" not in form_of(web.calls[0])
 
     @pytest.mark.parametrize("auth", [None, "basic", "post"])
-    def test_a_real_server_takes_an_odd_secret_both_ways(self, auth: Any) -> None:
-        """Encoding and decoding meet: a colon, a percent sign and an umlaut authenticate."""
+    def test_a_real_server_accepts_an_odd_secret_both_ways(self, auth: Any) -> None:
+        """A server decodes what the client encoded: a colon, a percent sign and an umlaut."""
         with AuthorizationServer(client_id="a:b", client_secret="p%41:ü +") as server:
             grant = RefreshTokenGrant(server.token_endpoint, "a:b", "p%41:ü +", client_auth=auth)
             grant(server.sign_in_token())
@@ -124,7 +124,7 @@ class TestTheForm:
         assert (caught.value.error, caught.value.status_code) == ("invalid_client", 401)
 
     def test_client_secret_post_goes_into_the_form(self, web: Any) -> None:
-        """`client_auth="post"` sends name and secret in the form and no header."""
+        """`client_auth="post"` sends client ID and secret in the form, without a header."""
         web.post(URL, json={"access_token": "at-new"})
         RefreshTokenGrant(URL, "me", "s", client_auth="post")(token())
         form = form_of(web.calls[0])
@@ -132,7 +132,7 @@ class TestTheForm:
         assert "Authorization" not in web.calls[0].request.headers
 
     def test_extra_fields_may_come_from_a_callable_and_repeat(self, web: Any) -> None:
-        """Extra parameters such as `audience` (Authlib #783), asked for anew at each exchange."""
+        """A callable for an extra field (Authlib #783) is called at each exchange."""
         web.post(URL, json={"access_token": "at-new"})
         numbers = iter("12")
         extra = {"client_assertion": lambda: "jwt-" + next(numbers), "resource": ["u:1", "u:2"]}
@@ -167,17 +167,17 @@ class TestTheForm:
         ],
     )
     def test_bad_input_is_refused_at_construction(self, make: Callable[[], object]) -> None:
-        """What cannot be meant is a ValueError where it is written, not at night."""
+        """Invalid arguments raise ValueError at construction, not at the first refresh."""
         with pytest.raises(ValueError, match=r"\w"):
             make()
 
-    def test_extra_that_is_no_json_is_refused_at_construction(self) -> None:
-        """JSON's own TypeError comes when the grant is made."""
+    def test_extra_that_is_not_json_is_refused_at_construction(self) -> None:
+        """The TypeError of `json` is raised when the grant is made."""
         with pytest.raises(TypeError):
             JSONRefresh(URL, extra={"when": object()})
 
     def test_plain_http_is_refused_at_construction(self) -> None:
-        """P11: over plain http, the revocation endpoint is refused like the token endpoint."""
+        """P11: plain http is refused for the token endpoint and the revocation endpoint."""
         for make in (
             lambda: RefreshTokenGrant("http://auth.example.com/token", "me"),
             lambda: RefreshTokenGrant(URL, "me", revocation_endpoint="http://a.example.com/"),
@@ -187,7 +187,7 @@ class TestTheForm:
                 make()
 
     def test_plain_loopback_behind_a_proxy_is_refused(self, server: Any) -> None:
-        """P11: the error of the transport comes through as it is, without a request."""
+        """P11: `InsecureTransport` is raised unchanged, before any request."""
         grant = grant_for(server, proxies={"http": "http://127.0.0.1:1"})
         with pytest.raises(InsecureTransport):
             grant(server.sign_in_token())
@@ -195,7 +195,7 @@ class TestTheForm:
 
 class TestGranted:
     def test_a_rotated_refresh_token_is_in_the_new_token(self, server: Any) -> None:
-        """The rotated refresh token is handed on (golang/oauth2 #84)."""
+        """Each new token contains the rotated refresh token (golang/oauth2 #84)."""
         grant = grant_for(server)
         first = server.sign_in_token()
         second = grant(first)
@@ -208,19 +208,19 @@ class TestGranted:
         assert server.counters.reuse_detections == 0
 
     def test_an_answer_without_refresh_token_keeps_the_old_one(self, web: Any) -> None:
-        """The refresh token is not lost when the answer leaves it out (golang/oauth2 #131)."""
+        """The refresh token is kept if the answer has none (golang/oauth2 #131)."""
         web.post(URL, json={"access_token": "at-new"})
         assert RefreshTokenGrant(URL, "me")(token()).refresh_token.reveal() == "rt-old"
 
     def test_the_lifetime_counts_from_receipt(self, web: Any) -> None:
-        """The user changed the clock (AppAuth #747): only `expires_in` and our clock count."""
+        """Only `expires_in` and our clock count, whatever the server's clock (AppAuth #747)."""
         headers = {"Date": "Thu, 01 Jan 2015 00:00:00 GMT"}
         web.post(URL, json={"access_token": "at-new", "expires_in": "60"}, headers=headers)
         granted = RefreshTokenGrant(URL, "me", clock=lambda: NOW)(token())
         assert (granted.issued_at, granted.expires_at) == (NOW, NOW + 60)
 
     def test_a_form_encoded_answer(self, web: Any) -> None:
-        """Some servers answer in a form, labelled as one."""
+        """An answer that is labelled as a form is parsed as a form."""
         web.post(
             URL,
             body="access_token=at-new&expires_in=60&scope=a+b&token_type=bearer",
@@ -233,19 +233,19 @@ class TestGranted:
 
     @pytest.mark.parametrize("kind", ["DPoP", "bearer", "mac"])
     def test_another_token_type_is_kept(self, web: Any, kind: str) -> None:
-        """What the server calls the token is for its user to judge."""
+        """Any token type is accepted and kept."""
         web.post(URL, json={"access_token": "at-new", "token_type": kind, "id_token": "x"})
         granted = RefreshTokenGrant(URL, "me")(token())
         assert granted.token_type == kind
         assert granted.extra == {"id_token": "x"}
 
-    def test_a_null_error_is_none(self, web: Any) -> None:
-        """`"error": null` beside a token is a server's habit, not an error."""
+    def test_a_null_error_is_not_an_error(self, web: Any) -> None:
+        """Some servers send `"error": null` with every token."""
         web.post(URL, json={"access_token": "at-new", "error": None})
         assert RefreshTokenGrant(URL, "me")(token()).access_token.reveal() == "at-new"
 
-    def test_client_credentials_start_from_nothing(self) -> None:
-        """Client credentials need no sign-in, do not rotate, and get a token for `None`."""
+    def test_client_credentials_need_no_token(self) -> None:
+        """Client credentials need no sign-in, do not rotate, and exchange `None` for a token."""
         with AuthorizationServer(client_secret="s3cret") as server:
             grant = ClientCredentialsGrant(server.token_endpoint, "client", "s3cret", scope="a")
             granted = grant(None)
@@ -255,7 +255,7 @@ class TestGranted:
         assert (grant.rotates, grant.needs_sign_in, grant.timeout) == (False, False, 30.0)
 
     def test_client_credentials_with_an_assertion(self, web: Any) -> None:
-        """RFC 7523: an assertion in `extra` stands in for the secret."""
+        """RFC 7523: an assertion in `extra` replaces the secret."""
         web.post(URL, json={"access_token": "at-new"})
         extra = {
             "client_assertion": lambda: "jwt",
@@ -315,15 +315,15 @@ OAUTH = [
 
 
 class TestOutcomes:
-    """DESIGN section 5, line by line."""
+    """The table of DESIGN section 5."""
 
     @pytest.mark.parametrize(("status", "headers", "body", "kind", "error"), OAUTH)
     def test_each_answer_has_one_meaning(
         self, web: Any, status: int, headers: Any, body: Any, kind: Any, error: Any
     ) -> None:
-        """P7: only the server's own verdict ends a session; 502 signed people off elsewhere
-        (google-auth #1562), and so did a firewall's 403; an error in a 200 is an error
-        (oauth2 `TestTokenRetrieveError200`)."""
+        """P7: only the server's own verdict ends a session. In other libraries a 502
+        (google-auth #1562) and a firewall's 403 did. An error in a 200 is an error (oauth2
+        `TestTokenRetrieveError200`)."""
         text = body if isinstance(body, str) else json.dumps(body)
         web.post(URL, status=status, headers=headers, body=text)
         with pytest.raises(SilentRefreshError) as caught:
@@ -338,7 +338,7 @@ class TestOutcomes:
         assert len(web.calls) == 1
 
     def test_the_servers_words_are_cleaned_and_bounded(self, web: Any) -> None:
-        """P12: a description cannot write on the terminal, nor fill the log."""
+        """P12: a description cannot control the terminal or fill the log."""
         said = "no\x1b[31m more\r\nFATAL: " + "x" * 1000
         web.post(URL, status=400, json={"error": "invalid_grant", "error_description": said})
         with pytest.raises(SessionExpired) as caught:
@@ -352,14 +352,14 @@ class TestOutcomes:
         assert "sign in again" in str(caught.value)
 
     def test_no_connection_is_unavailable(self) -> None:
-        """P7: network trouble is no verdict; the cause is the system's error."""
+        """P7: a network failure does not end the session; its cause is the system's error."""
         grant = RefreshTokenGrant("http://127.0.0.1:1/token", "me")
         with pytest.raises(RefreshUnavailable, match="cannot be reached") as caught:
             grant(token())
         assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 
     def test_a_wrong_ca_bundle_is_a_wrong_set_up(self) -> None:
-        """An argument that can never work is not waited for."""
+        """An argument that can never work raises `RefreshFailed`, because no retry can help."""
         grant = RefreshTokenGrant("https://127.0.0.1:1/token", "me", verify="/no/such/ca.pem")
         with pytest.raises(RefreshFailed, match=r"/no/such/ca\.pem") as caught:
             grant(token())
@@ -370,7 +370,7 @@ class TestOutcomes:
         [{"garbage": True}, {"huge": True}, {"raw": b"220 smtp ready\r\n"}, {"status": 503}],
     )
     def test_a_real_server_that_misbehaves_is_unavailable(self, server: Any, fault: Any) -> None:
-        """P7: garbage and an endless answer end nothing; the next exchange goes well."""
+        """P7: garbage or an endless answer does not end the session; the next exchange works."""
         grant, old = grant_for(server), server.sign_in_token()
         server.fault("token", **fault)
         with pytest.raises(RefreshUnavailable):
@@ -380,7 +380,8 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("crawl", [{"trickle": 1}, {"trickle_head": 1}, {"delay": 30}])
     def test_a_timeout_is_unavailable_and_not_tried_again(self, server: Any, crawl: Any) -> None:
-        """A stalled token endpoint froze every caller (google-auth #1602). P8"""
+        """P8: the timeout bounds a stalled endpoint, which blocked every caller of google-auth
+        (#1602)."""
         server.fault("token", times=None, **crawl)
         started = time.monotonic()
         with pytest.raises(RefreshUnavailable, match="did not answer in time"):
@@ -408,14 +409,14 @@ class TestOutcomes:
         ],
     )
     def test_retry_after(self, web: Any, value: str, seconds: float | None) -> None:
-        """`Retry-After` in seconds or as a date; nonsense is no wish."""
+        """`Retry-After` is read in seconds or as a date; an invalid value is ignored."""
         web.post(URL, status=429, headers={"Retry-After": value.encode().decode("latin-1")})
         with pytest.raises(RefreshUnavailable) as caught:
             RefreshTokenGrant(URL, "me", clock=lambda: NOW)(token())
         assert caught.value.retry_after == seconds
 
     def test_retry_after_counts_from_the_servers_clock(self, web: Any) -> None:
-        """The user changed the clock (AppAuth #830): a date is held to the server's own."""
+        """A date is compared with the server's clock, as the user's may be wrong (AppAuth #830)."""
         date, then = (email.utils.formatdate(t, usegmt=True) for t in (NOW - 5000, NOW - 4980))
         web.post(URL, status=503, headers={"Retry-After": then, "Date": date})
         with pytest.raises(RefreshUnavailable) as caught:
@@ -425,7 +426,7 @@ class TestOutcomes:
     @pytest.mark.parametrize("given", [None, token(refresh_token=None)])
     @pytest.mark.parametrize("kind", [RefreshTokenGrant, JSONRefresh])
     def test_without_a_refresh_token_nothing_is_sent(self, web: Any, kind: Any, given: Any) -> None:
-        """P9: an empty store takes the refused path, without network."""
+        """P9: without a refresh token, `SessionExpired` is raised and nothing is sent."""
         grant = kind(URL, "me") if kind is RefreshTokenGrant else kind(URL)
         with pytest.raises(SessionExpired):
             grant(given)
@@ -433,14 +434,14 @@ class TestOutcomes:
 
 
 class TestAmbiguous:
-    def test_an_exchange_that_was_not_processed_is_asked_again(self, server: Any) -> None:
-        """P2: one connection closed before the server did anything costs nobody a request."""
+    def test_an_exchange_that_was_not_processed_is_sent_again(self, server: Any) -> None:
+        """P2: a connection that is closed before the server processed anything fails nothing."""
         server.fault("token", drop="before")
         assert grant_for(server)(server.sign_in_token()).refresh_token is not None
         assert server.counters.reuse_detections == 0
 
-    def test_an_exchange_that_was_processed_is_saved_by_grace(self) -> None:
-        """P1: the second try comes at once, inside the server's window of grace."""
+    def test_an_exchange_that_was_processed_is_saved_by_the_grace_window(self) -> None:
+        """P1: the second try comes at once, within the server's grace window."""
         with AuthorizationServer(grace=5.0) as server:
             server.fault("token", drop="after")
             grant = grant_for(server)
@@ -449,14 +450,14 @@ class TestAmbiguous:
             assert server.counters.reuse_detections == 0
 
     def test_without_grace_the_server_decides(self, server: Any) -> None:
-        """The rotated token is lost either way: the second try learns it at once."""
+        """The rotated token is lost in any case, and the second try shows it at once."""
         server.fault("token", drop="after")
         with pytest.raises(SessionExpired):
             grant_for(server)(server.sign_in_token())
         assert server.counters.reuse_detections == 1
 
     def test_twice_is_unavailable(self, server: Any) -> None:
-        """One more try and no further: then it is an outage."""
+        """If the second try fails in the same way, the server counts as unavailable."""
         server.fault("token", drop="before", times=None)
         with pytest.raises(RefreshUnavailable, match="closed the connection") as caught:
             grant_for(server)(server.sign_in_token())
@@ -464,14 +465,14 @@ class TestAmbiguous:
         assert server.counters.exchanges == 2
 
     def test_it_can_be_turned_off(self, server: Any) -> None:
-        """`ambiguous_retry=False`: a refresh token is sent once."""
+        """With `ambiguous_retry=False` a refresh token is sent only once."""
         server.fault("token", drop="before", times=None)
         with pytest.raises(RefreshUnavailable):
             grant_for(server, ambiguous_retry=False)(server.sign_in_token())
         assert server.counters.exchanges == 1
 
     def test_both_tries_share_one_deadline(self, server: Any) -> None:
-        """P8: the second try gets what the first left over."""
+        """P8: the second try has only the time that the first left."""
         server.fault("token", drop="before", delay=0.2)
         server.fault("token", delay=30)
         started = time.monotonic()
@@ -482,10 +483,11 @@ class TestAmbiguous:
 
 
 class TestClassify:
-    """A revoked token reported as `invalid_request` (picard PR 3320): hence the hook. P7"""
+    """P7: the hook is for servers that report a revoked token differently, for example as
+    `invalid_request` (picard PR 3320)."""
 
-    def test_a_server_that_says_it_differently(self, web: Any) -> None:
-        """The hook turns the server's own words into a verdict, both ways."""
+    def test_a_server_with_its_own_errors(self, web: Any) -> None:
+        """The hook can turn an error into a refusal, and a refusal into a temporary failure."""
 
         def classify(answer: EndpointAnswer) -> str | None:
             payload = answer.payload or {}
@@ -505,8 +507,8 @@ class TestClassify:
             with pytest.raises(kind):
                 grant(token())
 
-    def test_it_may_say_wrong_and_granted(self, web: Any) -> None:
-        """`"granted"` overrules the status, but not the absence of a token."""
+    def test_it_may_return_wrong_and_granted(self, web: Any) -> None:
+        """`"granted"` overrides the status, but the answer must still contain a token."""
         for verdict, body, kind in [
             ("wrong", {"access_token": "x"}, RefreshFailed),
             ("granted", {"error": "x"}, RefreshUnavailable),
@@ -518,16 +520,16 @@ class TestClassify:
         granted = RefreshTokenGrant(URL, "me", classify=lambda answer: "granted")(token())
         assert granted.access_token.reveal() == "at-new"
 
-    def test_one_that_fails_loses_no_granted_token(self, web: Any, caplog: Any) -> None:
-        """P4: the old token is spent, so a mistake in the hook is logged and the new one kept."""
+    def test_a_failing_hook_loses_no_granted_token(self, web: Any, caplog: Any) -> None:
+        """P4: the old token is spent, so an error in the hook is logged and the new one is kept."""
         web.post(URL, json={"access_token": "at-new"})
         for classify in (lambda answer: 1 / 0, lambda answer: "yes"):
             grant = RefreshTokenGrant(URL, "me", classify=classify)  # type: ignore[arg-type, return-value]
             assert grant(token()).access_token.reveal() == "at-new"
         assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
 
-    def test_one_that_fails_otherwise_is_a_wrong_set_up(self, web: Any) -> None:
-        """A hook that raises says nothing about the session; its error is the cause, frameless."""
+    def test_a_failing_hook_is_a_wrong_set_up(self, web: Any) -> None:
+        """An error in the hook does not end the session; it becomes the cause, without frames."""
         web.post(URL, status=400, json={"error": "invalid_grant"})
         with pytest.raises(RefreshFailed, match="classify raised ZeroDivisionError") as caught:
             RefreshTokenGrant(URL, "me", classify=lambda answer: 1 / 0)(token())  # type: ignore[arg-type, return-value]
@@ -538,8 +540,8 @@ class TestClassify:
 
 
 class TestSecrets:
-    def test_a_callable_is_asked_at_each_exchange(self) -> None:
-        """A secret that is rotated is picked up without a restart."""
+    def test_a_callable_is_called_at_each_exchange(self) -> None:
+        """A rotated secret is used without a restart."""
         with AuthorizationServer(client_secret="second") as server:
             secrets = iter(["first", "second"])
             grant = grant_for(server, client_secret=lambda: next(secrets))
@@ -557,7 +559,7 @@ class TestSecrets:
         ],
     )
     def test_a_source_that_fails(self, web: Any, error: Exception, kind: Any) -> None:
-        """A missing secret is a wrong set-up, an unreachable KMS is not; nothing is sent."""
+        """A missing secret is a wrong set-up, an unreachable KMS is transient; nothing is sent."""
 
         def source() -> str:
             raise error
@@ -570,7 +572,7 @@ class TestSecrets:
 
     @pytest.mark.parametrize("value", ["", None])
     def test_a_source_that_returns_nothing(self, web: Any, value: Any) -> None:
-        """An empty secret is not sent as one."""
+        """An empty secret is never sent."""
         with pytest.raises(RefreshFailed, match="returned nothing"):
             RefreshTokenGrant(URL, "me", lambda: value)(token())
         assert len(web.calls) == 0
@@ -578,7 +580,7 @@ class TestSecrets:
     @pytest.mark.parametrize("value", [f"{CANARY}\udc80", [CANARY], {CANARY}])
     @pytest.mark.parametrize("auth", ["basic", "post"])
     def test_a_source_that_returns_no_text(self, web: Any, value: Any, auth: Any) -> None:
-        """P12: Python's own error would carry the secret, so it is replaced, not chained."""
+        """P12: Python's own error would contain the secret, so it is replaced, not chained."""
         web.post(URL, status=503, body="")
         with pytest.raises(SilentRefreshError) as caught:
             RefreshTokenGrant(URL, "me", lambda: value, client_auth=auth)(token())
@@ -596,20 +598,23 @@ class TestSecrets:
             RefreshTokenGrant(URL, "me"),
             RefreshTokenGrant(URL, "me", FromEnvironment("NAME"), scope="a", extra={"a": "b"}),
             RefreshTokenGrant(URL, "me", extra={"client_assertion_type": "urn:x"}),
-            ClientCredentialsGrant(URL, "me", FromFile("/run/secrets/me")),
+            ClientCredentialsGrant(URL, "me", FromFile("~/secret")),
             JSONRefresh(URL, headers={"X-Api-Key": FromEnvironment("KEY"), "X-Tenant": "7"}),
         ],
     )
     def test_a_grant_is_pickled_without_a_secret(
-        self, grant: Any, web: Any, monkeypatch: pytest.MonkeyPatch
+        self, grant: Any, web: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """P13: what holds no literal secret pickles to something that works."""
-        monkeypatch.setenv("NAME", "s")
+        """P13: a grant without a literal secret can be pickled, and the copy works."""
+        for name in ("NAME", "KEY"):
+            monkeypatch.setenv(name, "s")
+        for name in ("HOME", "USERPROFILE"):
+            monkeypatch.setenv(name, str(tmp_path))
+        (tmp_path / "secret").write_text("s")
         again = pickle.loads(pickle.dumps(grant))
         assert repr(again) == repr(grant)
-        if not isinstance(grant, ClientCredentialsGrant) and "KEY" not in str(vars(grant)):
-            web.post(URL, json={"access_token": "at-new"})
-            assert again(token()).access_token.reveal() == "at-new"
+        web.post(URL, json={"access_token": "at-new"})
+        assert again(token()).access_token.reveal() == "at-new"
 
     @pytest.mark.parametrize(
         ("grant", "what"),
@@ -626,14 +631,15 @@ class TestSecrets:
         ],
     )
     def test_a_literal_secret_is_not_pickled_or_shown(self, grant: Any, what: str) -> None:
-        """P12: a pickle would hold the secret, so it is refused, saying what to give instead."""
+        """P12: the pickle would contain the secret, so it is refused with the alternative named."""
         for attempt in (pickle.dumps, copy.deepcopy):
             with pytest.raises(TypeError, match=what) as caught:
                 attempt(grant)
             assert "FromEnvironment" in str(caught.value)
             assert CANARY not in str(caught.value)
         assert CANARY not in repr(grant)
-        assert CANARY not in str(vars(grant).get("_client_secret"))
+        if what == "client_secret":  # vars(): no public way shows what a crash reporter dumps
+            assert CANARY not in str(vars(grant))
 
     def test_no_secret_reaches_an_error_a_log_or_a_print(
         self,
@@ -641,7 +647,7 @@ class TestSecrets:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """P12: secrets are in no message, cause, frame's variable, pickle, log record or print."""
+        """P12: secrets are in no message, cause, frame variable, pickle, log record or output."""
         monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
         caplog.set_level(logging.DEBUG)
         secrets = [CANARY + name for name in ("-access", "-refresh", "-client", "-extra")]
@@ -670,7 +676,7 @@ class TestSecrets:
                 server.clear_faults()
                 for kind, call in (("token", grant), ("revoke", grant.revoke)):
                     if kind == "revoke" and fault.get("status") == 200:
-                        continue  # a revocation that went well
+                        continue  # a revocation that succeeds
                     server.fault(kind, **fault)
                     with pytest.raises(SilentRefreshError) as caught:
                         call(signed_in)
@@ -682,7 +688,7 @@ class TestSecrets:
             raised.append(caught.value)
         assert len(raised) == 14
         for error in raised:
-            # What this test itself knows stands in its own frame, which is the first one.
+            # The first frame is this test's own, whose variables hold the secrets.
             trace = error.__traceback__
             assert trace is not None
             shown = traceback.TracebackException(
@@ -698,8 +704,8 @@ class TestSecrets:
 
 
 class TestRevoke:
-    def test_the_refresh_token_takes_everything_along(self, server: Any) -> None:
-        """RFC 7009: one request, for the refresh token; the family is dead afterwards."""
+    def test_revoking_the_refresh_token_ends_the_session(self, server: Any) -> None:
+        """RFC 7009: one request revokes the refresh token and with it the whole token family."""
         grant = grant_for(server, revocation_endpoint=server.revocation_endpoint)
         seen = requests_at(server, "/revoke")
         signed_in = server.sign_in_token()
@@ -711,8 +717,8 @@ class TestRevoke:
         with pytest.raises(SessionExpired):
             grant(signed_in)
 
-    def test_an_access_token_goes_only_where_there_is_no_other(self) -> None:
-        """Revoking an access token revokes the refresh token too on common servers."""
+    def test_an_access_token_is_revoked_only_without_a_refresh_token(self) -> None:
+        """On common servers, revoking an access token revokes the refresh token as well."""
         with AuthorizationServer(client_secret="s") as server:
             grant = ClientCredentialsGrant(
                 server.token_endpoint, "client", "s", revocation_endpoint=server.revocation_endpoint
@@ -724,7 +730,7 @@ class TestRevoke:
 
     @pytest.mark.parametrize("grant", [RefreshTokenGrant(URL, "me"), JSONRefresh(URL)])
     def test_without_an_endpoint_nothing_happens(self, web: Any, grant: Any) -> None:
-        """Where the server cannot be told, `revoke` says so and sends nothing."""
+        """Without a revocation endpoint, `revoke` returns False and sends nothing."""
         assert grant.revoke(token()) is False
         assert len(web.calls) == 0
 
@@ -738,7 +744,7 @@ class TestRevoke:
         ],
     )
     def test_a_failure_is_raised(self, web: Any, status: int, body: Any, kind: Any) -> None:
-        """What to make of a failed revocation is the caller's affair."""
+        """A failed revocation raises, so that the caller can decide what to do."""
         web.post(URL + "/revoke", status=status, json=body)
         grant = RefreshTokenGrant(URL, "me", revocation_endpoint=URL + "/revoke")
         with pytest.raises(kind, match="could not be revoked") as caught:
@@ -746,7 +752,7 @@ class TestRevoke:
         assert caught.value.status_code == status
 
     def test_no_connection_is_unavailable(self) -> None:
-        """A revocation endpoint that is down is an outage like any other."""
+        """An unreachable revocation endpoint raises RefreshUnavailable."""
         grant = RefreshTokenGrant(URL, "me", revocation_endpoint="http://127.0.0.1:1/")
         with pytest.raises(RefreshUnavailable):
             grant.revoke(token())
@@ -768,7 +774,7 @@ class TestJSONRefresh:
     def test_the_usual_dialects_need_no_settings(
         self, server: Any, path: str, options: Any
     ) -> None:
-        """Flat and nested answers, lifetimes and moments, through one rotation after another."""
+        """Flat and nested answers, lifetimes and points in time, over two rotations."""
         grant = JSONRefresh(server.json_endpoint + path, **options)
         renewed = grant(grant(server.sign_in_token()))
         assert abs(renewed.expires_at - time.time() - 3600) < 5
@@ -779,7 +785,7 @@ class TestJSONRefresh:
             assert answer.status_code == 200
 
     def test_a_refused_token(self, server: Any) -> None:
-        """A 401 with a JSON object means that the session is over."""
+        """A 401 with a JSON object means that the session has ended."""
         grant = JSONRefresh(server.json_endpoint)
         spent = server.sign_in_token()
         grant(spent)
@@ -808,7 +814,7 @@ class TestJSONRefresh:
     def test_the_usual_names_are_known(
         self, web: Any, answer: Any, access: str, refresh: str, lifetime: float | None
     ) -> None:
-        """What the usual APIs call their fields is found without settings."""
+        """The usual names of fields are recognised without settings."""
         web.post(URL, json=answer, status=201)
         granted = JSONRefresh(URL, clock=lambda: NOW)(token())
         assert granted.access_token.reveal() == access
@@ -817,8 +823,8 @@ class TestJSONRefresh:
         expected = None if lifetime is None else NOW + lifetime
         assert granted.expires_at == expected
 
-    def test_paths_name_what_is_not_usual(self, web: Any) -> None:
-        """Names and paths of fields are settings, in the request and in the answer."""
+    def test_paths_give_other_names(self, web: Any) -> None:
+        """Names and paths of fields can be set, for the request and for the answer."""
         session = {"key": "A", "left": 900_000, "tenant": 7, "renewal": {"key": "R"}}
         web.post(URL, json={"ok": True, "session": session})
         nested = {"device": {"id": 1}}
@@ -848,8 +854,8 @@ class TestJSONRefresh:
         assert request.headers["Content-Type"] == "application/vnd.api+json"
         assert nested == {"device": {"id": 1}}
 
-    def test_a_moment_is_held_to_the_servers_clock(self, web: Any) -> None:
-        """The user changed the clock (AppAuth #747): a date counts from the server's own."""
+    def test_a_point_in_time_is_compared_with_the_servers_clock(self, web: Any) -> None:
+        """A date counts from the server's clock, as the user's may be wrong (AppAuth #747)."""
         headers = {"Date": email.utils.formatdate(NOW - 5000, usegmt=True)}
         web.post(URL, json={"token": "A", "expires": NOW - 4940}, headers=headers)
         assert JSONRefresh(URL, clock=lambda: NOW)(token()).expires_at == NOW + 60
@@ -875,7 +881,7 @@ class TestJSONRefresh:
         ],
     )
     def test_each_answer_has_one_meaning(self, web: Any, status: int, body: Any, kind: Any) -> None:
-        """DESIGN section 5 for APIs of no standard: 400 or 401 with a JSON object is refused."""
+        """DESIGN section 5 for non-standard APIs: a 400 or 401 with a JSON object is a refusal."""
         text = body if isinstance(body, str) else json.dumps(body)
         web.post(URL, status=status, body=text)
         with pytest.raises(SilentRefreshError) as caught:
@@ -885,14 +891,14 @@ class TestJSONRefresh:
 
     @pytest.mark.parametrize("path", ["session.key", "missing", "session.key.deeper"])
     def test_a_path_that_leads_nowhere_is_named(self, web: Any, path: str) -> None:
-        """An answer without anything at the given path says which path that was."""
+        """If the answer has no value at a given path, the error names the path."""
         web.post(URL, json={"session": {"key": ""}, "accessToken": "A"})
         with pytest.raises(RefreshUnavailable, match=path):
             JSONRefresh(URL, access_token_path=path)(token())
 
 
 def test_a_grant_is_used_from_many_threads_at_once() -> None:
-    """One grant serves parallel exchanges of different sessions without mixing them."""
+    """One grant makes parallel exchanges for different sessions without mixing them up."""
     with AuthorizationServer() as server:
         grant = grant_for(server)
         signed_in = [server.sign_in_token() for _ in range(16)]
@@ -918,7 +924,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "grants.rst"
 
 
 def test_the_page_on_grants_runs(monkeypatch: pytest.MonkeyPatch, web: Any) -> None:
-    """Each block of docs/grants.rst runs, and what it makes does what the page says."""
+    """Each block of docs/grants.rst runs, and its grants behave as the page says."""
     monkeypatch.setattr(quiet_pools, "allow_debug_output", False)
     monkeypatch.setenv("REPORT_SECRET", "s")
     monkeypatch.setenv("REPORT_API_KEY", "k")

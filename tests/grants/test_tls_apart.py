@@ -1,4 +1,4 @@
-"""The token endpoint's TLS, proxy and CA are its own (Authlib PR 896, requests-oauthlib PR 555)."""
+"""The token endpoint has its own TLS, proxy and CA (Authlib PR 896, requests-oauthlib PR 555)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 SECRET = "canary-secret"
 MACHINE = "grant_type=client_credentials"
-NOBODY = "http://127.0.0.1:1"  # a proxy that is not there
+NOBODY = "http://127.0.0.1:1"  # a proxy that does not exist
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def _no_bundle(monkeypatch):
 
 
 class Authority:
-    """A certificate authority: its bundle, and contexts of servers that it vouches for."""
+    """A certificate authority: its bundle, and contexts of servers that it has certified."""
 
     def __init__(self, directory):
         self._ca = trustme.CA()
@@ -72,26 +72,26 @@ def auth(ours):
 
 @pytest.fixture
 def first(auth):
-    """Return the token of the sign-in, which the API will not take any more."""
+    """Return the token of the sign-in, which the API no longer accepts."""
     return auth.sign_in_token()
 
 
 @pytest.fixture
 def api(theirs, first):
-    """An API of its own, which takes any token but the first."""
+    """Start an API on a server of its own that accepts any token but the first."""
     with AuthorizationServer(tls=theirs.server()) as api:
         refuse(api, first)
         yield api
 
 
 def refuse(api, token):
-    """Have the API take any token but this one."""
+    """Make the API accept any token but this one."""
     ended = token.access_token.reveal()
     api.on("/resource", lambda r, a: None if r.bearer == ended else a.but(status=200))
 
 
 def session_for(auth, first, *origins, **network):
-    """Return a session for the origins whose tokens come from ``auth``, reached by ``network``."""
+    """Return a session for ``origins`` that gets its tokens from ``auth`` by way of ``network``."""
     manager = TokenManager(
         RefreshTokenGrant(auth.token_endpoint, "client", **network), refresh_ahead=0
     )
@@ -104,10 +104,10 @@ def port_of(url):
 
 
 class TestTwoAuthorities:
-    """The API's certificate is of one authority, and the token endpoint's of another."""
+    """The certificates of the API and of the token endpoint are from different authorities."""
 
     def test_each_is_checked_by_its_own(self, auth, api, first, ours, theirs):
-        """P2: the session's bundle is for the API and the grant's for the token endpoint."""
+        """P2: the session's bundle checks the API, and the grant's checks the token endpoint."""
         with session_for(auth, first, api.url, verify=ours.bundle) as session:
             session.verify = theirs.bundle
             response = session.get(api.resource)
@@ -116,8 +116,10 @@ class TestTwoAuthorities:
         assert auth.counters.exchanges == 1
 
     @pytest.mark.parametrize("given", [True, False])
-    def test_the_apis_bundle_is_none_for_the_token_endpoint(self, auth, api, first, theirs, given):
-        """P7: the token endpoint is refused by its certificate, and nobody is signed off."""
+    def test_the_apis_bundle_does_not_check_the_token_endpoint(
+        self, auth, api, first, theirs, given
+    ):
+        """P7: the token endpoint's certificate is rejected, and the session is kept."""
         network = {"verify": theirs.bundle} if given else {}
         with session_for(auth, first, api.url, **network) as session:
             session.verify = theirs.bundle
@@ -127,8 +129,8 @@ class TestTwoAuthorities:
         assert caught.value.response.status_code == 401
         assert auth.counters.exchanges == 0
 
-    def test_the_token_endpoints_bundle_is_none_for_the_api(self, auth, api, first, ours):
-        """P13: what the grant trusts opens nothing for the session."""
+    def test_the_token_endpoints_bundle_does_not_check_the_api(self, auth, api, first, ours):
+        """P13: the session does not trust the authority that the grant trusts."""
         with (
             session_for(auth, first, api.url, verify=ours.bundle) as session,
             pytest.raises(requests.exceptions.SSLError),
@@ -137,7 +139,7 @@ class TestTwoAuthorities:
         assert (api.counters.requests, auth.counters.exchanges) == (0, 0)
 
     def test_an_unchecked_api_leaves_the_token_endpoint_checked(self, auth, api, first):
-        """P11: ``session.verify = False`` is about the API and about nothing else."""
+        """P11: ``session.verify = False`` applies only to the API."""
         with session_for(auth, first, api.url) as session:
             session.verify = False
             with (
@@ -148,10 +150,10 @@ class TestTwoAuthorities:
         assert auth.counters.exchanges == 0
 
     @pytest.mark.parametrize("given", [True, False])
-    def test_a_client_certificate_for_the_api_is_none_for_the_token_endpoint(
+    def test_a_client_certificate_for_the_api_is_not_sent_to_the_token_endpoint(
         self, api, ours, theirs, given
     ):
-        """P13: ``session.cert`` is the API's; a token endpoint that asks gets the grant's."""
+        """P13: ``session.cert`` goes to the API, and the grant's goes to the token endpoint."""
         network = {"verify": ours.bundle, **({"cert": ours.client} if given else {})}
         with AuthorizationServer(tls=ours.server(asks_for_certificate=True)) as auth:
             ended = auth.sign_in_token()
@@ -167,12 +169,12 @@ class TestTwoAuthorities:
 
 
 class TestTwoWays:
-    """A proxy stands before one of the two and not before the other."""
+    """A proxy is used for only one of the API and the token endpoint."""
 
-    def test_the_environments_proxy_is_the_apis_alone(
+    def test_an_empty_mapping_overrides_the_environments_proxy(
         self, auth, api, first, ours, theirs, monkeypatch
     ):
-        """P2: ``proxies={}`` goes straight, though for all hosts but the API a proxy is named."""
+        """P2: ``proxies={}`` connects directly, although the environment names a proxy."""
         monkeypatch.setenv("HTTPS_PROXY", NOBODY)
         monkeypatch.setenv("NO_PROXY", "localhost")
         url = f"https://localhost:{port_of(api.url)}"
@@ -186,8 +188,8 @@ class TestTwoWays:
                         session.get(url + "/resource")
         assert auth.counters.exchanges == 1
 
-    def test_the_sessions_proxy_is_the_apis_alone(self, auth, api, first, ours, theirs):
-        """P13: ``session.proxies`` carry the API and not the exchange."""
+    def test_the_sessions_proxy_is_only_for_the_api(self, auth, api, first, ours, theirs):
+        """P13: ``session.proxies`` apply to the API and not to the exchange."""
         with Recorder(tunnels=True) as proxy:
             with session_for(auth, first, api.url, verify=ours.bundle) as session:
                 session.verify, session.proxies = theirs.bundle, {"https": proxy.url}
@@ -196,8 +198,8 @@ class TestTwoWays:
             assert proxy.heads
         assert auth.counters.exchanges == 1
 
-    def test_the_grants_proxy_is_the_token_endpoints_alone(self, auth, api, first, ours, theirs):
-        """P13: the grant's proxy carries the one exchange and nothing of the session's."""
+    def test_the_grants_proxy_is_only_for_the_token_endpoint(self, auth, api, first, ours, theirs):
+        """P13: the grant's proxy applies to the exchange and not to the session's requests."""
         with Recorder(tunnels=True) as proxy:
             proxies = {"https": proxy.url}
             with session_for(auth, first, api.url, verify=ours.bundle, proxies=proxies) as session:
@@ -209,7 +211,7 @@ class TestTwoWays:
 
 
 def revoking(kind):
-    """Return what revokes a token by a grant of ``kind``."""
+    """Return a factory of callables that revoke a token by a grant of ``kind``."""
     return lambda server, **network: (
         kind(
             server.token_endpoint,
@@ -222,7 +224,7 @@ def revoking(kind):
 
 
 def signing_in(step):
-    """Return what does ``step`` of a sign-in."""
+    """Return a factory of callables that do ``step`` of a sign-in."""
 
     def way(server, **network):
         client = Client(server.token_endpoint, "client", lambda: SECRET, network=network)
@@ -231,7 +233,8 @@ def signing_in(step):
     return way
 
 
-# What talks to an authorization server: how it is made, and what it raises out of reach.
+# Everything that talks to an authorization server: how it is made, and what it raises if the
+# server cannot be reached.
 WAYS = {
     "RefreshTokenGrant": (
         lambda s, **n: RefreshTokenGrant(s.token_endpoint, "client", SECRET, **n),
@@ -259,10 +262,10 @@ def way(request):
 
 
 class TestEachConstructor:
-    """``verify``, ``cert`` and ``proxies`` come through whatever is asked to reach the server."""
+    """``verify``, ``cert`` and ``proxies`` take effect in everything that talks to the server."""
 
     def test_verify(self, way, ours):
-        """The bundle is the one that was given; without it the certificate is refused."""
+        """The given bundle is used; without it the certificate is rejected."""
         make, out_of_reach = way
         with AuthorizationServer(tls=ours.server(), client_secret=SECRET) as server:
             assert make(server, verify=ours.bundle)(server.sign_in_token())
@@ -270,7 +273,7 @@ class TestEachConstructor:
                 make(server)(server.sign_in_token())
 
     def test_cert(self, way, ours):
-        """The client's certificate is shown (RFC 8705); without it the server hangs up."""
+        """The client certificate is sent (RFC 8705); without it the server hangs up."""
         make, out_of_reach = way
         context = ours.server(asks_for_certificate=True)
         with AuthorizationServer(tls=context, client_secret=SECRET) as server:
@@ -279,7 +282,7 @@ class TestEachConstructor:
                 make(server, verify=ours.bundle)(server.sign_in_token())
 
     def test_proxies(self, way, ours, monkeypatch):
-        """A given proxy is used in place of the environment's, and an empty mapping is none."""
+        """A given proxy replaces the environment's, and an empty mapping means no proxy."""
         make, out_of_reach = way
         monkeypatch.setenv("HTTPS_PROXY", NOBODY)
         with (

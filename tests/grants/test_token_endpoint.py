@@ -1,4 +1,4 @@
-"""One POST to a token endpoint: what it sends where, until when, and what it leaves behind."""
+"""One POST to a token endpoint: what it sends, its deadline, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 class RawServer:
-    """Plays ``script`` on each connection, and keeps what came over it."""
+    """Runs ``script`` on each connection, and records what it received."""
 
     def __init__(self, script: Script) -> None:
         self.received: list[bytes] = []
@@ -130,7 +130,7 @@ def raw_server(script: Callable[[RawServer, socket.socket], None]) -> Iterator[R
 
 
 def answering(*parts: bytes) -> Callable[[RawServer, socket.socket], None]:
-    """A script: read the request, send ``parts``, close."""
+    """Return a script: read the request, send ``parts``, close."""
 
     def script(server: RawServer, connection: socket.socket) -> None:
         server.read_request(connection)
@@ -141,14 +141,14 @@ def answering(*parts: bytes) -> Callable[[RawServer, socket.socket], None]:
 
 
 def reading_until_closed(server: RawServer, connection: socket.socket) -> None:
-    """A script: say nothing, and keep what comes."""
+    """A script: answer nothing, and read until the client closes."""
     server.read_request(connection)
     while connection.recv(65536):
         pass
 
 
 def trickling(start: bytes, drop: bytes) -> Callable[[RawServer, socket.socket], None]:
-    """A script: read the request, send ``start``, then ``drop`` 50 times a second for ever."""
+    """Return a script: read the request, send ``start``, then ``drop`` 50 times a second."""
 
     def script(server: RawServer, connection: socket.socket) -> None:
         server.read_request(connection)
@@ -161,7 +161,7 @@ def trickling(start: bytes, drop: bytes) -> Callable[[RawServer, socket.socket],
 
 
 def tunnelling(server: RawServer, client: socket.socket) -> None:
-    """A script: be a proxy that tunnels each CONNECT, and keep what it could read."""
+    """A script: act as a proxy that tunnels each CONNECT, and record what it can read."""
     head = b""
     while b"\r\n\r\n" not in head:
         head += client.recv(65536)
@@ -227,13 +227,13 @@ class TestConstruction:
             b"https://auth.example.com/token",
         ],
     )
-    def test_what_is_no_url_is_refused_at_construction(self, url: Any) -> None:
-        """A non-URL endpoint is a ValueError that names the argument and shows what to give."""
-        with pytest.raises(ValueError, match=r"token_endpoint is a URL such as 'https://"):
+    def test_an_invalid_url_is_refused_at_construction(self, url: Any) -> None:
+        """An invalid URL raises a ValueError that names the argument and gives an example."""
+        with pytest.raises(ValueError, match=r"token_endpoint must be a URL such as 'https://"):
             TokenEndpoint(url)
 
     def test_a_url_with_a_password_is_refused_without_showing_it(self) -> None:
-        """P12: a password in the URL is a ValueError that does not repeat it."""
+        """P12: a password in the URL raises a ValueError whose message omits it."""
         with pytest.raises(ValueError, match="client_secret") as caught:
             TokenEndpoint("https://user:canary@auth.example.com/token")
         assert "canary" not in str(caught.value)
@@ -245,16 +245,16 @@ class TestConstruction:
             TokenEndpoint(f"http://{host}/token")
 
     @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]:1"])
-    def test_plain_loopback_is_taken(self, host: str) -> None:
-        """P11: plain http on this machine is for tests, and needs no flag."""
+    def test_plain_loopback_is_accepted(self, host: str) -> None:
+        """P11: plain http within this machine, for tests, needs no flag."""
         assert str(TokenEndpoint(f"http://{host}/token?key=canary")) == f"http://{host}/token"
 
 
 class TestWhatIsSent:
-    def test_one_request_without_anything_of_its_surroundings(
+    def test_one_request_without_netrc_or_cookies(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        """Neither netrc's password nor a cookie goes to the token endpoint, and no body twice."""
+        """The token endpoint gets no password from netrc, no cookie, and each body once."""
         netrc = tmp_path / "netrc"
         netrc.write_text("machine 127.0.0.1 login me password other-canary\n")
         monkeypatch.setenv("NETRC", str(netrc))
@@ -274,7 +274,7 @@ class TestWhatIsSent:
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     def test_no_redirect_is_followed_nor_read(self, server: Any, status: int) -> None:
-        """The refresh token follows no redirect, and an endless page behind one is not read."""
+        """The refresh token is not sent to a redirect's target; the redirect's body is not read."""
         with raw_server(reading_until_closed) as other:
             server.fault("token", status=status, redirect=other.url, huge=True)
             outcome = post(server.token_endpoint, seconds=5)
@@ -282,8 +282,8 @@ class TestWhatIsSent:
             assert outcome.status == status
         assert other.received == []
 
-    def test_nothing_is_tried_again(self) -> None:
-        """A 503 with Retry-After and a closed connection are one request each."""
+    def test_nothing_is_retried(self) -> None:
+        """A 503 with Retry-After or a closed connection leads to no second request."""
         busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
         for parts in ([busy], []):
             with raw_server(answering(*parts)) as server:
@@ -292,10 +292,10 @@ class TestWhatIsSent:
 
 
 class TestTransport:
-    """TLS, proxy and CA of the token endpoint differ from the API's (Authlib PR 896)."""
+    """The token endpoint's TLS, proxy and CA are independent of the API's (Authlib PR 896)."""
 
-    def test_tls_with_a_ca_of_its_own(self, server_tls: Any, ca: str) -> None:
-        """P11: `verify` is this endpoint's, and without it the certificate is refused."""
+    def test_tls_with_its_own_ca(self, server_tls: Any, ca: str) -> None:
+        """P11: `verify` is for this endpoint; without it the certificate is rejected."""
         with AuthorizationServer(tls=server_tls) as server:
             assert isinstance(post(server.token_endpoint, verify=ca), EndpointAnswer)
             refused = no_answer(server.token_endpoint)
@@ -306,14 +306,14 @@ class TestTransport:
     def test_the_environments_ca_bundle_applies_unless_given(
         self, server_tls: Any, ca: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """REQUESTS_CA_BUNDLE holds for the token endpoint too, and `verify` goes before it."""
+        """REQUESTS_CA_BUNDLE applies to the token endpoint too, and `verify` overrides it."""
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", ca)
         with AuthorizationServer(tls=server_tls) as server:
             assert isinstance(post(server.token_endpoint), EndpointAnswer)
             assert no_answer(server.token_endpoint, verify=True).kind == "unreachable"
 
     def test_a_client_certificate(self, authority: trustme.CA, ca: str, tmp_path: Path) -> None:
-        """`cert` proves who the client is (RFC 8705); without it the server hangs up."""
+        """`cert` authenticates the client (RFC 8705); without it the server hangs up."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert("127.0.0.1").configure_cert(context)
         authority.configure_trust(context)
@@ -332,7 +332,7 @@ class TestTransport:
     def test_https_goes_through_the_proxy_unseen(
         self, server_tls: Any, ca: str, given: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The environment's proxy, or a given one, tunnels the exchange and reads none of it."""
+        """The environment's proxy, or a given one, tunnels the exchange and cannot read it."""
         with raw_server(tunnelling) as proxy, AuthorizationServer(tls=server_tls) as server:
             address = f"http://127.0.0.1:{proxy.port}"
             monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1" if given else address)
@@ -347,17 +347,17 @@ class TestTransport:
     def test_an_empty_mapping_of_proxies_means_none(
         self, server_tls: Any, ca: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """`proxies={}` reaches the endpoint directly although the environment names a proxy."""
+        """`proxies={}` connects directly, although the environment names a proxy."""
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
         with AuthorizationServer(tls=server_tls) as server:
             assert no_answer(server.token_endpoint, verify=ca).kind == "unreachable"
             assert isinstance(post(server.token_endpoint, verify=ca, proxies={}), EndpointAnswer)
 
     @pytest.mark.parametrize("how", ["environment", "argument"])
-    def test_plain_loopback_never_meets_a_proxy(
+    def test_plain_loopback_is_never_sent_through_a_proxy(
         self, server: Any, how: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """P11: HTTP_PROXY would carry plain loopback with its refresh token to the proxy."""
+        """P11: with HTTP_PROXY, the proxy would get the refresh token in clear text."""
         with raw_server(reading_until_closed) as proxy:
             address = f"http://127.0.0.1:{proxy.port}"
             proxies = None
@@ -380,16 +380,16 @@ class TestTransport:
             ({"proxies": {"https": "gopher://127.0.0.1:1"}}, ""),
         ],
     )
-    def test_an_argument_that_cannot_work_is_a_set_up(
+    def test_an_argument_that_cannot_work_is_a_set_up_error(
         self, options: dict[str, Any], detail: str
     ) -> None:
-        """A missing CA bundle or a bad proxy is no outage: waiting would not mend it."""
+        """A missing CA bundle or a bad proxy is not an outage, because waiting cannot help."""
         outcome = no_answer("https://127.0.0.1:1/token", **options)
         assert outcome.kind == "set-up"
         assert detail in outcome.detail
 
-    def test_a_header_that_cannot_be_sent_is_a_set_up_and_not_shown(self) -> None:
-        """P12: a secret with a line break in a header is neither sent nor repeated."""
+    def test_a_header_that_cannot_be_sent_is_a_set_up_error_and_not_shown(self) -> None:
+        """P12: a header value with a line break is neither sent nor shown in the outcome."""
         endpoint = TokenEndpoint("https://127.0.0.1:1/token")
         outcome = endpoint.post(BODY, {"X-Api-Key": "canary\r\nx: y"}, time.monotonic() + 5)
         assert isinstance(outcome, NoAnswer)
@@ -399,14 +399,14 @@ class TestTransport:
 
 class TestTheAnswer:
     def test_its_repr_shows_no_body(self, server: Any) -> None:
-        """P12: an EndpointAnswer may be printed."""
+        """P12: printing an EndpointAnswer shows no token and no cookie."""
         server.fault("token", body='{"access_token": "canary"}', headers={"Set-Cookie": "canary=1"})
         outcome = post(server.token_endpoint)
         assert repr(outcome) == "EndpointAnswer(status=200, 26 bytes)"
 
     @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity", "GZIP"])
-    def test_an_encoding_nobody_asked_for_is_undone(self, encoding: str) -> None:
-        """A server that compresses all the same is understood."""
+    def test_an_encoding_that_was_not_requested_is_decoded(self, encoding: str) -> None:
+        """An answer is decoded if the server compresses it without being asked."""
         plain = b'{"access_token": "a"}'
         packed = {"deflate": zlib.compress, "identity": bytes}.get(encoding, gzip.compress)(plain)
         with raw_server(answering(ok(packed, f"Content-Encoding: {encoding}"))) as server:
@@ -426,7 +426,7 @@ class TestTheAnswer:
         ],
     )
     def test_a_bomb_or_an_unknown_encoding_has_no_body(self, encoding: str, body: bytes) -> None:
-        """P8: the size is bounded after decoding too, and half an answer is none."""
+        """P8: the decoded size is bounded too, and an incomplete body is discarded."""
         with raw_server(answering(ok(body, f"Content-Encoding: {encoding}"))) as server:
             outcome = post(server.url)
         assert isinstance(outcome, EndpointAnswer)
@@ -434,7 +434,7 @@ class TestTheAnswer:
         assert outcome.payload is None
 
     def test_an_endless_answer_is_left_at_the_size_limit(self, server: Any) -> None:
-        """P8: an answer without end is over after a megabyte, long before the deadline."""
+        """P8: reading an endless answer stops after a megabyte, long before the deadline."""
         server.fault("token", huge=True)
         outcome = post(server.token_endpoint, seconds=60)
         assert isinstance(outcome, EndpointAnswer)
@@ -462,7 +462,7 @@ class TestTheAnswer:
         ],
     )
     def test_what_counts_as_an_object(self, label: str, body: bytes, payload: Any) -> None:
-        """JSON under any label, a form only under its own; anything else is no object."""
+        """JSON is parsed under any content type, a form only under its own; nothing else is."""
         headers = requests.structures.CaseInsensitiveDict({"content-type": label})
         assert EndpointAnswer(200, headers, body, 0.0).payload == payload
 
@@ -477,14 +477,14 @@ class TestTheAnswer:
         ],
     )
     def test_the_servers_clock(self, date: str | None, expected: float) -> None:
-        """The server's Date is its clock, unless it agrees with ours, which has fractions."""
+        """The server's Date is used, unless our clock agrees with it and is more exact."""
         headers = {} if date is None else {"Date": date}
         assert EndpointAnswer(200, headers, b"", 1000.5).server_time == expected
 
 
-class TestWhyThereIsNone:
+class TestNoAnswer:
     def test_nobody_listens(self) -> None:
-        """A refused connection is "unreachable", with the system's own error as the cause."""
+        """A refused connection is "unreachable", with the system's error as the cause."""
         with socket.create_server(("127.0.0.1", 0)) as reserved:
             port = reserved.getsockname()[1]
         outcome = no_answer(f"http://127.0.0.1:{port}/token")
@@ -496,18 +496,18 @@ class TestWhyThereIsNone:
         assert no_answer("https://auth.invalid/token").kind == "unreachable"
 
     def test_a_server_that_hangs_up_in_the_handshake(self) -> None:
-        """Nothing was sent before TLS stands, so a server that leaves there is "unreachable"."""
+        """Nothing is sent before the TLS handshake ends, so closing there is "unreachable"."""
         with raw_server(lambda server, connection: None) as server:
             assert no_answer(server.url.replace("http:", "https:")).kind == "unreachable"
 
     def test_a_proxy_that_hangs_up(self) -> None:
-        """A CONNECT is not the request: a proxy that closes after it has seen no refresh token."""
+        """A proxy that closes after the CONNECT has not seen the request: "unreachable"."""
         with raw_server(lambda server, connection: connection.recv(1)) as server:
             proxies = {"https": f"http://127.0.0.1:{server.port}"}
             assert no_answer("https://auth.invalid/", proxies=proxies).kind == "unreachable"
 
-    def test_the_cause_stands_alone(self) -> None:
-        """P12: what led to the system's error is not kept with it, nor any frame."""
+    def test_the_cause_is_kept_alone(self) -> None:
+        """P12: the system's error is kept without its own causes and without frames."""
         try:
             try:
                 raise ValueError("canary")
@@ -528,7 +528,7 @@ class TestWhyThereIsNone:
         ],
     )
     def test_a_connection_closed_after_sending_is_cut_off(self, parts: tuple[bytes, ...]) -> None:
-        """Nobody knows whether the server did it, and no half of an answer is kept (P12)."""
+        """P12: the server may have processed the request; a partial answer is not kept."""
         with raw_server(answering(*parts)) as server:
             outcome = no_answer(server.url)
         assert outcome.kind == "cut off"
@@ -536,7 +536,7 @@ class TestWhyThereIsNone:
         assert "canary" not in repr(vars(outcome.cause) if outcome.cause else None)
 
     def test_a_reset_after_sending_is_cut_off(self) -> None:
-        """A reset is a closed connection, too."""
+        """A reset counts as a closed connection."""
 
         def script(server: RawServer, connection: socket.socket) -> None:
             server.read_request(connection)
@@ -548,13 +548,13 @@ class TestWhyThereIsNone:
         assert isinstance(outcome.cause, ConnectionResetError)
 
     def test_a_tls_connection_cut_after_sending_is_cut_off(self, server_tls: Any, ca: str) -> None:
-        """The same holds inside TLS, with and without its closing alert."""
+        """The same applies to a TLS connection."""
         with AuthorizationServer(tls=server_tls) as server:
             server.fault("token", drop="after")
             assert no_answer(server.token_endpoint, verify=ca).kind == "cut off"
 
-    def test_a_torn_503_is_still_a_503(self) -> None:
-        """The status of a failure says enough; asking again at once would be rude."""
+    def test_an_incomplete_503_is_still_a_503(self) -> None:
+        """The status of a failure is enough, so it does not lead to an immediate retry."""
         torn = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 100\r\n\r\nx"
         with raw_server(answering(torn)) as server:
             outcome = post(server.url)
@@ -571,7 +571,7 @@ class TestWhyThereIsNone:
         ],
     )
     def test_what_is_not_http_is_garbled_and_not_kept(self, start: bytes) -> None:
-        """An answer that is none is no closed connection, and its text gets nowhere (P12)."""
+        """P12: an answer that is not HTTP is "garbled", not "cut off", and its text is dropped."""
         with raw_server(answering(start)) as server:
             outcome = no_answer(server.url)
         assert outcome.kind == "garbled"
@@ -580,7 +580,7 @@ class TestWhyThereIsNone:
 
 
 class TestTheDeadline:
-    """A stalled token endpoint froze every caller (google-auth #1602)."""
+    """The deadline holds; a stalled token endpoint blocked every caller of google-auth (#1602)."""
 
     def left_in_time(self, url: str, **options: Any) -> None:
         started = time.monotonic()
@@ -602,35 +602,35 @@ class TestTheDeadline:
             (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         ],
     )
-    def test_a_trickle_does_not_stretch_it(self, start: bytes, drop: bytes) -> None:
-        """P8: 50 bytes a second, in the head or the body, end at the deadline and leave nothing."""
+    def test_a_trickle_does_not_extend_it(self, start: bytes, drop: bytes) -> None:
+        """P8: 50 bytes a second, in the head or the body, are cut off at the deadline."""
         with raw_server(trickling(start, drop)) as server:
             self.left_in_time(server.url)
 
-    def test_silence_does_not(self) -> None:
-        """P8: a server that never answers is left at the deadline, and sees the connection end."""
+    def test_silence_does_not_extend_it(self) -> None:
+        """P8: the connection to a server that never answers is closed at the deadline."""
         with raw_server(reading_until_closed) as server:
             self.left_in_time(server.url)
             assert server.ended.acquire(timeout=5)
 
-    def test_a_handshake_that_stalls_does_not(self) -> None:
-        """P8: a server that takes the connection and never speaks TLS is left, unsent."""
+    def test_a_stalled_handshake_does_not_extend_it(self) -> None:
+        """P8: a server that never continues the TLS handshake gets no request."""
         with raw_server(reading_until_closed) as server:
             self.left_in_time(server.url.replace("http:", "https:"))
         assert CANARY not in server.received[0]
 
-    def test_a_proxy_that_stalls_does_not(self) -> None:
-        """P8: so is a proxy that never answers the CONNECT."""
+    def test_a_stalled_proxy_does_not_extend_it(self) -> None:
+        """P8: a proxy that never answers the CONNECT gets no request."""
         with raw_server(reading_until_closed) as server:
             proxies = {"https": f"http://127.0.0.1:{server.port}"}
             self.left_in_time("https://auth.invalid/token", proxies=proxies)
         assert server.received[0].startswith(b"CONNECT auth.invalid:443")
         assert CANARY not in server.received[0]
 
-    def test_a_resolver_that_stalls_is_left_and_nothing_is_sent_later(
+    def test_a_stalled_resolver_does_not_extend_it_and_nothing_is_sent_later(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """P8: getaddrinfo cannot be interrupted; who comes back late sends nothing."""
+        """P8: getaddrinfo cannot be interrupted, but nothing is sent when it returns late."""
         asked, go_on = threading.Event(), threading.Event()
         resolve = socket.getaddrinfo
 
@@ -652,12 +652,12 @@ class TestTheDeadline:
             assert server.ended.acquire(timeout=5)
         assert server.received == [b""]
 
-    def test_many_dead_addresses_do_not_stretch_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """P8: urllib3's connect timeout is one for each address; the deadline is one for all."""
+    def test_many_dead_addresses_do_not_extend_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """P8: urllib3's connect timeout is for each address, the deadline for all of them."""
         with contextlib.ExitStack() as stack:
             full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
             address = full.getsockname()
-            for _ in range(4):  # fill the backlog: from here on the kernel drops what comes
+            for _ in range(4):  # fill the backlog, so that the kernel drops further connections
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(address)
@@ -669,8 +669,8 @@ class TestTheDeadline:
         for talker in talkers():
             talker.join(10)
 
-    def test_one_that_has_passed_sends_nothing(self) -> None:
-        """P8: a second try has no time of its own."""
+    def test_nothing_is_sent_after_it(self) -> None:
+        """P8: if the deadline has already passed, as it may for a second try, nothing is sent."""
         with raw_server(reading_until_closed) as server:
             assert no_answer(server.url, seconds=0).kind == "timeout"
             for talker in talkers():
@@ -678,7 +678,7 @@ class TestTheDeadline:
         assert b"".join(server.received) == b""
 
     def test_an_interrupt_cuts_the_connection(self, server: Any) -> None:
-        """P5: Ctrl-C in a direct call is raised at once, and the exchange does not linger."""
+        """P5: Ctrl-C in a direct call is raised at once, and the exchange ends with it."""
         gate = server.token_gate()
 
         def interrupt() -> None:
@@ -697,7 +697,7 @@ class TestTheDeadline:
 
 
 class TestWithoutThreads:
-    """Where no thread can be started any more, the exchange runs in the caller."""
+    """If no thread can be started, the exchange runs in the calling thread."""
 
     @pytest.fixture(autouse=True)
     def no_threads(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -711,14 +711,14 @@ class TestWithoutThreads:
         monkeypatch.setattr(threading.Thread, "start", refuse)
 
     def test_it_still_answers(self, server: Any) -> None:
-        """P5: a token that expires while the process is at its limit is still refreshed."""
+        """P5: a token is still refreshed while the process is at its limit of threads."""
         outcome = post(server.token_endpoint)
         assert isinstance(outcome, EndpointAnswer)
         assert outcome.payload == {"error": "invalid_grant"}
 
     @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
-    def test_silence_and_a_trickling_body_meet_the_deadline(self, start: bytes) -> None:
-        """P8: each read is bound by a timeout, and the body as a whole by the clock."""
+    def test_silence_and_a_trickling_body_end_at_the_deadline(self, start: bytes) -> None:
+        """P8: each read is bounded by a timeout, and the body as a whole by the clock."""
         script = trickling(start, b" ") if start else reading_until_closed
         with raw_server(script) as server:
             started = time.monotonic()
@@ -726,7 +726,7 @@ class TestWithoutThreads:
             assert time.monotonic() - started < 1.3
 
     def test_at_the_exit_of_the_interpreter(self, server: Any) -> None:
-        """P5: an exchange asked for by an atexit handler comes to its end."""
+        """P5: an exchange that an atexit handler makes is completed."""
         program = textwrap.dedent(
             f"""
             import atexit, time
@@ -758,7 +758,7 @@ KINDS = (
 
 
 def open_connections_to(ports: set[int]) -> list[socket.socket]:
-    """The sockets of this process that are connected to one of the ports, still open."""
+    """Return the open sockets of this process that are connected to one of the ports."""
     found = []
     for thing in gc.get_objects():
         if isinstance(thing, socket.socket) and thing.fileno() != -1:
@@ -769,10 +769,10 @@ def open_connections_to(ports: set[int]) -> list[socket.socket]:
 
 
 class TestWhatIsLeftBehind:
-    """A kept exception keeps its response, that its pool, that its socket."""
+    """A kept exception must not keep its response, the response's pool and the pool's socket."""
 
     def test_no_socket_and_no_pool_outlive_an_exchange(self, server_tls: Any, ca: str) -> None:
-        """200 failed exchanges of all kinds, all outcomes kept, leave no socket and no object."""
+        """200 exchanges that fail in various ways leave no socket and no other object behind."""
         torn = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
         keep_alive = b"HTTP/1.1 404 Not here\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"
         with (
@@ -792,7 +792,7 @@ class TestWhatIsLeftBehind:
                 (keeping.url, {}),
                 ("http://127.0.0.1:1/token", {}),
             ]
-            for url, options in ways:  # whatever is loaded once
+            for url, options in ways:  # what is loaded once does not count
                 post(url, **options)
             gc.collect()
             before = {id(thing) for thing in gc.get_objects() if isinstance(thing, KINDS)}
@@ -812,7 +812,7 @@ class TestWhatIsLeftBehind:
 
     @pytest.mark.parametrize("endless", [True, False])
     @pytest.mark.parametrize("scheme", ["http", "https"])
-    def test_the_connection_is_closed_whoever_holds_it(
+    def test_the_connection_is_closed_even_if_the_response_is_kept(
         self,
         scheme: str,
         endless: bool,
@@ -820,7 +820,7 @@ class TestWhatIsLeftBehind:
         ca: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A server that would keep the connection sees it end, garbage collector or not."""
+        """The connection is closed without the garbage collector, even with keep-alive."""
         held = []
         build = requests.adapters.HTTPAdapter.build_response
 
@@ -847,8 +847,8 @@ class TestWhatIsLeftBehind:
             assert server.ended.acquire(timeout=5)
         assert len(held) == 1
 
-    def test_under_dev_mode_no_resource_is_warned_about(self, server: Any) -> None:
-        """`python -X dev -W error` says nothing about unclosed sockets, whatever the outcome."""
+    def test_dev_mode_reports_no_unclosed_resource(self, server: Any) -> None:
+        """`python -X dev -W error` reports no unclosed socket, whatever the outcome."""
         server.fault("token", drop="after", times=5)
         server.fault("token", huge=True, times=5)
         server.fault("token", trickle=1, times=2)

@@ -145,7 +145,7 @@ def test_an_older_tab_is_told_that_it_is_one(browser, server):
     assert gate.arrived.wait(PATIENCE)
     browser.get(url)
     press(browser, "allow", username="bob")
-    assert title(browser) == "This sign-in has had its answer"
+    assert title(browser) == "This sign-in has already been answered"
     gate.release()
     elsewhere.join()
     done = terminal.finish()

@@ -1,4 +1,4 @@
-"""Sessions that began with another library, or with nothing but a refresh token."""
+"""Sessions that were started with another library, or with only a refresh token."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from requests_silent_refresh import (
 )
 from requests_silent_refresh.keys import generate_key
 
-# As the libraries write them: requests-oauthlib 2.0, Authlib 1.6, google-auth 2.40
-# (Credentials.to_json, and what gcloud leaves for it).
+# In the formats of the libraries: requests-oauthlib 2.0, Authlib 1.6, google-auth 2.40
+# (Credentials.to_json, and the file that gcloud writes for it).
 REQUESTS_OAUTHLIB = {
     "access_token": "at",
     "token_type": "Bearer",
@@ -62,8 +62,8 @@ GCLOUD = {
     [(REQUESTS_OAUTHLIB, 1800000000.25), (AUTHLIB, 1800000000.0), (GOOGLE, 1800000000.25)],
     ids=["requests-oauthlib", "Authlib", "google-auth"],
 )
-def test_what_a_library_kept(kept, expires_at):
-    """P4: the tokens, their expiry and their scopes come over."""
+def test_the_tokens_of_another_library_are_read(kept, expires_at):
+    """P4: the tokens, their expiry and their scopes are imported."""
     token = Token.from_response(kept)
     assert token.access_token.reveal() == "at"
     assert token.refresh_token.reveal() == "rt"
@@ -73,7 +73,7 @@ def test_what_a_library_kept(kept, expires_at):
 
 @pytest.mark.parametrize("kept", [GOOGLE, GCLOUD], ids=["google-auth", "gcloud"])
 def test_a_clients_secret_is_not_kept_with_the_token(kept):
-    """P12: google-auth writes the client's secret beside the token; the store never sees it."""
+    """P12: google-auth writes the client's secret beside the token; it is not imported."""
     token = Token.from_response(kept)
     assert "google-client-secret" not in json.dumps(token.to_dict())
     assert token.extra["client_id"] == "id.apps.googleusercontent.com"
@@ -83,8 +83,8 @@ def test_a_clients_secret_is_not_kept_with_the_token(kept):
     "kept",
     [{"refresh_token": "rt"}, GCLOUD, GOOGLE | {"token": None}, AUTHLIB | {"access_token": ""}],
 )
-def test_a_refresh_token_alone_has_expired(kept):
-    """P2: without an access token the session is one whose access token is over."""
+def test_a_refresh_token_alone_counts_as_expired(kept):
+    """P2: a session without an access token is treated as one whose access token has expired."""
     token = Token.from_response(kept)
     assert token.refresh_token.reveal() == "rt"
     assert token.expires_at == 0.0
@@ -92,8 +92,8 @@ def test_a_refresh_token_alone_has_expired(kept):
     assert (again.expires_at, again.issued_at) == (0.0, None)
 
 
-def test_names_of_an_answer_go_before_other_names():
-    """P4: a field of its own that is called as google-auth's are changes no ordinary token."""
+def test_standard_names_take_precedence():
+    """P4: extra fields with the names that google-auth uses do not change a standard token."""
     kept = AUTHLIB | {"token": "else", "expiry": "never", "scopes": "all"}
     token = Token.from_response(kept)
     assert token.access_token.reveal() == "at"
@@ -102,23 +102,23 @@ def test_names_of_an_answer_go_before_other_names():
 
 
 @pytest.mark.parametrize("payload", [{"refresh_token": "rt"}, {"token": "at"}, GOOGLE])
-def test_a_servers_answer_is_not_read_so(payload):
-    """P4: what a token endpoint answers has to be an answer of a token endpoint."""
+def test_a_servers_answer_must_have_an_access_token(payload):
+    """P4: the other formats are accepted only on import, not in a token endpoint's answer."""
     with pytest.raises(ValueError, match="no access_token"):
         Token.from_response(payload, received_at=1.0)
 
 
 @pytest.mark.parametrize("given", ["", {}, {"scope": "read"}, {"refresh_token": None}])
-def test_without_any_token_nobody_is_signed_in(given):
-    """P9: a sign-in with nothing is a ValueError that says what is missing."""
+def test_a_sign_in_without_any_token_is_refused(given):
+    """P9: a sign-in without a token raises a ValueError that says what is missing."""
     manager = TokenManager(RefreshTokenGrant("https://auth.example.com/token", "client"))
     with pytest.raises(ValueError, match="no access_token and no refresh_token"):
         manager.sign_in(given)
     assert not manager.signed_in
 
 
-def test_a_torn_refresh_token_is_not_shown():
-    """P12: a refresh token that was read with something behind it is refused and not repeated."""
+def test_a_malformed_refresh_token_is_not_shown():
+    """P12: a refresh token followed by other text is rejected, and the message omits it."""
     manager = TokenManager(RefreshTokenGrant("https://auth.example.com/token", "client"))
     with pytest.raises(ValueError, match="refresh_token must be printable") as caught:
         manager.sign_in("canary-refresh\nnext line")
@@ -133,7 +133,7 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["text", "mapping", "gcloud"])
-def test_it_goes_on_from_a_refresh_token(server, store, form):
+def test_a_session_starts_from_a_refresh_token(server, store, form):
     """P1, P2: the refresh token is exchanged once before the first request, in any process."""
     refresh_token = server.sign_in()["refresh_token"]
     given = {
@@ -142,7 +142,7 @@ def test_it_goes_on_from_a_refresh_token(server, store, form):
         "gcloud": GCLOUD | {"refresh_token": refresh_token},
     }
     TokenManager(RefreshTokenGrant(server.token_endpoint, "client"), store).sign_in(given[form])
-    assert server.counters.exchanges == 0  # a sign-in asks nobody
+    assert server.counters.exchanges == 0  # a sign-in makes no exchange
 
     manager = TokenManager(RefreshTokenGrant(server.token_endpoint, "client"), store)
     assert manager.signed_in
@@ -153,8 +153,8 @@ def test_it_goes_on_from_a_refresh_token(server, store, form):
     assert (server.counters.exchanges, server.counters.rejected) == (1, 0)
 
 
-def test_what_stands_for_the_access_token_is_never_sent(server, store):
-    """P7: while the token endpoint is down, requests fail; none goes out with the placeholder."""
+def test_the_placeholder_access_token_is_never_sent(server, store):
+    """P7: while the token endpoint is down, requests fail; none is sent with the placeholder."""
     manager = TokenManager(RefreshTokenGrant(server.token_endpoint, "client"), store)
     manager.sign_in(server.sign_in()["refresh_token"])
     server.fault("token", status=503, times=None)
@@ -166,8 +166,8 @@ def test_what_stands_for_the_access_token_is_never_sent(server, store):
     assert server.counters.requests == 0
 
 
-def test_a_refresh_token_that_is_none(server, store):
-    """P9: a text that is no refresh token of the server's ends as any session that has ended."""
+def test_an_unknown_refresh_token_ends_the_session(server, store):
+    """P9: if the server does not know the refresh token, the session ends like any other."""
     manager = TokenManager(RefreshTokenGrant(server.token_endpoint, "client"), store)
     manager.sign_in("not-a-refresh-token")
     with pytest.raises(SessionExpired, match="invalid_grant"):
@@ -176,7 +176,7 @@ def test_a_refresh_token_that_is_none(server, store):
 
 
 def test_it_can_be_signed_out_before_its_first_use(server, store):
-    """P9: the refresh token is revoked, though there never was an access token."""
+    """P9: the refresh token is revoked, even though there never was an access token."""
     grant = RefreshTokenGrant(
         server.token_endpoint, "client", revocation_endpoint=server.revocation_endpoint
     )

@@ -1,4 +1,4 @@
-"""Sign in with a browser: authorization code, PKCE, state, loopback redirect, issuer."""
+"""Sign-in with a browser: authorization code, PKCE, state, loopback redirect, issuer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 @pytest.fixture
 def signing_in(server):
-    """Begin a sign-in; returns its URL and a future of its token. ``kept`` has what was stored."""
+    """Begin a sign-in; returns its URL, a future of its token and the list of stored tokens."""
     with ThreadPoolExecutor(8) as pool:
 
         def begin(**options):
@@ -44,8 +44,8 @@ def signing_in(server):
         yield begin
 
 
-def test_whoever_allows_it_is_signed_in(server, signing_in):
-    """Sign-in: code and PKCE bring a token with the scope asked for, and the browser hears it."""
+def test_a_person_who_consents_is_signed_in(server, signing_in):
+    """Sign-in: code and PKCE yield a token with the requested scope, and the browser shows it."""
     url, future, kept = signing_in()
     asked = dict(parse_qsl(urlsplit(url).query))
     assert asked["code_challenge_method"] == "S256"
@@ -61,7 +61,7 @@ def test_whoever_allows_it_is_signed_in(server, signing_in):
 
 
 def test_two_sign_ins_share_no_state_and_no_verifier(signing_in):
-    """Sign-in: state and challenge are made anew for each."""
+    """Sign-in: each sign-in has a new state and a new challenge."""
     asked = []
     for _ in range(2):
         url, future, _ = signing_in()
@@ -73,8 +73,8 @@ def test_two_sign_ins_share_no_state_and_no_verifier(signing_in):
     assert len(asked[0]["state"]) >= 32
 
 
-def test_the_browser_hears_of_it_only_when_the_token_is_stored(signing_in):
-    """P4: "Signed in" is said after the save, and not where the save failed."""
+def test_the_browser_shows_success_only_when_the_token_is_stored(signing_in):
+    """P4: "Signed in" is shown after the save, and not if the save failed."""
 
     def fail(token):
         raise OSError("no room")
@@ -85,8 +85,8 @@ def test_the_browser_hears_of_it_only_when_the_token_is_stored(signing_in):
         future.result()
 
 
-def test_a_denied_consent_is_said(signing_in):
-    """Sign-in: who denies it gets one clear line, and nothing is stored."""
+def test_a_denied_consent_is_reported(signing_in):
+    """Sign-in: a denial is reported in one clear line, and nothing is stored."""
     url, future, kept = signing_in()
     assert "Not signed in" in answer(url, decision="deny").text
     with pytest.raises(SignInFailed, match="denied in the browser") as caught:
@@ -97,7 +97,7 @@ def test_a_denied_consent_is_said(signing_in):
 
 @pytest.mark.parametrize("state", ["", "wrong", "\u00e9", None])
 def test_a_wrong_state_ends_the_sign_in(server, signing_in, state):
-    """Sign-in: what is not this sign-in's answer is not redeemed (RFC 6749 section 10.12)."""
+    """Sign-in: a response to another sign-in is not redeemed (RFC 6749 section 10.12)."""
     url, future, kept = signing_in()
     assert come_back(url, state=state).status_code == 400
     with pytest.raises(SignInFailed, match="wrong state"):
@@ -106,16 +106,16 @@ def test_a_wrong_state_ends_the_sign_in(server, signing_in, state):
     assert not server.log.of("sign-in-refused")
 
 
-def test_a_field_that_stands_twice_ends_the_sign_in(server, signing_in):
-    """Sign-in: two codes in one answer are nobody's honest answer (RFC 6749 section 3.1)."""
+def test_a_repeated_field_ends_the_sign_in(server, signing_in):
+    """Sign-in: a response with two codes is invalid (RFC 6749 section 3.1)."""
     url, future, _ = signing_in()
     assert come_back(url, code=["one", "two"]).status_code == 400
-    with pytest.raises(SignInFailed, match="stands twice"):
+    with pytest.raises(SignInFailed, match="repeated field"):
         future.result()
 
 
 def test_a_second_callback_changes_nothing(server, signing_in):
-    """Sign-in: while the first code is redeemed, and after, a second one is turned away."""
+    """Sign-in: while the first code is being redeemed, a second one is rejected."""
     gate = server.token_gate()
     url, future, kept = signing_in()
     with ThreadPoolExecutor(1) as pool:
@@ -123,14 +123,14 @@ def test_a_second_callback_changes_nothing(server, signing_in):
         assert gate.arrived.wait(10)
         second = come_back(url)
         gate.release()
-        assert (second.status_code, "has had its answer" in second.text) == (409, True)
+        assert (second.status_code, "already been answered" in second.text) == (409, True)
         assert "Signed in" in first.result().text
     assert kept == [future.result()]
     assert server.counters.sign_ins == 1
 
 
 def test_other_paths_are_not_the_callback(signing_in):
-    """Sign-in: a favicon or a scanner is told 404 and ends nothing."""
+    """Sign-in: a request for a favicon, or from a scanner, gets a 404 and has no effect."""
     url, future, _ = signing_in()
     redirect = dict(parse_qsl(urlsplit(url).query))["redirect_uri"]
     assert requests.get(redirect + "/favicon.ico", timeout=10).status_code == 404
@@ -143,11 +143,11 @@ def test_other_paths_are_not_the_callback(signing_in):
     ("iss", "required", "said"),
     [
         ("https://evil.example", False, "names the issuer 'https://evil.example'"),
-        (None, True, "names the issuer none"),
+        (None, True, "names no issuer"),
     ],
 )
 def test_another_issuers_answer_is_refused(server, signing_in, iss, required, said):
-    """RFC 9207: an answer that another server gave (a mix-up) is not redeemed."""
+    """RFC 9207: a response of another server (a mix-up attack) is not redeemed."""
     url, future, kept = signing_in(iss_required=required)
     come_back(url, iss=iss)
     with pytest.raises(SignInFailed, match=said):
@@ -156,18 +156,16 @@ def test_another_issuers_answer_is_refused(server, signing_in, iss, required, sa
     assert not server.log.of("sign-in-refused")
 
 
-def test_an_issuer_that_is_not_named_is_asked_of_no_server_that_does_not_promise_it(
-    server, signing_in
-):
-    """RFC 9207: servers that know nothing of it can still be signed in to."""
+def test_a_missing_issuer_is_accepted_unless_the_server_promises_one(server, signing_in):
+    """RFC 9207: people can still sign in to servers that do not support it."""
     url, future, _ = signing_in(iss_required=False)
-    come_back(url)  # the code is made up, so that it is the token endpoint that refuses
+    come_back(url)  # the code is made up, so the error of the token endpoint shows that it was sent
     with pytest.raises(SignInFailed, match="invalid_grant"):
         future.result()
 
 
 def test_an_answer_without_a_code_is_refused(signing_in, server):
-    """Sign-in: the line names what is missing."""
+    """Sign-in: the error names what is missing."""
     url, future, _ = signing_in()
     come_back(url, code=None, iss=server.issuer)
     with pytest.raises(SignInFailed, match="missing_code"):
@@ -184,8 +182,8 @@ def test_an_answer_without_a_code_is_refused(signing_in, server):
         ({"status": 200, "body": '{"token": 1}'}, "no access_token", False),
     ],
 )
-def test_a_code_that_cannot_be_redeemed_is_said(server, signing_in, fault, said, transient):
-    """Sign-in: whatever the token endpoint does, it is sent once and said in one line."""
+def test_a_code_that_cannot_be_redeemed_is_reported(server, signing_in, fault, said, transient):
+    """Sign-in: whatever the token endpoint does, the code is sent once and the error reported."""
     server.fault("token", times=None, **fault)
     url, future, kept = signing_in()
     assert "Not signed in" in answer(url).text
@@ -197,23 +195,23 @@ def test_a_code_that_cannot_be_redeemed_is_said(server, signing_in, fault, said,
 
 
 def test_a_server_that_refuses_the_request_is_quoted(server, signing_in):
-    """Sign-in: the authorization endpoint's own words, in one printable line."""
+    """Sign-in: the message quotes the authorization server, in one printable line."""
     url, future, _ = signing_in()
     come_back(url, code=None, error="invalid_scope", error_description="no such\n scope\x1b[31m")
     with pytest.raises(SignInFailed, match=r"\(invalid_scope: no such scope \[31m\)"):
         future.result()
 
 
-def test_nobody_signs_in(signing_in):
-    """P8: a sign-in that nobody answers ends after its timeout."""
+def test_a_sign_in_without_a_response_times_out(signing_in):
+    """P8: a sign-in that nobody completes ends after its timeout."""
     _, future, kept = signing_in(timeout=0.05)
     with pytest.raises(SignInFailed, match=r"nobody signed in within 0\.05 s"):
         future.result()
     assert kept == []
 
 
-def test_a_port_that_is_taken_is_said(signing_in):
-    """Sign-in: the line names the port and the way out, and nobody was asked."""
+def test_a_port_that_is_taken_is_reported(signing_in):
+    """Sign-in: the error names the port and what to do, and no URL is shown."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         url, future, _ = signing_in(redirect_uri=f"http://127.0.0.1:{port}/callback")
@@ -223,7 +221,7 @@ def test_a_port_that_is_taken_is_said(signing_in):
 
 
 def test_a_given_port_serves_one_sign_in_after_the_other(signing_in):
-    """Sign-in: servers that compare redirect URIs exactly get the same one each time."""
+    """Sign-in: servers that compare redirect URIs exactly get the same URI each time."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for _ in range(2):
@@ -234,8 +232,8 @@ def test_a_given_port_serves_one_sign_in_after_the_other(signing_in):
         assert isinstance(future.result(), Token)
 
 
-def test_it_listens_on_ipv6_where_told(signing_in):
-    """RFC 8252 section 7.3: both loopback addresses can be redirected to."""
+def test_it_listens_on_ipv6_if_told(signing_in):
+    """RFC 8252 section 7.3: the redirect may use either loopback address."""
     url, future, _ = signing_in(redirect_uri="http://[::1]/callback")
     answer(url)
     assert isinstance(future.result(), Token)
@@ -254,22 +252,22 @@ def test_it_listens_on_ipv6_where_told(signing_in):
         "callback",
     ],
 )
-def test_a_redirect_to_elsewhere_is_refused(uri):
-    """RFC 8252: the code comes back to this machine, and to nobody else in the network."""
-    with pytest.raises(ValueError, match="no redirect to this machine"):
+def test_a_redirect_to_another_machine_is_refused(uri):
+    """RFC 8252: the code must be sent only to this machine, and not over the network."""
+    with pytest.raises(ValueError, match="not a redirect URI on this machine"):
         LoopbackRedirect(uri, "state")
 
 
 def test_a_plain_http_authorization_endpoint_is_refused(signing_in):
-    """P11: a login page that others can change on the way is not opened."""
+    """P11: a login page that can be changed on the network path is not opened."""
     url, future, _ = signing_in(endpoint="http://auth.example.com/authorize")
     assert url is None
     with pytest.raises(requests.RequestException, match="use https"):
         future.result()
 
 
-def test_parameters_are_sent_along(server, signing_in):
-    """Sign-in: audience and the like go with the request for consent."""
+def test_parameters_are_sent(server, signing_in):
+    """Sign-in: parameters such as ``audience`` are added to the authorization request."""
     client = Client(server.token_endpoint, "client", parameters={"audience": "https://a.example"})
     url, future, _ = signing_in(client=client)
     assert dict(parse_qsl(urlsplit(url).query))["audience"] == "https://a.example"
@@ -277,8 +275,8 @@ def test_parameters_are_sent_along(server, signing_in):
     future.result()
 
 
-def test_a_confidential_client_proves_itself():
-    """RFC 6749 section 4.1.3: with a secret the code is redeemed by Basic authentication."""
+def test_a_confidential_client_authenticates():
+    """RFC 6749 section 4.1.3: with a secret, the code is redeemed with Basic authentication."""
     with AuthorizationServer(client_secret="s:%") as server:
         for secret, good in (("s:%", True), ("wrong", False)):
             client = Client(server.token_endpoint, "client", lambda secret=secret: secret)
@@ -301,7 +299,7 @@ def test_a_confidential_client_proves_itself():
 
 
 def test_a_code_works_once_and_only_with_its_verifier(server):
-    """RFC 7636: the testing server holds PKCE, so that these tests prove something."""
+    """RFC 7636: the testing server enforces PKCE, so these tests can fail."""
     code = server.authorizations.new_code("", "ann", "http://127.0.0.1/", "challenge")
     form = {
         "grant_type": "authorization_code",
@@ -315,8 +313,8 @@ def test_a_code_works_once_and_only_with_its_verifier(server):
     assert server.log.of("sign-in-refused")[0].reason == "wrong code_verifier"
 
 
-def test_whoever_hangs_up_does_not_end_the_sign_in(signing_in):
-    """Sign-in: a spare connection of a browser, or a port scan, is nothing to it."""
+def test_an_incomplete_request_does_not_end_the_sign_in(signing_in):
+    """Sign-in: a spare connection of a browser, or a port scan, has no effect."""
     url, future, _ = signing_in()
     parts = urlsplit(dict(parse_qsl(urlsplit(url).query))["redirect_uri"])
     with socket.create_connection((parts.hostname, parts.port)) as spare:

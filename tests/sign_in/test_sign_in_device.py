@@ -1,4 +1,4 @@
-"""Sign in on another device: the polling rules of RFC 8628."""
+"""Sign-in on another device: the polling rules of RFC 8628."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
 
 class Clock:
-    """A clock that both sides read; it goes on when the client pauses, and in no other way."""
+    """A clock for client and server that advances only when the client pauses."""
 
     def __init__(self):
         self.now = 1_700_000_000.0
@@ -74,8 +74,8 @@ def gaps(server):
     return [b - a for a, b in itertools.pairwise(times)]
 
 
-def test_whoever_enters_the_code_is_signed_in(server, sign_in, clock):
-    """RFC 8628: a code shown here and allowed elsewhere brings a token."""
+def test_a_person_who_enters_the_code_is_signed_in(server, sign_in, clock):
+    """RFC 8628: a code that is shown here and allowed on another device yields a token."""
     shown = []
 
     def show(code):
@@ -91,8 +91,8 @@ def test_whoever_enters_the_code_is_signed_in(server, sign_in, clock):
     assert polls(server) == [began + 5]
 
 
-def test_pending_is_asked_at_the_interval_until_it_is_decided(server, sign_in):
-    """RFC 8628 section 3.5: authorization_pending goes on, no faster than the server wants."""
+def test_pending_is_polled_at_the_interval_until_it_is_decided(server, sign_in):
+    """RFC 8628 section 3.5: polling continues after authorization_pending, at the interval."""
     server.authorizations.device_interval = 7.0
 
     def show(code):
@@ -109,7 +109,7 @@ def test_pending_is_asked_at_the_interval_until_it_is_decided(server, sign_in):
 
 
 def test_slow_down_adds_five_seconds_each_time(server, sign_in):
-    """RFC 8628 section 3.5: the interval grows by 5 s with each slow_down, and stays."""
+    """RFC 8628 section 3.5: each slow_down adds 5 s to the interval for all later polls."""
     for word in ("slow_down", "authorization_pending", "slow_down"):
         server.fault("token", status=400, body=json.dumps({"error": word}))
 
@@ -121,7 +121,7 @@ def test_slow_down_adds_five_seconds_each_time(server, sign_in):
 
 
 def test_a_poll_without_an_answer_doubles_the_interval(server, sign_in):
-    """RFC 8628 section 3.5: a server in trouble is asked ever more rarely, and not given up."""
+    """RFC 8628 section 3.5: a failing server is polled less and less often, and not given up."""
     server.fault("token", times=3, status=503)
 
     def show(code):
@@ -131,15 +131,15 @@ def test_a_poll_without_an_answer_doubles_the_interval(server, sign_in):
     assert gaps(server) == [10.0, 20.0, 40.0]
 
 
-def test_a_denied_consent_is_said(server, sign_in):
-    """RFC 8628: access_denied ends it with one clear line."""
+def test_a_denied_consent_is_reported(server, sign_in):
+    """RFC 8628: access_denied ends the sign-in with one clear line."""
     with pytest.raises(SignInFailed, match="denied on the other device") as caught:
         sign_in(lambda code: server.authorizations.decide(code.user_code, None))
     assert caught.value.error == "access_denied"
 
 
-def test_a_code_that_expires_is_said(server, sign_in, clock):
-    """RFC 8628: when the code is over nobody is asked any more, and the countdown ended."""
+def test_a_code_that_expires_is_reported(server, sign_in, clock):
+    """RFC 8628: when the code expires, the polling and the countdown end."""
     server.authorizations.device_code_lifetime = 23.0
     began = clock.now
     with pytest.raises(SignInFailed, match="nobody entered the code before it expired"):
@@ -151,16 +151,16 @@ def test_a_code_that_expires_is_said(server, sign_in, clock):
     assert max(clock.pauses) <= 1.0
 
 
-def test_the_servers_word_that_it_expired_is_the_same(server, sign_in):
-    """RFC 8628: expired_token, though by our clock there is time left."""
+def test_an_expired_token_error_is_reported_the_same_way(server, sign_in):
+    """RFC 8628: expired_token ends the sign-in even if time is left by our clock."""
     server.on("/token", lambda request, real: Answer.json(400, {"error": "expired_token"}))
     with pytest.raises(SignInFailed, match="nobody entered the code before it expired"):
         sign_in()
     assert len(polls(server)) == 1
 
 
-def test_a_timeout_of_ones_own_is_shorter(sign_in, clock):
-    """P8: ``timeout`` ends the waiting before the code does."""
+def test_a_timeout_can_end_the_wait_early(sign_in, clock):
+    """P8: ``timeout`` ends the wait before the code expires."""
     began = clock.now
     with pytest.raises(SignInFailed, match="nobody entered"):
         sign_in(timeout=3)
@@ -179,14 +179,14 @@ def test_a_timeout_of_ones_own_is_shorter(sign_in, clock):
         ({"error": "invalid_client"}, "invalid_client"),
     ],
 )
-def test_an_answer_that_is_none_is_said(server, sign_in, payload, said):
-    """RFC 8628 section 3.2: what is missing is named."""
+def test_an_unusable_answer_is_reported(server, sign_in, payload, said):
+    """RFC 8628 section 3.2: the error names the missing field."""
     server.on("/device_authorization", lambda request, real: Answer.json(200, payload or {"x": 1}))
     with pytest.raises(SignInFailed, match=said):
         sign_in()
 
 
-def test_a_servers_text_does_not_steer_the_terminal(server, sign_in):
+def test_a_servers_text_does_not_control_the_terminal(server, sign_in):
     """Sign-in: control characters in a code or a URL are not printed."""
     payload = {
         "device_code": "d",
@@ -206,13 +206,13 @@ def test_a_servers_text_does_not_steer_the_terminal(server, sign_in):
 
 
 def test_a_plain_http_endpoint_is_refused(sign_in):
-    """P11: the device code is a secret and leaves over https or loopback only."""
+    """P11: the device code is a secret and is sent only over https or to loopback."""
     with pytest.raises(InsecureTransport):
         sign_in(endpoint="http://auth.example.com/device")
 
 
 def test_the_page_for_the_code_answers_each_code_once(server):
-    """The testing server: allowing, denying, an unknown code, and one that was decided."""
+    """The testing server: allowing, denying, an unknown code, and a code already decided."""
     device = server.authorizations.new_device("")
     page = requests.get(
         server.url + "/device", params={"user_code": device["user_code"]}, timeout=10
@@ -228,14 +228,14 @@ def test_the_page_for_the_code_answers_each_code_once(server):
     assert requests.post(server.token_endpoint, poll, timeout=10).status_code == 400
 
 
-def test_a_challenge_is_the_one_of_the_rfc():
-    """RFC 7636 appendix B: the testing server's PKCE is the real one."""
+def test_the_challenge_is_that_of_the_rfc():
+    """RFC 7636 appendix B: the testing server computes the challenge of the RFC's example."""
     verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
     assert challenge_of(verifier) == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 
 
-def test_the_testing_server_turns_away_what_is_no_request(server, clock):
-    """The testing server: unknown clients, other grants, codes that came twice or too late."""
+def test_the_testing_server_rejects_invalid_requests(server, clock):
+    """The testing server: unknown clients, other grants, and codes that are reused or expired."""
 
     def get(**fields):
         return requests.get(

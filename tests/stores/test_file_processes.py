@@ -213,7 +213,7 @@ class TestDeath:
         """Without a note the holder is unknown."""
         neighbour.tell("hold 5")
         os.truncate(f"{path}.lock", 0)
-        with pytest.raises(StoreUnavailable, match="locked by somebody else") as error:
+        with pytest.raises(StoreUnavailable, match="locked by another process") as error:
             store.exclusive(0.0, state)
         assert error.value.holder is None
         neighbour.tell("release")

@@ -463,7 +463,7 @@ class TestTrouble:
         monkeypatch.setattr(private_files, "call", full)
         with (
             store.exclusive(1.0, signed_in),
-            pytest.raises(StoreUnavailable, match="somebody else"),
+            pytest.raises(StoreUnavailable, match="another process"),
         ):
             store.exclusive(0.0, signed_in)
 

@@ -1,4 +1,4 @@
-"""The pools that never print what they send."""
+"""The connection pools that never print what they send."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADERS = {"Authorization": f"Bearer {CANARY}"}
 
 @pytest.fixture(autouse=True)
 def debug_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an application does that wants to see its traffic."""
+    """Turn on the debug output of ``http.client``, as an application does to see its traffic."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
 
 
@@ -45,7 +45,7 @@ def test_the_debug_output_would_show_the_token(server: Any, capsys: Any) -> None
 
 
 def test_nothing_is_printed(server: Any, capsys: Any) -> None:
-    """P12: requests with a body, an iterable body and a kept connection print nothing."""
+    """P12: nothing is printed for a body, an iterable body or a reused connection."""
     with session_with(QuietHTTPAdapter()) as session:
         session.get(server.url + "/open", headers=HEADERS)
         session.post(server.url + "/open", headers=HEADERS, data={"refresh_token": CANARY})
@@ -54,17 +54,17 @@ def test_nothing_is_printed(server: Any, capsys: Any) -> None:
 
 
 def test_nothing_is_printed_through_a_forwarding_proxy(server: Any, capsys: Any) -> None:
-    """P12: the pool manager of a proxy makes quiet pools too."""
+    """P12: the pool manager of a proxy creates quiet pools too."""
     adapter = QuietHTTPAdapter()
     with session_with(adapter) as session:
-        # The server itself will do for a proxy: it answers a request for an absolute URL.
+        # The server itself can act as the proxy: it answers a request for an absolute URL.
         session.get("http://api.invalid/open", headers=HEADERS, proxies={"http": server.url})
         assert list(adapter.proxy_manager) == [server.url]
     assert capsys.readouterr().out == ""
 
 
 def test_nothing_is_printed_through_a_tunnel(capsys: Any) -> None:
-    """P12: neither the CONNECT with the proxy's password nor what goes through it is printed."""
+    """P12: neither the CONNECT with the proxy's password nor the tunnelled request is printed."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -88,7 +88,7 @@ def test_nothing_is_printed_through_a_tunnel(capsys: Any) -> None:
 def test_everything_is_printed_on_demand(
     server: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The opt-out for debugging works: one switch, and the token shows."""
+    """``allow_debug_output`` turns the output on, including the token."""
     monkeypatch.setattr(quiet_pools, "allow_debug_output", True)
     with session_with(QuietHTTPAdapter()) as session:
         session.get(server.url + "/open", headers=HEADERS)
@@ -96,16 +96,16 @@ def test_everything_is_printed_on_demand(
 
 
 def test_an_unpickled_adapter_is_quiet(server: Any, capsys: Any) -> None:
-    """P12, P13: pickling makes the pools anew, and they are quiet again."""
+    """P12, P13: the pools that are created on unpickling are quiet as well."""
     with session_with(pickle.loads(pickle.dumps(QuietHTTPAdapter()))) as session:
         session.get(server.url + "/open", headers=HEADERS)
     assert capsys.readouterr().out == ""
 
 
-def test_connections_that_a_recorder_put_in_are_kept(
+def test_a_recorders_connection_class_is_kept(
     server: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P13: whoever replaces urllib3's connection class still sees the traffic."""
+    """P13: a tool that replaces urllib3's connection class still sees the traffic."""
     seen = []
 
     class Recorder(HTTPConnection):
@@ -121,7 +121,7 @@ def test_connections_that_a_recorder_put_in_are_kept(
 
 
 def test_quiet_keeps_the_kind_of_the_pools() -> None:
-    """A manager made quiet twice has pools of its own kind and name, mixed with QuietPool once."""
+    """A manager made quiet twice keeps its pool class and its name, with QuietPool added once."""
 
     class OwnPool(urllib3.HTTPConnectionPool):
         pass

@@ -150,6 +150,11 @@ def strip(error: BaseException, hide: Iterable[Secret | None] = ()) -> BaseExcep
     return error
 
 
+def masked(text: str, hide: Iterable[Secret | None] = ()) -> str:
+    """Return ``text`` with the secrets ``hide`` and all that looks like a credential masked."""
+    return _cleaner(hide)(text)
+
+
 def share(
     error: _Error, cause: BaseException | None = None, hide: Iterable[Secret | None] = ()
 ) -> _Error:

@@ -99,6 +99,13 @@ class Token:
             f"scope={self.scope!r}, fingerprint={self.access_token.fingerprint})"
         )
 
+    def twin(self, **changes: Any) -> Token:
+        """Return another object with the same content, or with some of it changed."""
+        # Not dataclasses.replace: a user's subclass may be constructed in another way.
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self), **changes)
+        return twin
+
     def __copy__(self) -> Token:
         return self
 

@@ -218,14 +218,15 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     def _send_upload(self, request: PreparedRequest, how: dict[str, Any]) -> Response:
         """Send a body that can't be sent again, with a token that lasts until it was (P15)."""
         try:
-            token = self.manager.begin_upload()
+            upload = self.manager.begin_upload()
         except SilentRefreshError as error:
             error.request = request
             raise
+        token = upload.token
         try:
             response = self._send_with(token, request, request, how)
         finally:
-            self.manager.end_upload()
+            self.manager.end_upload(upload)
         if self._rejects(response):
             return self._hand_back(token, request, response)
         if self.manager.futility.active:

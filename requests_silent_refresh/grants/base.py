@@ -43,6 +43,8 @@ class Grant:
     rotates = True
     #: Whether an exchange needs an existing token.
     needs_sign_in = True
+    #: Whether that token must have a refresh token.
+    needs_refresh_token = True
 
     def __init__(
         self,

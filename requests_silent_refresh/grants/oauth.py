@@ -198,6 +198,7 @@ class ClientCredentialsGrant(_OAuthGrant):
 
     rotates = False
     needs_sign_in = False
+    needs_refresh_token = False
 
     def __init__(
         self,

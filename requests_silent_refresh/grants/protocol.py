@@ -17,6 +17,7 @@ class Refresh(Protocol):
     ``requests.RequestException`` if trying again may help, and anything else if the set-up is
     wrong. Optional attributes: ``rotates`` (whether an exchange spends the refresh token; by
     default ``True``), ``needs_sign_in`` (whether it needs an existing token; ``True``),
+    ``needs_refresh_token`` (whether that must have a refresh token; ``False``),
     ``timeout`` (seconds in total, after which the call is abandoned; 30), ``revoke(token)``.
     """
 
@@ -37,10 +38,7 @@ def followed_by(exchanged: Token | None, granted: Token) -> Token:
     """
     if exchanged is None or granted.refresh_token is not None or exchanged.refresh_token is None:
         return granted
-    # Not dataclasses.replace: a user's subclass may have a different constructor.
-    twin = object.__new__(type(granted))
-    vars(twin).update(vars(granted), refresh_token=exchanged.refresh_token)
-    return twin
+    return granted.twin(refresh_token=exchanged.refresh_token)
 
 
 def timeout_of(refresh: Refresh) -> float:

@@ -43,14 +43,23 @@ class Backoff:
     spreads a fleet. A server's ``Retry-After`` lengthens it, up to 300 s. A store's error
     always holds for 0.5 s: the store is near, and its lock may be free at any moment.
 
+    A refresh that no request waited for has a verdict of its own, which only keeps other
+    refreshes ahead of time from beginning: the endpoint may be well again when the first
+    request needs it.
+
     Everything is called with the queue's lock held. ``verdict`` is replaced as a whole, so
     it may be read without it.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        self.verdict: Verdict | None = None
         self._monotonic = monotonic
-        self._failures = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget every failure: there is a new token."""
+        self.verdict: Verdict | None = None
+        self._early: Verdict | None = None
+        self._failures = {True: 0, False: 0}  # by whether a request waited
 
     @property
     def is_dead(self) -> bool:
@@ -60,28 +69,32 @@ class Backoff:
 
     @property
     def holds(self) -> bool:
-        """Whether a verdict holds now, so that no refresh may begin."""
-        verdict = self.verdict
-        return verdict is not None and self._monotonic() < verdict.until
+        """Whether a verdict holds now, so that no request may begin a refresh."""
+        return self.verdict is not None and self._monotonic() < self.verdict.until
 
-    def fail(self, error: SilentRefreshError) -> None:
+    @property
+    def holds_early(self) -> bool:
+        """Whether no refresh ahead of time may begin."""
+        return self.holds or (self._early is not None and self._monotonic() < self._early.until)
+
+    def fail(self, error: SilentRefreshError, *, awaited: bool = True) -> None:
         """Give every request ``error`` for a while, and note in it when to try again."""
         if isinstance(error, StoreError):
             delay = STORE_BACKOFF
         else:
             # The exponent stops before it overflows.
-            ceiling = min(BACKOFF_CAP, 2.0 ** min(self._failures, 10))
+            ceiling = min(BACKOFF_CAP, 2.0 ** min(self._failures[awaited], 10))
             delay = ceiling * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-            delay = max(delay, min(error.retry_after or 0.0, RETRY_AFTER_CAP))
-            self._failures += 1
+            self._failures[awaited] += 1
+            if isinstance(error.retry_after, (int, float)):  # a user's callable may set anything
+                delay = max(delay, min(error.retry_after, RETRY_AFTER_CAP))
         error.retry_after = delay
-        self.verdict = Verdict(error, self._monotonic() + delay)
+        verdict = Verdict(error, self._monotonic() + delay)
+        if awaited:
+            self.verdict = verdict
+        else:
+            self._early = verdict
 
     def end(self, error: SilentRefreshError) -> None:
-        """Give every request ``error`` until :meth:`forget`."""
+        """Give every request ``error`` until :meth:`forget`: the session is over."""
         self.verdict = Verdict(error, math.inf)
-
-    def forget(self) -> None:
-        """Forget every failure: there is a new token."""
-        self.verdict = None
-        self._failures = 0

@@ -20,14 +20,20 @@ class Batch:
     """
 
     __slots__ = (
-        *("asking", "based_on", "deadline", "outcome", "over", "signed_out", "started"),
-        *("worker",),
+        *("asking", "awaited", "based_on", "deadline", "outcome", "over", "saves_only"),
+        *("signed_out", "started", "worker"),
     )
 
-    def __init__(self, based_on: Current, deadline: float, signed_out: bool) -> None:
+    def __init__(
+        self, based_on: Current, deadline: float, *, saves_only: bool, signed_out: bool
+    ) -> None:
         self.based_on = based_on
         self.started = time.monotonic()
         self.deadline = deadline
+        self.saves_only = saves_only
+        """Whether it only saves a token that could not be saved before."""
+        self.awaited = False
+        """Whether a request has waited for it, so that its failure was one for somebody."""
         self.signed_out = signed_out
         """Whether a sign-out began after this batch did, or was under way at that time."""
         self.asking = False
@@ -45,19 +51,23 @@ class Batch:
 class Insiders:
     """The threads that run a callback which a batch waits for; a context manager for each.
 
-    A token that such a thread asks the queue for would never come. Takes no lock: each
-    thread adds and removes only its own number.
+    A token that such a thread asks the queue for would never come. May be entered again by
+    the same thread. Takes no lock: each thread changes only the count under its own number.
     """
 
     def __init__(self) -> None:
-        self._threads: set[int] = set()
+        self._threads: dict[int, int] = {}
 
     def am_one(self) -> bool:
         """Say whether the calling thread is inside such a callback."""
         return threading.get_ident() in self._threads
 
     def __enter__(self) -> None:
-        self._threads.add(threading.get_ident())
+        me = threading.get_ident()
+        self._threads[me] = self._threads.get(me, 0) + 1
 
     def __exit__(self, *exception: object) -> None:
-        self._threads.discard(threading.get_ident())
+        me = threading.get_ident()
+        self._threads[me] -= 1
+        if not self._threads[me]:
+            del self._threads[me]

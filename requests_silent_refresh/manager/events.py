@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import SessionExpired, SilentRefreshError
-from ..system.background_call import account_of
+from ..system.foreign import account_of
 from ..system.forking import reset_in_child
 from ..token import Token
 
@@ -69,7 +69,9 @@ class Announcer:
 
     def after_fork_in_child(self) -> None:
         """Start anew: the parent tells what is left."""
-        self._condition = threading.Condition()
+        # `with` on the lock itself, as in the refresh queue: `replayed` runs in a request's thread.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._untold: deque[tuple[Callable[[Any], object], object]] = deque()
         self._calling = False
 
@@ -84,18 +86,18 @@ class Announcer:
 
     def replayed(self) -> None:
         """Tell that a request is sent again; in the request's own thread."""
-        with self._condition:
+        with self._lock:
             self.replays += 1
         if self._on_event is not None:
             _call_safely(self._on_event, RefreshEvent("replayed"))
 
     def wait(self, timeout: float) -> bool:
         """Wait until everything is told, for at most ``timeout`` seconds; return whether it is."""
-        with self._condition:
+        with self._lock:
             return self._condition.wait_for(lambda: not self._calling, timeout)
 
     def _tell(self, *calls: tuple[Callable[[Any], object] | None, object]) -> None:
-        with self._condition:
+        with self._lock:
             self._untold.extend((call, argument) for call, argument in calls if call is not None)
             if self._calling or not self._untold:
                 return
@@ -104,12 +106,12 @@ class Announcer:
             while (next_call := self._next()) is not None:
                 _call_safely(*next_call)
         except BaseException:  # thrown into this thread: the next one to tell goes on
-            with self._condition:
+            with self._lock:
                 self._stop_calling()
             raise
 
     def _next(self) -> tuple[Callable[[Any], object], object] | None:
-        with self._condition:
+        with self._lock:
             if self._untold:
                 return self._untold.popleft()
             self._stop_calling()  # under the same lock, or something just appended would be left

@@ -15,6 +15,8 @@ MUTE_CAP = 60.0
 FUTILE_PER_MINUTE = 6
 MINUTE = 60.0
 PATHS_REMEMBERED = 256
+# Seconds between two exchanges beyond those for paths that have rejected no token before.
+EXTRA_EVERY = 10.0
 
 
 class _Path:
@@ -34,7 +36,8 @@ class FutilityGuard:
     A fresh token that is rejected once means nothing: servers that reckon in whole seconds
     issue tokens that are dead on arrival. A second one in a row at the same path is futile.
     The path is muted then, for 5 s at first and for up to 60 s, doubled by each further
-    one. After 6 futile exchanges within a minute, no path may ask for more.
+    one. After 6 futile exchanges within a minute, no path may ask for more, but for one
+    exchange every 10 s for a path that has rejected none before.
 
     A real revocation must get through all that. It differs from a bad path in one thing:
     the rejected token had been accepted at the very path that now rejects it. Then that
@@ -60,6 +63,7 @@ class FutilityGuard:
         self._paths: OrderedDict[str, _Path] = OrderedDict()
         self._accepted: OrderedDict[str, Token] = OrderedDict()
         self._futile: deque[float] = deque(maxlen=FUTILE_PER_MINUTE)
+        self._extra: tuple[Token | None, float] = (None, -math.inf)
         self.active = False
 
     def allows(self, path: str, token: Token) -> bool:
@@ -76,7 +80,17 @@ class FutilityGuard:
                 return True
             if suspect is not None and self._monotonic() < suspect.muted_until:
                 return False
-            return not self._is_spent()
+            return not self._is_spent() or (suspect is None and self._allows_extra(token))
+
+    def _allows_extra(self, token: Token) -> bool:
+        """Say whether a path that is not known may ask for another ``token``; needs the lock held.
+
+        All that ask because of one token share one exchange.
+        """
+        known, since = self._extra
+        if token is not known and self._monotonic() - since >= EXTRA_EVERY:
+            self._extra = known, _ = (token, self._monotonic())
+        return token is known
 
     def _is_spent(self) -> bool:
         """Say whether the last minute saw all the futile exchanges it may; needs the lock held."""

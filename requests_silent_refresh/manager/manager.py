@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import SessionExpired, SilentRefreshError, StoreError, StoreUnavailable
+from ..errors import SessionExpired, SilentRefreshError, StoreUnavailable
 from ..grants.protocol import Refresh
 from ..redaction import MaskedDict
 from ..stores.contract import TokenStore
 from ..stores.memory import MemoryStore
+from ..system.foreign import name_of
 from ..token import Token
 from .current import NOT_LOADED, Current
 from .events import Announcer, RefreshEvent, Stats
 from .futility import FutilityGuard
+from .look import Look
 from .refresh_queue import RefreshQueue
 from .refresher import Refresher
 from .sign_in_again import OnSessionExpired, SignInAgain
 from .stored_session import StoredSession
-from .uploads import Uploads
+from .uploads import Upload, Uploads
 from .worker import Worker
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -114,7 +116,9 @@ class TokenManager:
         self._sign_in_hint = sign_in_hint
         self._clock = clock
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
-        self._stored = StoredSession(store, self._queue, refresh_ahead, clock)
+        self._stored = StoredSession(
+            store, self._queue, refresh_ahead, clock, getattr(refresh, "needs_refresh_token", False)
+        )
         self._announcer = Announcer(on_refreshed, on_event)
         self._refresher = Refresher(
             refresh, store, self._queue, self._stored, self._announcer, clock
@@ -127,6 +131,7 @@ class TokenManager:
         self._worker = Worker(
             self._queue, self._stored, self._refresher, sign_in_again, self._announcer
         )
+        self._look = Look(store, self._stored, self._queue, monotonic)
         self._uploads = Uploads()
         self.futility = FutilityGuard(monotonic)
 
@@ -164,40 +169,39 @@ class TokenManager:
             self.start_refresh(current.token)
         return current.token
 
-    def begin_upload(self) -> Token:
+    def begin_upload(self) -> Upload:
         """Return a token for a request whose body cannot be sent again (P15).
 
         Waits for a refresh that is under way, and for one that is due, unless another upload
         is under way, whose token it might end. If the refresh fails, a token that is still
-        valid is returned (P7). Until :meth:`end_upload` no refresh begins that can wait; it
-        must be called, unless this raises. Blocks and raises as :meth:`token` does.
+        valid is returned (P7). Until :meth:`end_upload` no refresh begins that can wait.
+        Blocks and raises as :meth:`token` does.
         """
         current = self._queue.current
         if current is NOT_LOADED:
             current = self._first_look()
         token, now = current.token, self._clock()
-        if (
-            token is None
-            or now >= current.wait_at
-            or self._queue.is_replacing(current)
-            or not self._uploads.begin(now >= current.due_at)
-        ):
-            try:
-                token = self.renew(token)
-            except SilentRefreshError:
-                if token is None or self._clock() >= current.expires_at:
-                    raise
-            self._uploads.begin()
-        return token
+        if token is not None and now < current.wait_at and not self._queue.is_replacing(current):
+            # With none under way, a refresh that is due goes first.
+            is_due = now >= current.due_at
+            upload = self._uploads.join(token) if is_due else self._uploads.begin(token)
+            if upload is not None:
+                return upload
+        try:
+            token = self.renew(token)
+        except SilentRefreshError:
+            if token is None or self._clock() >= current.expires_at:
+                raise
+        return self._uploads.begin(token)
 
-    def end_upload(self) -> None:
+    def end_upload(self, upload: Upload) -> None:
         """Note that an upload is over: its response came, or none will."""
-        self._uploads.end()
+        self._uploads.end(upload)
 
     def _first_look(self) -> Current:
         """Read the store for the first time; a grant that needs nothing from it may go without."""
         try:
-            return self._stored.adopt_stored()
+            return self._look.adopt_stored(self._queue.wait_timeout)
         except StoreUnavailable as trouble:
             if self._refresher.rotates or self._refresher.needs_sign_in:
                 raise
@@ -213,11 +217,8 @@ class TokenManager:
         """
         if self._queue.current is NOT_LOADED:
             self._first_look()
-        if self._queue.time_for_a_look():
-            try:
-                self._stored.adopt_stored()
-            except StoreError as trouble:
-                logger.warning("the store cannot be read: %s", trouble)
+        if self._queue.is_dead:
+            self._look.now_and_then(self._queue.wait_timeout)
         try:
             return self._queue.renew(rejected, self._worker.lead)
         except SessionExpired as expired:  # this caller's own object
@@ -237,10 +238,16 @@ class TokenManager:
     def may_renew(self, rejected: Token, path: str) -> bool:
         """Say whether :meth:`renew` may be called because ``path`` rejected ``rejected``.
 
-        ``False`` if refreshing has not helped lately. If the token was replaced already,
-        :meth:`renew` costs no exchange and may always be called.
+        ``False`` if refreshing has not helped lately, or cannot be done, because there is no
+        refresh token. If the token was replaced already, :meth:`renew` costs no exchange and
+        may always be called.
         """
-        return self._queue.current.token is not rejected or self.futility.allows(path, rejected)
+        is_final = self._refresher.is_final(rejected)
+        if is_final and self._queue.current.token is rejected:
+            self._look.now_and_then(self._queue.wait_timeout)
+        if self._queue.current.token is not rejected:
+            return True
+        return not is_final and self.futility.allows(path, rejected)
 
     # -- for people -------------------------------------------------------------
 
@@ -248,10 +255,10 @@ class TokenManager:
     def signed_in(self) -> bool:
         """Whether there is a session, here or in the store (P9).
 
-        Takes no lock that an exchange holds. Raises ``StoreError`` if the store cannot be
-        read.
+        Reads the store, and takes no lock that an exchange holds. Blocks for at most
+        ``wait_timeout`` seconds. Raises ``StoreError`` if the store cannot be read.
         """
-        return self._stored.adopt_stored().token is not None
+        return self._look.adopt_stored(self._queue.wait_timeout).token is not None
 
     def sign_in(self, token: Token | Mapping[str, Any] | str) -> None:
         """Start a session with ``token``, replacing any other; waiting requests go on with it.
@@ -320,7 +327,14 @@ class TokenManager:
         self._announcer.replayed()
 
     def __repr__(self) -> str:
-        return f"TokenManager({self._arguments['refresh']!r}, store={self._store!r})"
+        refresh = name_of(self._arguments["refresh"])
+        return f"TokenManager({refresh}, store={name_of(self._store)})"
+
+    def __copy__(self) -> TokenManager:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenManager:
+        return self  # a copy of a session refreshes through the same queue
 
     def __reduce__(self) -> Any:
         # Reopens the store. A grant or store with a literal secret refuses to be pickled.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,40 +15,14 @@ from .batch import Batch, Insiders
 from .current import NOT_LOADED, Current
 from .queue_state import QueueState
 
+# Seconds after which a waiter looks whether its batch was abandoned, without being woken.
 LOOK_INTERVAL = 1.0
 
 
 class RefreshQueue:
     """Where parallel requests wait for one refresh. Owns one Condition and all that it guards.
 
-    :class:`QueueState` names the states. The interleavings that matter:
-
-    - *A late 401* (P3). The check whether the current token is still the rejected one, and
-      the decision to join or lead, are made in one critical section, and so is ``publish``.
-      A request sees either the old token and the batch that replaces it, or the new token;
-      never the old token without a batch.
-    - *Publish, then finish.* The worker publishes before it finishes the batch. A waiter
-      that wakes in between leaves with the published token, and a request that comes in
-      between finds that token and never looks at the batch. A request that had the new
-      token rejected in between joins the old batch and is not served by it: it enters again
-      and leads the next one.
-    - *A waiter is interrupted or times out.* It owns nothing, so it just leaves, and the
-      worker never learns of it (P5).
-    - *The leader is interrupted before its worker has begun*, or the worker's thread dies.
-      Waiters look at the batch once a second; the one that finds it abandoned closes it, and
-      one of them leads the next. :meth:`begin` tells a worker that starts after that to do
-      nothing.
-    - *A sign-in while a batch is in flight* is published at once and wakes all waiters. The
-      batch goes on alone, and its result meets another state.
-    - *A sign-out while a batch is in flight* marks the batch, so that nobody is asked to
-      sign in for it (P10), however late its refusal comes.
-    - *Two publishers.* ``publish`` takes effect only if the current state is still the one
-      that the publisher started from, so a slow reader of the store cannot bring back an
-      older session.
-    - *A signal handler* may run in a thread that holds the lock and ask for a token itself:
-      the Condition's lock is reentrant, and every change under it may be cut off after any
-      line. The state is worked out from the batch, the verdict and the time for that reason:
-      one that was stored beside them could contradict them. A lost wake-up costs a second.
+    :mod:`.queue_state` names the states, and the interleavings that matter.
 
     Nothing is done under the lock but reading and writing these fields. A request of a dead
     session fails without it (P9).
@@ -73,18 +46,25 @@ class RefreshQueue:
 
     def after_fork_in_child(self) -> None:
         """Start anew: threads that held the lock or led a batch exist in the parent only."""
-        self._condition = threading.Condition()
+        # `with` on the lock itself: a Condition's own `__enter__` is Python code, and an exception
+        # that a signal handler raises in there would leave the lock taken for ever.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._batch: Batch | None = None
         self._sign_outs = 0  # that are under way
         self.insiders = Insiders()
         self._backoff = Backoff(self._monotonic)
-        self._looked_at = -math.inf
 
     @property
     def state(self) -> QueueState:
         """The state at this moment."""
-        with self._condition:
+        with self._lock:
             return self._settle()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the session is over; takes no lock (P9)."""
+        return self._backoff.is_dead
 
     # -- for threads that want a token ----------------------------------------
 
@@ -115,19 +95,18 @@ class RefreshQueue:
         ``replacing`` is the token that was found to be due or rejected; ``None`` is returned
         if it has been replaced since.
         """
-        with self._condition:
-            if self.current.token is replacing and self._settle() is QueueState.IDLE:
-                return self._open()
-            return None
+        with self._lock:
+            is_idle = self._settle() is QueueState.IDLE and not self._backoff.holds_early
+            return self._open() if is_idle and self.current.token is replacing else None
 
     def open_if_unled(self) -> Batch | None:
         """Open a batch to save in, which backoff and a dead session do not forbid.
 
         ``None`` while another one is in flight.
         """
-        with self._condition:
+        with self._lock:
             self._settle()
-            return None if self._batch is not None else self._open()
+            return None if self._batch is not None else self._open(saves_only=True)
 
     def _fail_if_dead(self) -> None:
         verdict = self._backoff.verdict
@@ -135,7 +114,7 @@ class RefreshQueue:
             raise verdict.error.again()
 
     def _enter(self, rejected: Token | None) -> Token | tuple[Batch, bool]:
-        with self._condition:
+        with self._lock:
             token = self._usable(rejected)
             if token is not None:
                 return token
@@ -147,14 +126,15 @@ class RefreshQueue:
             state, verdict = self._settle(), self._backoff.verdict
             if verdict is not None and state in (QueueState.DEAD, QueueState.BACKOFF):
                 return self._fall_back(rejected, verdict.to_raise(self._monotonic()))
-            if self._batch is not None:
-                return self._batch, False
-            return self._open(), True
+            leads = self._batch is None
+            batch = self._batch or self._open()
+            batch.awaited = True
+            return batch, leads
 
     def _wait(self, batch: Batch, rejected: Token | None, deadline: float) -> Token | None:
         """Wait for the batch. ``None`` means that it settled nothing: enter again."""
         began = time.monotonic()
-        with self._condition:
+        with self._lock:
             self.waits += 1
             try:
                 while not batch.over:
@@ -169,7 +149,7 @@ class RefreshQueue:
                     left = until - time.monotonic()
                     if left <= 0:
                         return self._fall_back(rejected, self._too_late(batch))
-                    self._condition.wait(min(left, LOOK_INTERVAL))
+                    self._sleep(min(left, LOOK_INTERVAL))
             finally:
                 self.wait_seconds += time.monotonic() - began
             if isinstance(batch.outcome, SilentRefreshError):
@@ -210,9 +190,21 @@ class RefreshQueue:
             return current.token
         raise error
 
-    def _open(self) -> Batch:
-        deadline = time.monotonic() + self.wait_timeout
-        self._batch = Batch(self.current, deadline, signed_out=self._sign_outs > 0)
+    def _sleep(self, seconds: float) -> None:
+        """Wait for a change, and hold the lock again afterwards, whatever a handler raised."""
+        try:
+            self._condition.wait(seconds)
+        finally:
+            if not self._condition._is_owned():  # type: ignore[attr-defined]  # has no public name
+                self._lock.acquire()
+
+    def _open(self, *, saves_only: bool = False) -> Batch:
+        self._batch = Batch(
+            self.current,
+            time.monotonic() + self.wait_timeout,
+            saves_only=saves_only,
+            signed_out=self._sign_outs > 0,
+        )
         return self._batch
 
     def _close(self, batch: Batch, outcome: Token | SilentRefreshError | None) -> None:
@@ -234,7 +226,7 @@ class RefreshQueue:
 
     def begin(self, batch: Batch) -> bool:
         """Note that this thread works on ``batch``; ``False`` if it was given up before."""
-        with self._condition:
+        with self._lock:
             if not batch.over:
                 batch.worker = threading.current_thread()
             return not batch.over
@@ -245,7 +237,7 @@ class RefreshQueue:
         A state with a token ends every verdict. One without makes the session dead only
         through :meth:`finish` or :meth:`sign_out`.
         """
-        with self._condition:
+        with self._lock:
             if self.current is not replacing:
                 return False
             if new.token is not None:
@@ -259,7 +251,7 @@ class RefreshQueue:
 
         ``False`` if nobody is to be asked, because the session was signed out.
         """
-        with self._condition:
+        with self._lock:
             if not batch.signed_out:
                 batch.asking = True
                 batch.deadline = time.monotonic() + timeout
@@ -269,27 +261,26 @@ class RefreshQueue:
         """End the batch and wake all that wait for it.
 
         A token clears all memory of failures. ``SessionExpired`` makes the session dead if
-        there is no current token; another error starts or lengthens the backoff. ``None``
+        there is no current token. Another error starts or lengthens the backoff; if nobody
+        waited, only that of refreshes ahead of time, which delays no request (P7). ``None``
         makes the waiters enter again.
         """
-        with self._condition:
+        with self._lock:
             if batch.over:
                 return  # a sign-out ended it
-            if isinstance(outcome, Token):
-                self._backoff.forget()
-            elif outcome is not None:
-                self.failures += 1
-                if not isinstance(outcome, SessionExpired):
-                    self._backoff.fail(outcome)
-                elif self.current.token is None:
-                    self._latch(outcome)
-                else:
-                    outcome = None  # somebody signed in meanwhile
-            self._close(batch, outcome)
-
-    def _latch(self, error: SilentRefreshError) -> None:
-        self._backoff.end(error)
-        self._looked_at = self._monotonic()
+            if isinstance(outcome, SessionExpired) and self.current.token is not None:
+                outcome = None  # somebody signed in meanwhile
+            try:
+                if isinstance(outcome, SilentRefreshError):
+                    self.failures += 1
+                if isinstance(outcome, Token):
+                    self._backoff.forget()
+                elif isinstance(outcome, SessionExpired):
+                    self._backoff.end(outcome)
+                elif outcome is not None:
+                    self._backoff.fail(outcome, awaited=batch.awaited)
+            finally:
+                self._close(batch, outcome)
 
     # -- for the manager ------------------------------------------------------
 
@@ -301,7 +292,7 @@ class RefreshQueue:
         the end of the block until a sign-in, or may start from nothing.
         """
         over = SessionExpired("signed out")
-        with self._condition:
+        with self._lock:
             self._sign_outs += 1
             batch = self._batch
             if batch is not None:
@@ -311,40 +302,32 @@ class RefreshQueue:
         try:
             yield
         finally:
-            with self._condition:
+            with self._lock:
                 self._sign_outs -= 1
                 if ends_session and self.current.token is None:
-                    self._latch(over)
+                    self._backoff.end(over)
                     self._condition.notify_all()
 
     def is_replacing(self, current: Current) -> bool:
         """Say whether a batch is in flight for ``current``, or has replaced it.
 
-        A batch that has published its token and is about to end replaces nothing any more.
-        Takes no lock: another thread may change the answer at once in any case.
+        A batch that has published its token and is about to end replaces nothing any more,
+        and one that only saves a token never does. Takes no lock: another thread may change
+        the answer at once in any case.
         """
         batch = self._batch
-        return self.current is not current or (batch is not None and batch.based_on is current)
-
-    def time_for_a_look(self) -> bool:
-        """Say, to one caller a second, that a dead session deserves a look into the store."""
-        if not self._backoff.is_dead or self._monotonic() - self._looked_at < LOOK_INTERVAL:
-            return False
-        with self._condition:
-            now = self._monotonic()
-            if now - self._looked_at < LOOK_INTERVAL:
-                return False
-            self._looked_at = now
+        if batch is not None and batch.based_on is current and not batch.saves_only:
             return True
+        return self.current is not current
 
     def wait_until_idle(self, timeout: float) -> None:
         """Wait until no batch is in flight, or only one that waits for a person (at exit)."""
         deadline = time.monotonic() + timeout
-        with self._condition:
+        with self._lock:
             while (batch := self._batch) is not None and not batch.asking:
                 left = deadline - time.monotonic()
                 # The caller works on it itself if an interrupt cut its work short.
                 if left <= 0 or batch.worker is threading.current_thread():
                     return
-                self._condition.wait(min(left, LOOK_INTERVAL))
+                self._sleep(min(left, LOOK_INTERVAL))
                 self._settle()

@@ -18,9 +18,10 @@ from ..errors import (
     StoreUnavailable,
 )
 from ..grants.protocol import Refresh, followed_by, timeout_of
-from ..redaction import Secret, share
+from ..redaction import share
 from ..stores.contract import Hold, LockLost, State, TokenStore
-from ..system.background_call import Call, LeftBehind, account_of
+from ..system.background_call import Call, LeftBehind
+from ..system.foreign import account_of, name_of, secrets_of
 from ..token import Token
 from .batch import Batch
 from .current import Current
@@ -99,11 +100,11 @@ class Refresher:
                 return self._exchange(unsaved.state, unsaved.hold)
             return self._under_lock(batch)
         except SilentRefreshError as error:
-            return share(error)
+            return share(error, hide=secrets_of(self._queue.current.token))
         except Exception as error:  # noqa: BLE001 (nothing above would tell the waiters)
             # A user's store, or a mistake of ours.
             failure = RefreshFailed(f"the refresh failed unexpectedly: {account_of(error)}")
-            return share(failure, error)
+            return share(failure, error, secrets_of(self._queue.current.token))
 
     def _lock_deadline(self, batch: Batch) -> float:
         return batch.started + self._queue.wait_timeout * LOCK_SHARE
@@ -111,8 +112,9 @@ class Refresher:
     def _under_lock(self, batch: Batch) -> Token | SilentRefreshError:
         if self._stored.is_copy and self.rotates:
             raise StoreError(
-                f"{self._store!r} was copied by fork(): a refresh here would spend the parent's "
-                "refresh token. Give the manager an EncryptedFileStore, which processes share"
+                f"{name_of(self._store)} was copied by fork(): a refresh here would spend the "
+                "parent's refresh token. Give the manager an EncryptedFileStore, which processes "
+                "share, or call take_over()"
             )
         deadline = self._lock_deadline(batch)
         while True:
@@ -138,7 +140,7 @@ class Refresher:
                         raise
             self._stored.reconcile()
             if left <= 0 and not self._serves(self._queue.current, batch):
-                raise StoreUnavailable(f"{self._store!r} changes faster than it can be read")
+                raise StoreUnavailable(f"{name_of(self._store)} changes faster than it can be read")
 
     def _holding(self, hold: Hold, batch: Batch) -> Token | SilentRefreshError:
         try:
@@ -168,6 +170,8 @@ class Refresher:
         token = None if state is None else state.token
         if token is None and self.needs_sign_in:
             return SessionExpired("nobody is signed in")
+        if state is not None and token is not None and self.is_final(token):
+            return self._at_its_end(state, token)
         if state is not None and self._stored.unsaved.kept is None:
             hold.begin(state, self.exchange_timeout)
         try:
@@ -184,6 +188,19 @@ class Refresher:
             logger.info("refreshed")
             return granted
         return self._queue.current.token or self._signed_out_meanwhile(granted)
+
+    def is_final(self, token: Token) -> bool:
+        """Say whether a token cannot be refreshed: it is used until it expires (P7)."""
+        return self._stored.is_final(token)
+
+    def _at_its_end(self, state: State, token: Token) -> SilentRefreshError:
+        if token.expires_at is not None and self._clock() >= token.expires_at:
+            self._stored.end_here(state)
+            return SessionExpired("the access token has expired, and there is no refresh token")
+        return RefreshFailed(
+            "there is no refresh token: the access token is used until it expires. Sign in again "
+            "if the server does not accept it any more"
+        )
 
     def _signed_out_meanwhile(self, granted: Token) -> SilentRefreshError:
         self.revoke(granted)  # nobody else will ever hold this token
@@ -223,11 +240,12 @@ class Refresher:
         except requests.RequestException as error:
             # requests' complaints about a URL are ValueErrors: no retry mends those.
             kind = RefreshFailed if isinstance(error, ValueError) else RefreshUnavailable
-            failure, cause = kind(f"the token endpoint cannot be reached: {error}"), error
+            failure = kind(f"the token endpoint cannot be reached: {account_of(error)}")
+            cause = error
         except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
             cause = error
             failure = RefreshFailed(f"the refresh callable raised {account_of(error)}")
-        raise share(failure, cause, _secrets_of(token))
+        raise share(failure, cause, secrets_of(token))
 
     def _refused(
         self, state: State | None, error: SessionExpired, interrupted_at: float | None
@@ -259,7 +277,7 @@ class Refresher:
         try:
             kept = self._stored.keep_late(granted, state)
         except Exception as error:  # noqa: BLE001 (nothing above this thread would report it)
-            logger.error("the store failed when a late answer came: %s", account_of(error))
+            logger.error("the store failed when a late answer came: %s", account_of(error, granted))
             return
         if kept:
             logger.info("a late answer of the token endpoint is used")
@@ -284,12 +302,8 @@ class Refresher:
             call = Call(revoking, lambda _: None, "silent-refresh-revoke")
             call.result(self.exchange_timeout)
         except Exception as error:  # noqa: BLE001 (best effort, whatever the callable raises)
-            share(SilentRefreshError(""), error, _secrets_of(token))
-            logger.warning("a token could not be revoked: %s", account_of(error))
-
-
-def _secrets_of(token: Token | None) -> tuple[Secret | None, ...]:
-    return () if token is None else (token.access_token, token.refresh_token)
+            share(SilentRefreshError(""), error, secrets_of(token))
+            logger.warning("a token could not be revoked: %s", account_of(error, token))
 
 
 def _was_answered(error: BaseException) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from ..errors import SessionExpired, SilentRefreshError
 from ..redaction import share
-from ..system.background_call import Call, account_of
+from ..system.background_call import Call
+from ..system.foreign import account_of
 from ..token import Token
 from .batch import Batch
 from .refresh_queue import LOOK_INTERVAL, RefreshQueue
@@ -17,6 +18,10 @@ from .stored_session import StoredSession
 logger = logging.getLogger("requests_silent_refresh")
 
 OnSessionExpired = Callable[[SessionExpired], Token | None]
+
+
+class NotATokenError(Exception):
+    """What ``on_session_expired`` returned is of no use."""
 
 
 class SignInAgain:
@@ -72,7 +77,7 @@ class SignInAgain:
         with self._queue.insiders:
             token = self._callback(error.again())
         if token is not None and not isinstance(token, Token):
-            raise TypeError(f"it returned a {type(token).__name__}, neither a Token nor None")
+            raise NotATokenError(f"it returned a {type(token).__name__}, neither a Token nor None")
         return token
 
     def _answer(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
+import weakref
 from collections.abc import Callable
 
 from ..errors import StoreError
 from ..stores.contract import Hold, State, StateMoved, TokenStore
+from ..system.foreign import account_of
 from ..system.forking import reset_in_child
 from ..token import Token
 from .current import NOT_LOADED, Current, current_of
 from .generations import is_newer, replace
 from .refresh_queue import RefreshQueue
-from .unsaved_token import Unsaved, UnsavedToken, release, said
+from .unsaved_token import Unsaved, UnsavedToken, release
 
 logger = logging.getLogger("requests_silent_refresh")
 
@@ -38,11 +42,14 @@ class StoredSession:
         queue: RefreshQueue,
         refresh_ahead: float,
         clock: Callable[[], float],
+        needs_refresh_token: bool,
     ) -> None:
         self._store = store
         self._queue = queue
         self._refresh_ahead = refresh_ahead
         self._clock = clock
+        self._needs_refresh_token = needs_refresh_token
+        self._published: weakref.WeakSet[Token] = weakref.WeakSet()
         self.unsaved = UnsavedToken(store, queue, self.adopt_stored)
         self.is_copy = False
         """Whether the session was copied by ``fork``, and is the parent's to refresh."""
@@ -133,7 +140,9 @@ class StoredSession:
             self.adopt_stored()
             return False
         except Exception as trouble:  # noqa: BLE001 (a user's store may raise anything)
-            logger.error("a late answer could not be saved (%s): it is used", said(trouble))
+            logger.error(
+                "a late answer could not be saved (%s): it is used", account_of(trouble, granted)
+            )
             return seen.state is exchanged and self._queue.publish(self._current(new), seen)
         self.adopt_stored()
         return True
@@ -146,7 +155,10 @@ class StoredSession:
         except StateMoved:
             pass
         except Exception as trouble:  # noqa: BLE001 (a user's store may raise anything)
-            logger.error("the refused token could not be wiped from the store: %s", said(trouble))
+            logger.error(
+                "the refused token could not be wiped from the store: %s",
+                account_of(trouble, refused.token),
+            )
         self.unsaved.drop()
         try:
             current = self.adopt_stored()
@@ -207,5 +219,29 @@ class StoredSession:
         new = self._current(stored)
         return new if self._queue.publish(new, seen) else None
 
+    def is_final(self, token: Token) -> bool:
+        """Say whether a token cannot be refreshed: it is used until it expires (P7)."""
+        return self._needs_refresh_token and token.refresh_token is None
+
+    def end_here(self, state: State) -> None:
+        """Publish that the token of ``state`` is of no use any more; nothing is stored."""
+        current = self._queue.current
+        if current.state is state:
+            self._queue.publish(Current(state, None), current)
+
     def _current(self, state: State | None) -> Current:
+        """Work out what to publish: a token object that has not been published before.
+
+        A late 401 is told by the identity of the token that it rejected (P3), and a user's
+        callable may return the same object twice.
+        """
+        token = None if state is None else state.token
+        if state is not None and token is not None:
+            if token in self._published:
+                state = dataclasses.replace(state, token=token.twin())
+            assert state.token is not None  # noqa: S101 (for the type checker)
+            self._published.add(state.token)
+            if self.is_final(state.token):
+                end = math.inf if token.expires_at is None else token.expires_at
+                return Current(state, state.token, end, end, end)
         return current_of(state, self._refresh_ahead, self._clock())

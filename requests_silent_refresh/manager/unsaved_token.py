@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..errors import StoreError, StoreUnavailable
+from ..errors import StoreUnavailable
 from ..stores.contract import Hold, State, StateMoved, TokenStore
+from ..system.foreign import account_of, name_of
 from ..system.forking import reset_in_child
 from .generations import replace
 from .refresh_queue import RefreshQueue
@@ -75,7 +76,7 @@ class UnsavedToken:
         logger.error(
             "the refreshed token could not be saved (%s): it is used from memory, other "
             "processes wait, and saving is tried again",
-            said(trouble),
+            account_of(trouble, unsaved.state.token),
         )
 
     def drop(self) -> None:
@@ -98,7 +99,10 @@ class UnsavedToken:
         except Exception as trouble:  # noqa: BLE001 (a user's store may raise anything)
             if time.monotonic() >= self._complain_at:
                 self._complain_at = time.monotonic() + COMPLAIN_EVERY
-                logger.error("the refreshed token still cannot be saved: %s", said(trouble))
+                logger.error(
+                    "the refreshed token still cannot be saved: %s",
+                    account_of(trouble, unsaved.state.token),
+                )
             return unsaved
         else:
             logger.warning("the refreshed token has been saved now")
@@ -119,8 +123,9 @@ class UnsavedToken:
                 return unsaved
             if time.monotonic() >= deadline:
                 raise StoreUnavailable(
-                    f"{self._store!r} cannot be reached, so it is not known whether the last token "
-                    "was saved there: it is used until it expires, and refreshed once that is known"
+                    f"{name_of(self._store)} cannot be reached, so it is not known whether the "
+                    "last token was saved there: it is used until it expires, and refreshed once "
+                    "that is known"
                 )
             time.sleep(SAVE_PAUSE)
 
@@ -142,7 +147,9 @@ class UnsavedToken:
         if self.kept is not None:
             self._save_once()
             if self.kept is not None:
-                logger.error("the refreshed token is lost if the process ends now: it could not be saved")
+                logger.error(
+                    "the refreshed token is lost if the process ends now: it could not be saved"
+                )
         return self.kept is None
 
     def _save_until_saved(self, unsaved: Unsaved) -> None:
@@ -161,7 +168,7 @@ class UnsavedToken:
             if self._queue.begin(batch):
                 self.save()
         except Exception as error:  # noqa: BLE001 (it is saved or superseded, only not read again)
-            logger.error("the store failed after a save: %s", type(error).__name__)
+            logger.error("the store failed after a save: %s", account_of(error))
         finally:
             self._queue.finish(batch, None)
 
@@ -175,9 +182,4 @@ def release(hold: Hold) -> None:
     try:
         hold.release()
     except Exception as trouble:  # noqa: BLE001 (a user's store may raise anything)
-        logger.warning("the store's lock could not be released: %s", said(trouble))
-
-
-def said(trouble: BaseException) -> str:
-    """Return what may be logged of ``trouble``: only our own stores quote no secret for sure."""
-    return str(trouble) if isinstance(trouble, StoreError) else type(trouble).__name__
+        logger.warning("the store's lock could not be released: %s", account_of(trouble))

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from ..system.forking import reset_in_child
+from ..token import Token
+
+
+class Upload:
+    """One upload under way, and the token that it carries. It is over when it is dropped."""
+
+    def __init__(self, token: Token) -> None:
+        self.token = token
 
 
 class Uploads:
@@ -14,6 +23,9 @@ class Uploads:
     not begin while an upload is under way, and before the first upload begins, a refresh
     that is due is finished. The lock makes "is one under way?" and "begin" one step: of two
     uploads that begin together while a refresh is due, both wait for it or neither does.
+
+    Uploads are held weakly, so that one which a signal handler's exception ended, at
+    whatever line, is not counted for ever.
     """
 
     def __init__(self) -> None:
@@ -23,17 +35,26 @@ class Uploads:
     def after_fork_in_child(self) -> None:
         """Start anew: the parent's uploads never end here."""
         self._lock = threading.RLock()  # a signal handler may send a request
-        self.under_way = 0
+        self._uploads: weakref.WeakSet[Upload] = weakref.WeakSet()
 
-    def begin(self, refresh_is_due: bool = False) -> bool:
-        """Count one more; ``False``, with nothing counted, if a refresh can go first."""
-        with self._lock:
-            if refresh_is_due and not self.under_way:
-                return False
-            self.under_way += 1
-            return True
+    @property
+    def under_way(self) -> int:
+        """How many there are."""
+        return len(self._uploads)
 
-    def end(self) -> None:
-        """Count one less."""
+    def begin(self, token: Token) -> Upload:
+        """Return one more."""
+        upload = Upload(token)
         with self._lock:
-            self.under_way -= 1
+            self._uploads.add(upload)
+        return upload
+
+    def join(self, token: Token) -> Upload | None:
+        """Return one more beside those under way; ``None`` if there are none."""
+        with self._lock:
+            return self.begin(token) if self._uploads else None
+
+    def end(self, upload: Upload) -> None:
+        """Count it no longer."""
+        with self._lock:
+            self._uploads.discard(upload)

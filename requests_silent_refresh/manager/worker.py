@@ -87,7 +87,8 @@ class Worker:
             return
         outcome: Token | SilentRefreshError | None = None
         try:
-            outcome = self._refresher.run(batch)
+            with self._queue.insiders:
+                outcome = self._refresher.run(batch)
             if self._sign_in_again and isinstance(outcome, SessionExpired):
                 outcome = self._sign_in_again.ask(batch, outcome)
         finally:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ..redaction import redact
+from .foreign import account_of
 
 T = TypeVar("T")
+
+LOOK_INTERVAL = 1.0
 
 
 class LeftBehind(Exception):  # noqa: N818 (named for what happened to the call)
@@ -41,7 +44,11 @@ class Call(Generic[T]):
         self._function = function
         self._late = late
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._ended = False
+        # Held while the call runs. Not an Event, whose own lock an exception of a signal
+        # handler may leave taken: `wait` runs in threads that have such handlers.
+        self._running = threading.Lock()
+        self._running.acquire()
         self._left = False
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -59,13 +66,19 @@ class Call(Generic[T]):
             self._error = error
         with self._lock:
             left = self._left
-            self._ended.set()
+            self._ended = True
+        self._running.release()
         if left and self._error is None:
             self._late(self._result)  # type: ignore[arg-type]  # T may itself be Optional
 
     def wait(self, timeout: float) -> bool:
         """Block for at most ``timeout`` seconds; return whether the call has ended."""
-        return self._ended.wait(timeout)
+        deadline = time.monotonic() + timeout
+        while not self._ended and (left := deadline - time.monotonic()) > 0:
+            # A waiter that was interrupted may not have released it: look again by oneself.
+            if self._running.acquire(timeout=min(left, LOOK_INTERVAL)):
+                self._running.release()
+        return self._ended
 
     def result(self, timeout: float) -> T:
         """Return what the call returned, or raise what it raised.
@@ -74,7 +87,7 @@ class Call(Generic[T]):
         method does not return the result, ``late`` gets it.
         """
         try:
-            self._ended.wait(timeout)
+            self.wait(timeout)
         except BaseException:  # thrown into this thread
             if not self.leave() and self._error is None:
                 self._late(self._result)  # type: ignore[arg-type]  # as above
@@ -90,21 +103,6 @@ class Call(Generic[T]):
     def leave(self) -> bool:
         """Leave the call behind; ``False`` if it has ended and the caller must take the result."""
         with self._lock:
-            if not self._ended.is_set():
+            if not self._ended:
                 self._left = True
             return self._left
-
-
-def account_of(error: BaseException) -> str:
-    """Describe what a user's callable raised, and where, without keeping its frames (P12)."""
-    if isinstance(error, Escaped):
-        return str(error)
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    where = "" if frame is None else f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
-    try:
-        said = redact(str(error))
-    except Exception:  # noqa: BLE001 (the __str__ of a user's class may raise anything)
-        said = ""
-    return f"{type(error).__name__}{where}" + (f": {said}" if said else "")

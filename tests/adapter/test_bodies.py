@@ -15,7 +15,7 @@ import requests
 from requests_toolbelt.multipart.encoder import MultipartEncoder, MultipartEncoderMonitor
 from wire import at_once, manager_of, session_of, until
 
-from requests_silent_refresh import RefreshTokenGrant, SessionExpired, TokenManager
+from requests_silent_refresh import RefreshTokenGrant, SessionExpired, Token, TokenManager
 from requests_silent_refresh.adapter import resend
 from requests_silent_refresh.manager.uploads import Uploads
 from requests_silent_refresh.testing import AuthorizationServer
@@ -412,14 +412,19 @@ def test_a_failed_upload_ends_too(server, manager):
 def test_uploads_are_counted_in_one_step():
     """P15: of two uploads that begin while a refresh is due, both wait or neither does."""
     uploads = Uploads()
-    assert not uploads.begin(refresh_is_due=True)
-    assert not uploads.begin(refresh_is_due=True)
-    assert uploads.begin()
-    assert uploads.begin(refresh_is_due=True)
-    uploads.end()
-    assert uploads.begin(refresh_is_due=True)
+    token = Token("t")
+    assert uploads.join(token) is uploads.join(token) is None
+    first = uploads.begin(token)
+    second = uploads.join(token)
+    uploads.end(first)
+    assert uploads.join(token).token is token  # and is over: nobody holds it
+    assert uploads.under_way == 1
+    del second
+    assert uploads.under_way == 0
+    third = uploads.begin(token)
     uploads.after_fork_in_child()
-    assert not uploads.begin(refresh_is_due=True)
+    assert uploads.join(token) is None
+    uploads.end(third)
 
 
 def test_two_uploads_at_once_share_the_refresh_that_is_due():

@@ -327,14 +327,13 @@ def test_an_exception_thrown_into_who_talks_to_the_endpoint_costs_no_session():
 def test_what_a_call_brought_is_not_lost_with_the_thread_that_waited_for_it():
     """P5: an exception thrown into that thread just when the call has ended."""
 
-    class Interrupted(threading.Event):
-        def wait(self, timeout=None):
+    class Interrupted(Call):
+        def wait(self, timeout):
             assert super().wait(10)
             raise SystemExit
 
     release, late = threading.Event(), []
-    call = Call(lambda: release.wait(10) and "token", late.append, "call")
-    call._ended = Interrupted()
+    call = Interrupted(lambda: release.wait(10) and "token", late.append, "call")
     release.set()
     with pytest.raises(SystemExit):
         call.result(10)

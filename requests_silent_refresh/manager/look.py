@@ -1,0 +1,108 @@
+"""Reading the store for requests: once for all of them, and with a bound on the time (P8, P9)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+
+from ..errors import RefreshFailed, SilentRefreshError, StoreError, StoreUnavailable
+from ..redaction import share
+from ..stores.contract import TokenStore
+from ..system.background_call import Call
+from ..system.foreign import account_of, name_of
+from ..system.forking import reset_in_child
+from .batch import Insiders
+from .current import Current
+from .refresh_queue import RefreshQueue
+from .stored_session import StoredSession
+
+logger = logging.getLogger("requests_silent_refresh")
+
+LOOK_INTERVAL = 1.0
+
+
+class Look:
+    """Adopts what is stored, in a thread that can be left behind.
+
+    A store may hang in ``load`` (a dead network file system, a database behind a VPN, a key
+    service). So requests do not read it themselves: one thread reads for all that ask at the
+    same time, and publishes what it found, however late. The lock guards the fields.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        stored: StoredSession,
+        queue: RefreshQueue,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._stored = stored
+        self._queue = queue
+        self._monotonic = monotonic
+        self.after_fork_in_child()
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Start anew: the thread that reads is the parent's."""
+        self._lock = threading.RLock()
+        self._readers = Insiders()
+        self._reading: Call[Current] | None = None
+        self._looked_at = -math.inf
+
+    def now_and_then(self, timeout: float) -> None:
+        """Do as :meth:`adopt_stored`, at most once a second; a failure is logged.
+
+        For a session that cannot be refreshed here: somebody may have signed in elsewhere.
+        """
+        if self._monotonic() - self._looked_at < LOOK_INTERVAL:
+            return
+        with self._lock:
+            now = self._monotonic()
+            if now - self._looked_at < LOOK_INTERVAL:
+                return
+            self._looked_at = now
+        try:
+            self.adopt_stored(timeout)
+        except SilentRefreshError as trouble:
+            logger.warning("the store cannot be read: %s", trouble)
+
+    def adopt_stored(self, timeout: float) -> Current:
+        """Publish what the store holds if it is newer, and return what is current then.
+
+        Blocks for at most ``timeout`` seconds, then raises ``StoreUnavailable``. Raises a
+        ``StoreError`` if the store cannot be read, whatever it raised.
+        """
+        if self._readers.am_one():
+            raise RefreshFailed(
+                "the store asked for the token that is being read from it and would wait for "
+                "itself: give it a session of its own, without this adapter"
+            )
+        if self._queue.insiders.am_one():  # a callback, which holds up no request's thread
+            return self._stored.adopt_stored()
+        with self._lock:
+            reading = self._reading
+            if reading is None:
+                self._reading = reading = Call(self._read, lambda _: None, "silent-refresh-look")
+        if not reading.wait(timeout):
+            raise StoreUnavailable(
+                f"{name_of(self._store)} was not read within {timeout:g} s: try again later, or "
+                "look at what holds it up"
+            )
+        with self._lock:
+            if self._reading is reading:
+                self._reading = None
+        try:
+            return reading.result(0)
+        except SilentRefreshError as error:
+            raise error.again() from error.__cause__
+        except Exception as error:  # noqa: BLE001 (a user's store may raise anything)
+            kind = StoreUnavailable if isinstance(error, OSError) else StoreError
+            failure = kind(f"{name_of(self._store)} could not be read: {account_of(error)}")
+            raise share(failure, error) from failure.__cause__
+
+    def _read(self) -> Current:
+        with self._queue.insiders, self._readers:
+            return self._stored.adopt_stored()

@@ -259,21 +259,21 @@ def test_configuration_reads_what_a_person_writes(text: str, origin: Origin) -> 
         ("https://", "give one like"),
         ("//api.example.com", "give one like"),
         ("https:api.example.com", "give one like"),
-        ("ftp://api.example.com", "the scheme of an origin is"),
-        ("://api.example.com", "the scheme of an origin is"),
-        (" https://api.example.com", "the scheme of an origin is"),
+        ("ftp://api.example.com", "the scheme of an origin must be"),
+        ("://api.example.com", "the scheme of an origin must be"),
+        (" https://api.example.com", "the scheme of an origin must be"),
         ("https://*.example.com", "list every origin"),
         ("https://*", "list every origin"),
-        ("https://api.example.com\n", "every parser reads alike"),
-        ("https://api example.com", "every parser reads alike"),
-        ("https://api.example.com:0", "every parser reads alike"),
-        ("https://api.example.com:65536", "every parser reads alike"),
-        ("https://api.example.com:port", "every parser reads alike"),
-        ("https://api%2eexample.com", "every parser reads alike"),
-        ("https://bücher.example\u2003", "every parser reads alike"),
-        ("https://\u2603\u200d.example", "every parser reads alike"),
-        ("http://127.1", "every parser reads alike"),
-        ("http://[fe80::1%25eth0]", "every parser reads alike"),
+        ("https://api.example.com\n", "read the same way"),
+        ("https://api example.com", "read the same way"),
+        ("https://api.example.com:0", "read the same way"),
+        ("https://api.example.com:65536", "read the same way"),
+        ("https://api.example.com:port", "read the same way"),
+        ("https://api%2eexample.com", "read the same way"),
+        ("https://bücher.example\u2003", "read the same way"),
+        ("https://\u2603\u200d.example", "read the same way"),
+        ("http://127.1", "read the same way"),
+        ("http://[fe80::1%25eth0]", "read the same way"),
     ],
 )
 def test_configuration_refuses_the_rest_and_says_what_to_give(text: str, hint: str) -> None:
@@ -287,7 +287,7 @@ def test_configuration_refuses_the_rest_and_says_what_to_give(text: str, hint: s
 )
 def test_a_password_in_the_configuration_is_not_shown(text: str) -> None:
     """P12: the message about user information does not repeat it, nor does its context."""
-    with pytest.raises(ValueError, match="no user and no password") as caught:
+    with pytest.raises(ValueError, match="no user or password") as caught:
         Origin.parse(text)
     assert "canary" not in str(caught.value)
     assert caught.value.__context__ is None

@@ -11,11 +11,9 @@ import base64
 import gzip
 import io
 import pickle
-import ssl
 
 import pytest
 import requests
-import trustme
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth, HTTPDigestAuth
 from wire import manager_of
@@ -497,20 +495,10 @@ def test_it_is_the_same_as_without_the_adapter(name, served, manager, tmp_path, 
     assert served.log.of("error") == []
 
 
-def test_tls_of_a_foreign_origin_is_the_same(manager):
+def test_tls_of_a_foreign_origin_is_the_same(manager, mutual):
     """P13: ``verify`` and ``cert`` apply to the connection as before."""
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    context.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(context)
-    client = authority.issue_cert("client@example.com")
-    with (
-        AuthorizationServer(tls=context) as server,
-        authority.cert_pem.tempfile() as bundle,
-        client.private_key_and_cert_chain_pem.tempfile() as cert,
-        requests.Session() as session,
-    ):
+    server, bundle, cert = mutual
+    with requests.Session() as session:
         session.mount("https://", SilentRefreshAdapter(manager, "https://api.example.com"))
         assert session.get(server.url + "/open", verify=bundle, cert=cert).status_code == 200
         with pytest.raises(requests.exceptions.SSLError):

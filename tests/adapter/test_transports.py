@@ -11,7 +11,6 @@ import requests
 import requests_cache
 import requests_mock
 import responses
-import trustme
 from cachecontrol import CacheControlAdapter
 from cachecontrol.caches import FileCache
 from requests.adapters import HTTPAdapter
@@ -235,22 +234,6 @@ def test_responses_with_streams_cookies_and_errors():
 
 
 # -- mTLS ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mutual():
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    context.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(context)
-    client = authority.issue_cert("client@example.com")
-    with (
-        AuthorizationServer(tls=context) as server,
-        authority.cert_pem.tempfile() as bundle,
-        client.private_key_and_cert_chain_pem.tempfile() as cert,
-    ):
-        yield server, bundle, cert
 
 
 class MutualAdapter(HTTPAdapter):

@@ -258,9 +258,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         """Send a copy with the token; the response and any error show ``callers``, without it."""
         known, value = self._last_value
         if known is not token:
-            # No variable holds the unmasked value, since a traceback may show its locals.
-            value = HeaderValue(f"{self._scheme} {token.access_token.reveal()}".lstrip(" "))
-            self._last_value = (token, value)
+            value = self._value(token)
         outgoing = with_header(request, self._header, value)
         try:
             response = self._transmit(outgoing, how)
@@ -279,6 +277,12 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         response = self.transport.send(request, **how)
         response.connection = self  # so that a hook can resend through it
         return response
+
+    def _value(self, token: Token) -> HeaderValue:
+        # No variable holds the unmasked value, since a traceback may show its locals.
+        value = HeaderValue(f"{self._scheme} {token.access_token.reveal()}".lstrip(" "))
+        self._last_value = (token, value)
+        return value
 
     def _rejects(self, response: Response) -> bool:
         if self._is_rejected is None:

@@ -67,19 +67,17 @@ class Boundary:
         self._secure_prefixes = tuple(o.prefix for o in self.origins if o.is_secure)
         self._plain_prefixes = tuple(o.prefix for o in self.origins if not o.is_secure)
         for origin in self.origins:
-            if not (origin.is_secure or origin.is_loopback):
-                self._allow_or_raise(origin)
-
-    def _allow_or_raise(self, origin: Origin) -> None:
-        if not self._allow_insecure_http:
-            raise InsecureTransport(
-                f"{origin} is plain http, so anyone on the network path can read the token: use "
-                "https, or pass allow_insecure_http=True for an old intranet"
+            if origin.is_secure or origin.is_loopback:
+                continue
+            if not allow_insecure_http:
+                raise InsecureTransport(
+                    f"{origin} is plain http, so anyone on the network path can read the token: "
+                    "use https, or pass allow_insecure_http=True for an old intranet"
+                )
+            warnings.warn(
+                f"tokens for {origin} are sent over plain http and can be read on the way",
+                stacklevel=3,  # the line that creates the adapter
             )
-        warnings.warn(
-            f"tokens for {origin} are sent over plain http and can be read on the way",
-            stacklevel=4,  # the line that creates the adapter
-        )
 
     def admits(self, request: PreparedRequest, verify: bool | str | None, proxies: Any) -> bool:
         """Return whether ``request``, sent with these options, carries a token.

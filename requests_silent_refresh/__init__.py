@@ -1,7 +1,7 @@
-"""A ``requests`` transport adapter after which no caller sees a token expire.
+"""A ``requests`` transport adapter that refreshes OAuth tokens, so that no caller sees one expire.
 
-The names below are loaded when they are first used, so that ``import
-requests_silent_refresh`` costs next to nothing and loads no backend.
+The names below are loaded on first use, so ``import requests_silent_refresh`` is cheap and
+loads no backend.
 """
 
 from __future__ import annotations
@@ -36,35 +36,29 @@ if TYPE_CHECKING:
     from .stores.sql import SQLStore as SQLStore
     from .token import Token as Token
 
-_WHERE = {
-    "SilentRefreshAdapter": "adapter.adapter",
-    "without_token": "adapter.adapter",
-    "InsecureTransport": "errors",
-    "RefreshFailed": "errors",
-    "RefreshTimeout": "errors",
-    "RefreshUnavailable": "errors",
-    "SessionExpired": "errors",
-    "SilentRefreshError": "errors",
-    "StoreCorrupted": "errors",
-    "StoreError": "errors",
-    "StoreUnavailable": "errors",
-    "WrongKey": "errors",
-    "ClientCredentialsGrant": "grants.oauth",
-    "JSONRefresh": "grants.json_refresh",
-    "RefreshTokenGrant": "grants.oauth",
-    "TokenManager": "manager.manager",
-    "Origin": "origin",
-    "Secret": "redaction",
-    "TokenStore": "stores.contract",
-    "EncryptedFileStore": "stores.file",
-    "MemoryStore": "stores.memory",
-    "copy_state": "stores.moving",
-    "RedisStore": "stores.redis",
-    "SQLStore": "stores.sql",
-    "Token": "token",
+_NAMES = {
+    "adapter.adapter": ["SilentRefreshAdapter", "without_token"],
+    "errors": [
+        *("InsecureTransport", "RefreshFailed", "RefreshTimeout", "RefreshUnavailable"),
+        *("SessionExpired", "SilentRefreshError"),
+        *("StoreCorrupted", "StoreError", "StoreUnavailable", "WrongKey"),
+    ],
+    "grants.json_refresh": ["JSONRefresh"],
+    "grants.oauth": ["ClientCredentialsGrant", "RefreshTokenGrant"],
+    "manager.manager": ["TokenManager"],
+    "origin": ["Origin"],
+    "redaction": ["Secret"],
+    "stores.contract": ["TokenStore"],
+    "stores.file": ["EncryptedFileStore"],
+    "stores.memory": ["MemoryStore"],
+    "stores.moving": ["copy_state"],
+    "stores.redis": ["RedisStore"],
+    "stores.sql": ["SQLStore"],
+    "token": ["Token"],
 }
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605 (a list of str; ruff wants it spelled out)
+__all__ = sorted(_WHERE)  # noqa: PLE0605 (it is a list of str, but ruff cannot tell)
 
 
 def __getattr__(name: str) -> Any:

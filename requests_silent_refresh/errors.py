@@ -1,4 +1,4 @@
-"""Everything this package raises.
+"""The exceptions that this package raises.
 
 ::
 
@@ -14,14 +14,13 @@
                +-- StoreCorrupted
                +-- StoreUnavailable
 
-An ``except requests.RequestException`` around old code therefore goes on
-working. What a program branches on is an attribute; the message is for a
-person and says what to do next. No error holds a token, the token endpoint's
-response, or a cause that does. A wrong argument is a plain ``ValueError`` or
-``TypeError`` at construction, as everywhere in Python.
+An existing ``except requests.RequestException`` therefore keeps working. Programs branch
+on the type and the attributes; the message is for people and says what to do next. No
+error holds a token or the token endpoint's response, and neither does its cause. A wrong
+argument raises a plain ``ValueError`` or ``TypeError`` at construction.
 
-Every waiting thread raises an exception object of its own, because raising one
-object in many threads mixes their tracebacks; ``__cause__`` is shared.
+Each waiting thread raises an exception object of its own, because raising one object in
+many threads mixes their tracebacks. They share ``__cause__``.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _Error = TypeVar("_Error", bound="SilentRefreshError")
 
 
 def _clean(text: object) -> str | None:
-    """Make a server's free text safe for one line of a terminal or a log: printable, bounded."""
+    """Make a server's text safe for one line of a terminal or log: printable and bounded."""
     if not isinstance(text, str) or not text:
         return None
     printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _DESCRIPTION_LIMIT])
@@ -44,25 +43,31 @@ def _clean(text: object) -> str | None:
 
 
 class SilentRefreshError(RequestException):
-    """Base of every error of this package.
+    """Base class of this package's exceptions.
+
+    >>> try:
+    ...     raise RefreshUnavailable("the token endpoint answered 503", retry_after=5.0)
+    ... except SilentRefreshError as error:
+    ...     print(f"{type(error).__name__}, try again in {error.retry_after} s")
+    RefreshUnavailable, try again in 5.0 s
 
     ``error`` and ``error_description``
-        The token endpoint's words (RFC 6749 section 5.2), cleaned of control
-        characters and cut to 200 characters; ``None`` where it gave none.
+        The token endpoint's fields (RFC 6749 section 5.2), without control characters
+        and cut to 200 characters; ``None`` if it sent none.
     ``status_code``
-        The HTTP status of the token endpoint's answer; ``None`` without one.
+        The HTTP status of the token endpoint's response; ``None`` without one.
     ``retry_after``
-        Seconds until a refresh is tried again: this package's backoff, or the
-        server's wish where that is longer; ``None`` where time does not mend it.
+        Seconds until the next refresh attempt: this package's backoff, or the server's
+        ``Retry-After`` if that is longer. ``None`` if waiting does not help.
     ``response``
-        The resource server's 401, where there was one. Never the token
-        endpoint's response: that one holds secrets and a connection.
+        The resource server's 401, if there was one. Never the token endpoint's
+        response, which holds secrets and a connection.
     ``request``
-        The caller's request that failed, without the token, so that a program
-        can resume where it was; ``None`` where no request was under way.
+        The caller's request that failed, without the token, so that a program can
+        resume there; ``None`` if no request was being sent.
 
-    A pickle takes the words along and leaves ``request`` and ``response``
-    behind: cookies, open files and a connection do not belong in one.
+    Pickling keeps everything but ``request`` and ``response``, which hold cookies, open
+    files and a connection.
     """
 
     def __init__(
@@ -82,11 +87,7 @@ class SilentRefreshError(RequestException):
         self.retry_after = retry_after
 
     def again(self: _Error) -> _Error:
-        """Return an exception of one's own to raise, with this one's words and cause.
-
-        One failed refresh fails many threads, and raising one object in many
-        threads mixes their tracebacks.
-        """
+        """Return a copy for another thread to raise, with the same attributes and cause."""
         twin: _Error = _revive(type(self), self.args, vars(self))
         twin.__cause__ = self.__cause__
         return twin
@@ -106,58 +107,57 @@ def _revive(kind: type[_Error], args: tuple[Any, ...], state: dict[str, Any]) ->
 
 
 class SessionExpired(SilentRefreshError, HTTPError):
-    """The session cannot be refreshed: somebody has to sign in again.
+    """The session cannot be refreshed; a new sign-in is needed.
 
-    Raised when the server refused the refresh token (``error`` is then
-    ``"invalid_grant"`` or the server's equivalent), when the store holds no
-    session, and for every request from then on until ``manager.sign_in``, here
-    or in another process sharing the store. Only the server's verdict or a
-    sign-out leads here, never network trouble.
+    Raised if the server refused the refresh token (``error`` is then
+    ``"invalid_grant"`` or the server's equivalent) or the store holds no session, and
+    for every request after that until ``manager.sign_in`` is called, here or in another
+    process that shares the store. A refusal by the server or a sign-out causes it; a
+    network problem never does.
     """
 
 
 class RefreshFailed(SilentRefreshError):
-    """The token endpoint answered something that no retry will mend.
+    """The refresh failed in a way that retrying will not fix.
 
-    A wrong set-up: ``invalid_client``, ``unauthorized_client``, a 404, a
-    redirect, or a ``refresh`` callable that raised. The session is kept; mend
-    the configuration.
+    The set-up is wrong: ``invalid_client``, ``unauthorized_client``, a 404, a redirect,
+    or a ``refresh`` callable that raised. The session is kept; fix the configuration.
     """
 
 
 class RefreshUnavailable(SilentRefreshError):
-    """The token endpoint could not be reached or answered that it is busy.
+    """The token endpoint could not be reached, or answered that it is busy.
 
-    Transient: the session is kept, and requests after ``retry_after`` seconds
-    (the server's wish or this package's own backoff) try again.
+    Transient: the session is kept, and requests made after ``retry_after`` seconds (the
+    server's ``Retry-After`` or this package's backoff) try again.
     """
 
 
 class RefreshTimeout(SilentRefreshError, Timeout):
-    """A refresh took longer than ``wait_timeout`` (10 s unless told otherwise).
+    """A refresh took longer than the manager's ``wait_timeout`` (10 s by default).
 
-    The exchange goes on in the background and a late result is saved and used,
-    so the next request may well succeed.
+    The exchange continues in the background, and a late result is saved and used, so the
+    next request may succeed.
     """
 
 
 class InsecureTransport(SilentRefreshError):
-    """A token would have left over a connection that others can read.
+    """The token would have been sent over a connection that others can read.
 
-    Tokens travel over https, or over loopback where no proxy applies to the
-    request (RFC 6750 section 5.3).
+    Tokens are sent only over https, or over loopback if no proxy applies to the request
+    (RFC 6750 section 5.3).
     """
 
 
 class StoreError(SilentRefreshError):
-    """The token store cannot do what was asked. Nothing was overwritten."""
+    """The token store could not complete an operation. Nothing was overwritten."""
 
 
 class WrongKey(StoreError):
     """The stored tokens were encrypted with another key.
 
-    ``stored_key_id`` and ``key_ids`` are short identifiers (not the keys) of
-    the key the state was written with and of those that were tried.
+    ``stored_key_id`` identifies the key that the state was written with, ``key_ids``
+    the keys that were tried. Both are short identifiers, not the keys themselves.
     """
 
     def __init__(
@@ -174,15 +174,14 @@ class WrongKey(StoreError):
 
 
 class StoreCorrupted(StoreError):
-    """What is stored is not a whole, authentic state of this session."""
+    """The stored data is not a complete and authentic state of this session."""
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be used now.
+    """The store cannot be used at the moment.
 
-    It is locked by somebody else for longer than a waiter waits (``holder``
-    says by whom, ``None`` where unknown), its disk is full or read-only, or its
-    engine is down.
+    Another process has held its lock for longer than ``wait_timeout`` (``holder`` names
+    it; ``None`` if unknown), its disk is full or read-only, or its engine is down.
     """
 
     def __init__(self, message: str, *, holder: str | None = None, **kwargs: Any) -> None:

@@ -1,11 +1,10 @@
-"""Secrets as a type, and what keeps them out of logs.
+"""Types that hold secrets, and functions that keep secrets out of logs.
 
-``Secret`` holds a string that cannot be printed, formatted, compared or pickled
-by accident. ``HeaderValue`` is what has to be a real ``str`` for the transport
-and therefore only masks its repr; ``MaskedDict`` is the same for a dictionary.
-``strip`` makes an exception safe to hand on as a cause. ``fingerprint`` lets a
-person tell two tokens apart in a log. ``install`` adds a filter to the
-application's own logging.
+``Secret`` holds a string that cannot be printed, formatted, compared or pickled by
+accident. ``HeaderValue`` must be a real ``str`` for the transport, so it masks only its
+repr; ``MaskedDict`` does the same for a dictionary. ``strip`` makes an exception safe to
+keep as a cause. ``fingerprint`` lets people tell two tokens apart in a log. ``install``
+adds a filter to the application's own logging.
 """
 
 from __future__ import annotations
@@ -23,23 +22,48 @@ from urllib.parse import quote_plus
 MASK = "***"
 
 _Error = TypeVar("_Error", bound=BaseException)
+_Self = TypeVar("_Self", bound="Confidential")
 
-# One key per process: a fingerprint tells two tokens apart within a log and is
-# worthless for finding the token, or the same token in another process.
+# A key per process, so that a fingerprint tells two tokens apart in one log, but cannot be
+# used to find the token, or the same token in another process's log.
 _fingerprint_key = secrets.token_bytes(32)
 
 
 def fingerprint(text: str) -> str:
-    """Return 8 hex digits that stand for ``text`` within this process."""
+    """Return 8 hex digits that identify ``text`` within this process."""
     data = text.encode(errors="backslashreplace")  # an encoding error would show the text
     return hmac.new(_fingerprint_key, data, hashlib.sha256).hexdigest()[:8]
 
 
-class Secret:
-    """A string that only :meth:`reveal` gives out. Immutable and thread-safe.
+class Confidential:
+    """Base of immutable values that hold secrets: a copy is the object itself, pickling raises."""
 
-    Two secrets are equal only if they are the same object; compare revealed
-    values with :func:`hmac.compare_digest` where it must be.
+    __slots__ = ()
+
+    def __copy__(self: _Self) -> _Self:
+        return self
+
+    def __deepcopy__(self: _Self, memo: dict[int, Any]) -> _Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled: keep tokens in a store and pickle the "
+            "manager, which reopens it"
+        )
+
+
+class Secret(Confidential):
+    """A string that only :meth:`reveal` returns. Immutable and thread-safe.
+
+    >>> secret = Secret("s3cret")
+    >>> print(f"the password is {secret}")
+    the password is ***
+    >>> secret.reveal()
+    's3cret'
+
+    Two secrets are equal only if they are the same object. To compare their values, pass
+    what they reveal to :func:`hmac.compare_digest`.
     """
 
     __slots__ = ("__value",)
@@ -47,16 +71,16 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         if not isinstance(value, str):
-            raise TypeError(f"a secret is a str, not {type(value).__name__}")
+            raise TypeError(f"a secret must be a str, not {type(value).__name__}")
         object.__setattr__(self, "_Secret__value", value)
 
     def reveal(self) -> str:
-        """Return the secret itself. Whoever calls this answers for where it goes."""
+        """Return the secret as plain text. The caller must keep it out of logs and errors."""
         return self.__value
 
     @property
     def fingerprint(self) -> str:
-        """8 hex digits to tell this secret from another in a log of this process."""
+        """8 hex digits that tell this secret from others in a log of this process."""
         return fingerprint(self.__value)
 
     def __repr__(self) -> str:
@@ -68,30 +92,18 @@ class Secret:
         return format(MASK, spec)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a Secret does not change")
+        raise AttributeError("a Secret cannot be changed")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a Secret does not change")
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
-        return self
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "a Secret is not pickled: keep tokens in a store and pickle the manager, "
-            "which reopens it"
-        )
+        raise AttributeError("a Secret cannot be changed")
 
 
-class HeaderValue(str):
+class HeaderValue(Confidential, str):
     """A header's value for the transport: a real ``str`` whose repr is masked.
 
-    ``str()`` and formatting must give the value, because that is how transports
-    other than urllib3 write headers. A pickle gets the mask: a transport may
-    keep the request it was given.
+    ``str()`` and formatting return the value, because transports other than urllib3 write
+    headers with them. Pickling stores the mask, because a transport may keep and pickle
+    the request.
     """
 
     __slots__ = ()
@@ -99,18 +111,12 @@ class HeaderValue(str):
     def __repr__(self) -> str:
         return repr(MASK)
 
-    def __copy__(self) -> HeaderValue:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> HeaderValue:
-        return self
-
     def __reduce_ex__(self, protocol: object) -> tuple[type[HeaderValue], tuple[str]]:
         return HeaderValue, (MASK,)
 
 
 class MaskedDict(dict[str, Any]):
-    """A dictionary whose repr shows its keys only, for the locals of a frame that may raise."""
+    """A dictionary whose repr shows only its keys, for local variables in frames that may raise."""
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{key!r}: {MASK}" for key in self) + "}"
@@ -118,20 +124,20 @@ class MaskedDict(dict[str, Any]):
 
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11
 
-# Text in which exceptions of others keep what a server or a command said, whole.
+# Attributes in which other packages' exceptions keep the whole output of a server or command.
 _PAYLOADS = frozenset({"__notes__", "doc", "output", "stdout", "stderr", "body", "text", "content"})
 
 
 def strip(error: BaseException, hide: Iterable[Secret | None] = ()) -> BaseException:
-    """Make ``error`` safe to be kept as a cause, in place, and return it.
+    """Make ``error`` safe to keep as a cause, in place, and return it.
 
-    Cuts the frames (their locals hold tokens) and every object the exception
-    holds (its request's body is the refresh token; its response holds tokens and
-    a connection; so does urllib3's pool), and masks what is left of text, along
-    the whole chain. What it was and what it said stay. Never raises.
+    Along the whole chain of causes, removes the frames (their locals hold tokens) and
+    every object that the exception holds (its request's body is the refresh token; its
+    response and urllib3's pool hold tokens and a connection), and masks credentials in
+    the text that is left. Types and messages are kept. Never raises.
 
-    ``hide`` are secrets that were in play: servers quote a refresh token in
-    their ``error_description``, and programs quote one in their exceptions.
+    ``hide`` lists secrets that were in use, because servers quote the refresh token in
+    ``error_description``, and programs quote it in their exceptions.
     """
     clean = _cleaner(hide)
     seen: set[int] = set()
@@ -158,9 +164,9 @@ def masked(text: str, hide: Iterable[Secret | None] = ()) -> str:
 def share(
     error: _Error, cause: BaseException | None = None, hide: Iterable[Secret | None] = ()
 ) -> _Error:
-    """Return ``error``, made fit to be kept and raised anew: no frames, a stripped cause.
+    """Strip ``error`` and its cause, so that it can be kept and raised again; return it.
 
-    ``cause`` is the error's own by default; ``hide`` as for :func:`strip`.
+    ``cause`` defaults to the error's own. ``hide`` is as for :func:`strip`.
     """
     cause = cause or error.__cause__
     hide = tuple(hide)
@@ -171,10 +177,10 @@ def share(
 
 
 def _cleaner(hide: Iterable[Secret | None]) -> Callable[[str], str]:
-    """Return what masks text: all that looks like a credential, and these secrets."""
+    """Return a function that masks these secrets in text, and anything like a credential."""
     values = {secret.reveal() for secret in hide if secret is not None}
     values |= {quote_plus(value) for value in values}
-    # A short one is a placeholder of somebody's tests, and stands in any text.
+    # A short one is a test's placeholder, which may occur in any text.
     known = sorted((v for v in values if len(v) >= 8), key=len, reverse=True)
 
     def clean(text: str) -> str:
@@ -186,11 +192,11 @@ def _cleaner(hide: Iterable[Secret | None]) -> Callable[[str], str]:
 
 
 def _strip_attributes(link: BaseException, clean: Callable[[str], str]) -> None:
-    # Through the dictionary and the base class: properties of urllib3 warn when they
-    # are read, and an exception may be a frozen dataclass.
+    # Uses the dictionary and the base class, because some properties of urllib3 warn when
+    # read, and because an exception may be a frozen dataclass.
     arguments = BaseException.args.__get__(link)  # type: ignore[attr-defined]
     plain = all(isinstance(a, (str, int, float, type(None))) for a in arguments)
-    if not plain or isinstance(link, UnicodeError):  # which has the whole text for an argument
+    if not plain or isinstance(link, UnicodeError):  # one of its arguments is the whole text
         arguments = (_said(link),)
     arguments = tuple(clean(a) if isinstance(a, str) else a for a in arguments)
     fields = vars(link)
@@ -207,7 +213,7 @@ def _stripped(value: Any, clean: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, bytes):
-        return b""  # the type stays, `str()` of http.client's errors needs it
+        return b""  # still bytes, because `str()` of http.client's errors needs that
     if type(value) in (tuple, list):
         return type(value)(_stripped(item, clean) for item in value)
     return value if isinstance(value, (int, float, BaseException)) else None
@@ -216,7 +222,7 @@ def _stripped(value: Any, clean: Callable[[str], str]) -> Any:
 def _said(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 (whatever the method of another's class does)
+    except Exception:  # noqa: BLE001 (another package's method may raise anything)
         return type(error).__name__
 
 
@@ -224,23 +230,23 @@ _FIELD_NAMES = (
     r"access_?token|refresh_?token|id_?token|client_?secret|client_?assertion|assertion"
     r"|password|passphrase|device_?code|code_?verifier|token"
 )
-_QUOTE = r"\\?[\"']"  # as it is, or escaped inside another string
+_QUOTE = r"\\?[\"']"  # plain, or escaped inside another string
 _PATTERNS = (
-    # The header: as text, as a pair, in a dict's repr, as bytes.
+    # The Authorization header: as text, as a pair, in a dict's repr, as bytes.
     re.compile(
         rf"(?i)(authorization(?:{_QUOTE})?\s*[:=,]\s*b?(?:{_QUOTE})?(?:[a-z0-9-]+ +)?)"
-        r"([a-z0-9._~+/=*-]+)"  # the mask is matched too, lest the scheme be masked after it
+        r"([a-z0-9._~+/=*-]+)"  # also matches the mask, or a second pass would mask the scheme
     ),
-    # The credentials alone; "bearer authentication" is lost with them.
+    # Credentials without a header name. This also masks "bearer authentication".
     re.compile(r"(?i)\b((?:bearer|dpop)\s+)([a-z0-9._~+/=-]{8,})"),
-    # JSON and dict reprs; a "\\/" belongs to the value.
+    # JSON and dict reprs. A "\\/" is part of the value.
     re.compile(
         rf"(?i)({_QUOTE}(?:{_FIELD_NAMES}|code){_QUOTE}\s*:\s*b?{_QUOTE})((?:[^\"'\\]|\\[^\"'])+)"
     ),
-    # Forms and query strings. Short codes are exit codes and the like.
+    # Forms and query strings. Short codes are kept: they are exit codes or similar.
     re.compile(rf"(?i)(\b(?:{_FIELD_NAMES})=)([^&\s\"'\\]+)"),
     re.compile(r"(?i)(\bcode=)([^&\s\"'\\]{8,})"),
-    # A JSON Web Token wherever it stands: its header and its claims begin with '{"'.
+    # A JSON Web Token anywhere in the text: its header and its claims begin with '{"'.
     re.compile(r"()(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
 )
 
@@ -253,38 +259,37 @@ def redact(text: str) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Masks credentials in the finished message and traceback of each record."""
+    """Masks credentials in the formatted message and traceback of each record."""
 
     _formatter = logging.Formatter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record in place; never drops one."""
+        """Rewrite the record in place. Always returns True, so no record is dropped."""
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 (a broken log call: logging itself reports it)
+        except Exception:  # noqa: BLE001 (logging itself reports a broken log call)
             return True
         clean = redact(message)
         if clean != message:
             record.msg, record.args = clean, None
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
             record.exc_text = self._formatter.formatException(record.exc_info)
-        for name, value in list(vars(record).items()):  # exc_text, stack_info, what `extra=` gave
+        for name, value in list(vars(record).items()):  # also stack_info and `extra=` fields
             if isinstance(value, str):
                 setattr(record, name, redact(value))
                 if name == "exc_text" and record.exc_text != value:
-                    record.exc_info = None  # or a formatter of its own mind would show it
+                    record.exc_info = None  # otherwise a custom formatter might show it
         return True
 
 
 def install(logger: logging.Logger | None = None) -> RedactingFilter:
-    """Mask credentials in the application's own logging, as a second line.
+    """Mask credentials in the application's own logging, as a second line of defence.
 
-    This package logs no token by itself; this is for code around it that logs
-    requests or bodies. The filter is added to every handler that ``logger``
-    (the root logger if ``None``) has now, because a logger's own filters do not
-    see records of its children. Call it after logging is configured, and again
-    when handlers were added; a handler that has the filter gets no second one.
-    Returns the filter.
+    This package itself logs no tokens; the filter is for code that logs requests or
+    bodies. It is added to each current handler of ``logger`` (of the root logger if
+    ``None``), because a logger's own filters do not see its children's records. Call this
+    after configuring logging, and again after adding handlers; a handler gets the filter
+    only once. Returns the filter.
     """
     logger = logger or logging.getLogger()
     handlers = logger.handlers or [h for h in (logging.lastResort,) if h]

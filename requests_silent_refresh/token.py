@@ -1,4 +1,4 @@
-"""``Token``: what a token endpoint grants (RFC 6749 section 5.1), frozen."""
+"""``Token``: an immutable token response (RFC 6749 section 5.1)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
-from .redaction import MaskedDict, Secret
+from .redaction import Confidential, MaskedDict, Secret
 
-# b64token of RFC 6750 section 2.1 is narrower, but servers issue what they like:
-# anything that can stand in a header without breaking out of it is taken.
+# Wider than b64token of RFC 6750 section 2.1, because servers do not keep to it: anything
+# that is safe in a header is accepted.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
-# An expiry further away than this is as good as none and only breaks arithmetic.
+# Expiries are capped here: a later one makes no difference and only breaks arithmetic.
 MAX_LIFETIME = 10 * 365 * 86400.0
 
-# google-auth's names, in its authorized-user JSON, for what a token endpoint calls otherwise.
+# Names in google-auth's authorized-user JSON, and the token endpoint's names for them.
 _KEPT_NAMES = {"token": "access_token", "expiry": "expires_at", "scopes": "scope"}
 
-# Stands where an access token would: it is over before it is used, so it is never sent.
-_NO_ACCESS_TOKEN = "none-yet"  # noqa: S105 (no secret)
+# A placeholder for a missing access token. It is already expired, so it is never sent.
+_NO_ACCESS_TOKEN = "none-yet"  # noqa: S105 (not a secret)
 
 _KNOWN = frozenset(
     {"access_token", "refresh_token", "token_type", "expires_in", "expires_at", "scope"}
@@ -34,26 +34,32 @@ _KNOWN = frozenset(
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, init=False)
-class Token:
-    """An access token, what renews it, and until when it holds.
+class Token(Confidential):
+    """An access token, the refresh token that renews it, and its expiry.
 
-    Immutable and thread-safe; tokens are compared by identity. The constructor
-    takes ``str`` and keeps :class:`~requests_silent_refresh.redaction.Secret`.
+    >>> token = Token("access", "refresh", expires_at=1800000000, scope="read write")
+    >>> token.scope, token.access_token
+    (('read', 'write'), ***)
+    >>> token.access_token.reveal()
+    'access'
+
+    Immutable and thread-safe. Tokens are compared by identity. The constructor takes
+    tokens as ``str`` and keeps them as :class:`~requests_silent_refresh.redaction.Secret`.
 
     ``expires_at``, ``issued_at``
-        Unix time in seconds by this machine's clock, or ``None`` where unknown.
-        A token without a known expiry is used until it is rejected.
+        Unix time in seconds by this machine's clock, or ``None`` if unknown. A token
+        without a known expiry is used until it is rejected.
     ``refresh_token``
         ``None`` for grants that need none (client credentials).
     ``scope``
-        The scopes granted, as a tuple; the constructor takes RFC 6749's
-        space-separated string as well.
+        The granted scopes as a tuple. The constructor also takes RFC 6749's
+        space-separated string.
     ``extra``
-        Whatever else the answer held (an ``id_token``, a tenant). It is stored
-        with the token and masked in the repr, since it may hold secrets.
+        All other fields of the response (an ``id_token``, a tenant). They are stored
+        with the token and masked in its repr, because they may hold secrets.
 
-    Raises ``ValueError`` where a token is empty or could not stand in a header,
-    or a time is not a finite number.
+    Raises ``ValueError`` if a token is empty or not safe in a header, or if a time is
+    not a finite number.
     """
 
     access_token: Secret
@@ -70,20 +76,18 @@ class Token:
         refresh_token: str | Secret | None = None,
         expires_at: float | None = None,
         issued_at: float | None = None,
-        token_type: str = "Bearer",  # noqa: S107 (the type's name, no secret)
+        token_type: str = "Bearer",  # noqa: S107 (a type, not a secret)
         scope: str | Iterable[str] = (),
         extra: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        # Before anything can raise: a traceback may show the locals of these frames.
+        # First, before anything can raise, because a traceback may show these locals.
         access_token, refresh_token = _hidden(access_token), _hidden(refresh_token)
         extra = MaskedDict(extra)
         put = object.__setattr__
         put(self, "access_token", _checked("access_token", access_token))
-        put(
-            self,
-            "refresh_token",
-            None if refresh_token is None else _checked("refresh_token", refresh_token),
-        )
+        if refresh_token is not None:
+            _checked("refresh_token", refresh_token)
+        put(self, "refresh_token", refresh_token)
         put(self, "expires_at", _unix_time("expires_at", expires_at))
         put(self, "issued_at", _unix_time("issued_at", issued_at))
         put(self, "token_type", token_type)
@@ -106,17 +110,6 @@ class Token:
         vars(twin).update(vars(self), **changes)
         return twin
 
-    def __copy__(self) -> Token:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Token:
-        return self
-
-    def __reduce_ex__(self, protocol: object) -> Any:
-        raise TypeError(
-            "a Token is not pickled: keep it in a store and pickle the manager, which reopens it"
-        )
-
     @classmethod
     def from_response(
         cls,
@@ -124,26 +117,25 @@ class Token:
         received_at: float | None = None,
         previous: Token | None = None,
     ) -> Token:
-        """Make a token of a token endpoint's answer (RFC 6749 section 5.1).
+        """Create a token from a token endpoint's response (RFC 6749 section 5.1).
 
-        ``received_at`` is the Unix time at which the answer came; the lifetime
-        is counted from there, so the server's clock does not matter. ``None``
-        means that the payload was kept by somebody: a token dictionary of
-        requests-oauthlib or Authlib, google-auth's authorized-user JSON, or
-        nothing but a ``refresh_token``. Its ``expires_at`` then goes before its
-        ``expires_in``, which was counted from a moment nobody knows; and a token
-        without an access token has expired, so that it is exchanged before its
-        first use and its placeholder never sent.
+        ``received_at`` is the Unix time at which the response arrived. The lifetime is
+        counted from it, so the server's clock does not matter. ``None`` means that
+        another program saved the payload: a token dictionary of requests-oauthlib or
+        Authlib, google-auth's authorized-user JSON, or just a ``refresh_token``. Then
+        ``expires_at`` takes precedence over ``expires_in``, because it is not known when
+        that began to count. Without an access token, the token counts as expired, so it
+        is exchanged before its first use and its placeholder is never sent.
 
-        ``previous`` is the token that was exchanged: an answer without
-        ``refresh_token`` or ``scope`` leaves them as they were (section 6).
+        ``previous`` is the token that was exchanged. Its ``refresh_token`` and ``scope``
+        are kept if the response has none (section 6).
 
-        Raises ``ValueError`` where there is no usable token.
+        Raises ``ValueError`` if there is no usable token.
         """
         payload = MaskedDict(payload) if received_at is not None else _as_answer(payload)
         if "access_token" not in payload:
             nor = "" if received_at is not None else " and no refresh_token"
-            raise ValueError(f"the answer has no access_token{nor}")
+            raise ValueError(f"the response has no access_token{nor}")
         now = time.time() if received_at is None else received_at
         absolute = parse_time(payload.get("expires_at")) if received_at is None else None
         lifetime = None if absolute is not None else _lifetime(payload, now)
@@ -166,7 +158,7 @@ class Token:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the token in plain text, for a store to encrypt. Holds secrets."""
+        """Return the token in plain text, secrets included, for a store to encrypt."""
         return {
             "access_token": self.access_token.reveal(),
             "refresh_token": None if self.refresh_token is None else self.refresh_token.reveal(),
@@ -179,18 +171,18 @@ class Token:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Token:
-        """Undo :meth:`to_dict`. Raises ``ValueError`` or ``TypeError`` where that is impossible."""
+        """Undo :meth:`to_dict`. Raises ``ValueError`` or ``TypeError`` for anything else."""
         fields = MaskedDict(fields)
         return cls(**fields)
 
 
 def _as_answer(kept: Mapping[str, Any]) -> MaskedDict:
-    """Name what somebody kept as a token endpoint would have answered it."""
+    """Rename the fields of a saved token to those of a token endpoint's response."""
     answer = MaskedDict(kept)
     for theirs, name in _KEPT_NAMES.items():
         if theirs in answer and not answer.get(name):
             answer[name] = answer.pop(theirs)
-    answer.pop("client_secret", None)  # the grant's affair, and not to be kept with the token
+    answer.pop("client_secret", None)  # it belongs to the grant and is not stored
     if not answer.get("access_token") and answer.get("refresh_token"):
         answer["access_token"] = _NO_ACCESS_TOKEN
         answer["expires_at"] = 0
@@ -198,7 +190,7 @@ def _as_answer(kept: Mapping[str, Any]) -> MaskedDict:
 
 
 def _hidden(value: object) -> Any:
-    """Put a token where no repr shows it; what is no token is replaced by its type."""
+    """Wrap a string in a ``Secret``, which no repr shows; replace other values by their type."""
     if value is None or isinstance(value, Secret):
         return value
     return Secret(value) if isinstance(value, str) else type(value)
@@ -206,18 +198,18 @@ def _hidden(value: object) -> Any:
 
 def _checked(name: str, hidden: Any) -> Secret:
     if not isinstance(hidden, Secret):
-        # Not a TypeError: it is the server's answer that is wrong as often as the caller.
-        raise ValueError(f"{name} is a str, not {getattr(hidden, '__name__', None)}")  # noqa: TRY004
+        # Not a TypeError, because it may be the server's response that is wrong.
+        raise ValueError(f"{name} must be a str, not {getattr(hidden, '__name__', None)}")  # noqa: TRY004
     if not _TOKEN.fullmatch(hidden.reveal()):
         raise ValueError(
             f"{name} must be printable ASCII without spaces or line breaks, and not empty: "
-            "was it read from a file with its newline? Try value.strip()"
+            "if it was read from a file, remove the newline with value.strip()"
         )
     return hidden
 
 
 def _scope(value: object) -> tuple[str, ...]:
-    """Read a scope as servers send it: RFC 6749's string, or a list; anything else is none."""
+    """Read a scope as servers send it: RFC 6749's string or a list; empty for anything else."""
     if isinstance(value, str):
         return tuple(value.split())
     if isinstance(value, (list, tuple)):
@@ -230,12 +222,12 @@ def _unix_time(name: str, value: float | None) -> float | None:
         return None
     number = _number(value) if not isinstance(value, str) else None
     if number is None:
-        raise ValueError(f"{name} is a Unix time in seconds (a finite number) or None")
+        raise ValueError(f"{name} must be a Unix time in seconds (a finite number) or None")
     return number
 
 
 def _number(value: object) -> float | None:
-    """Read a number as servers send it: 3600, 3600.0, "3600"; anything else is None."""
+    """Read a number as servers send it: 3600, 3600.0 or "3600"; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -246,7 +238,7 @@ def _number(value: object) -> float | None:
 
 
 def _lifetime(payload: Mapping[str, Any], now: float) -> float | None:
-    """Seconds the token lives from receipt on; None where the answer does not say."""
+    """Return the token's lifetime in seconds from receipt; None if the response has none."""
     raw = payload.get("expires_in")
     seconds = _number(raw)
     if seconds is None and isinstance(raw, str):
@@ -256,22 +248,22 @@ def _lifetime(payload: Mapping[str, Any], now: float) -> float | None:
         seconds = _jwt_lifetime(payload["access_token"])
     if seconds is None:
         return None
-    # A negative lifetime is a token that is already over: ask for another at its next use.
+    # A negative lifetime means already expired: the token is refreshed at its next use.
     return min(max(seconds, 0.0), MAX_LIFETIME)
 
 
 def _jwt_lifetime(access_token: object) -> float | None:
-    """Read ``exp - iat`` of a JWT."""
+    """Return ``exp - iat`` of a JWT in seconds; None if it has no usable claims."""
     claims = jwt_claims(access_token)
     exp, iat = _number(claims.get("exp")), _number(claims.get("iat"))
-    # A hint that says "already over" would only cause an exchange at every use.
+    # A hint that the token has already expired would only cause an exchange at every use.
     return None if exp is None or iat is None or exp <= iat else exp - iat
 
 
 def jwt_claims(text: object) -> dict[str, Any]:
-    """Read the claims of a JWT; empty if ``text`` is not one.
+    """Return the claims of a JWT; empty if ``text`` is not one.
 
-    They are not verified: a hint for arithmetic and for people, never to decide by.
+    They are not verified: use them as a hint or for display, never for a decision.
     """
     if not isinstance(text, str) or text.count(".") != 2:
         return {}
@@ -284,19 +276,19 @@ def jwt_claims(text: object) -> dict[str, Any]:
 
 
 def parse_time(value: object) -> float | None:
-    """Read a moment as APIs write it: Unix seconds, Unix milliseconds, or ISO 8601.
+    """Read a time as APIs write it: Unix seconds, Unix milliseconds, or ISO 8601.
 
-    Returns Unix time in seconds, or ``None`` for what is not a time. ISO 8601
-    without an offset is taken as UTC.
+    Returns Unix time in seconds, or ``None`` if ``value`` is not a time. ISO 8601 without
+    an offset is read as UTC.
     """
     number = _number(value)
     if number is not None:
-        # No expiry of ours lies beyond the year 5138 in seconds; in milliseconds all do.
+        # As seconds this is after the year 5138; as milliseconds it is after March 1973.
         return number / 1000 if number > 1e11 else number
     if not isinstance(value, str):
         return None
     text = value.strip()
-    # fromisoformat before 3.11 knows neither "Z" nor fractions of other than 3 or 6 digits.
+    # Before Python 3.11 fromisoformat reads no "Z", and only fractions of 3 or 6 digits.
     text = re.sub(r"[zZ]$", "+00:00", text)
     text = re.sub(r"\.(\d+)", lambda m: "." + m[1][:6].ljust(6, "0"), text)
     try:

@@ -1,4 +1,4 @@
-"""The exception tree: what an old ``except`` still catches, and what crosses a process."""
+"""The exception tree: what an old ``except`` still catches, and what pickling keeps."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ CANARY = "canary-0123456789abcdef"
 EVERY = [
     SilentRefreshError("base", error="e", error_description="d", status_code=400, retry_after=1.5),
     SessionExpired("sign in again", error="invalid_grant", status_code=400),
-    RefreshFailed("mend the client secret", error="invalid_client", status_code=401),
+    RefreshFailed("fix the client secret", error="invalid_client", status_code=401),
     RefreshUnavailable("try again", status_code=503, retry_after=30.0),
-    RefreshTimeout("still at it"),
+    RefreshTimeout("still running"),
     InsecureTransport("use https"),
     StoreError("no"),
     WrongKey("another key", stored_key_id="aa", key_ids=("bb", "cc")),
@@ -46,8 +46,8 @@ EVERY = [
 ]
 
 
-def test_every_class_is_looked_at() -> None:
-    """P12: a class added to the module is added to the list above."""
+def test_every_class_is_in_the_list() -> None:
+    """P12: a class added to the module must be added to the list above."""
     classes = {
         c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__
     }
@@ -56,14 +56,14 @@ def test_every_class_is_looked_at() -> None:
 
 @pytest.mark.parametrize("error", EVERY, ids=lambda e: type(e).__name__)
 def test_an_old_except_catches_it(error: SilentRefreshError) -> None:
-    """P13: everything raised is a ``requests.RequestException`` and public by name."""
+    """P13: every error is a ``requests.RequestException`` and has a public name."""
     assert isinstance(error, requests.RequestException)
     assert isinstance(error, SilentRefreshError)
     assert getattr(package, type(error).__name__) is type(error)
 
 
-def test_the_tree_is_as_it_is_drawn() -> None:
-    """P13: ``HTTPError`` and ``Timeout`` in old programs go on meaning what they meant."""
+def test_the_tree_is_as_documented() -> None:
+    """P13: ``except HTTPError`` and ``except Timeout`` in old programs keep working."""
     assert issubclass(SessionExpired, requests.HTTPError)
     assert issubclass(RefreshTimeout, requests.Timeout)
     for kind in (WrongKey, StoreCorrupted, StoreUnavailable):
@@ -72,8 +72,8 @@ def test_the_tree_is_as_it_is_drawn() -> None:
         assert not issubclass(kind, (requests.HTTPError, requests.Timeout))
 
 
-def test_a_program_branches_on_attributes() -> None:
-    """P6: the words of the token endpoint are attributes, and None where it gave none."""
+def test_a_program_can_branch_on_attributes() -> None:
+    """P6: the token endpoint's fields are attributes, which are None if it sent none."""
     error = EVERY[0]
     assert (error.error, error.error_description) == ("e", "d")
     assert (error.status_code, error.retry_after) == (400, 1.5)
@@ -99,17 +99,17 @@ def test_a_program_branches_on_attributes() -> None:
         ({"a": 1}, None),
     ],
 )
-def test_a_servers_words_are_one_printable_line(said: Any, kept: str | None) -> None:
-    """P12: nothing a server says moves a terminal's cursor, forges a log line or fills a disk."""
+def test_a_servers_text_becomes_one_printable_line(said: Any, kept: str | None) -> None:
+    """P12: a server's text cannot move a terminal's cursor, forge a log line or fill a disk."""
     error = SessionExpired("x", error=said, error_description=said)
     assert (error.error, error.error_description) == (kept, kept)
 
 
 def _with_everything(error: SilentRefreshError) -> SilentRefreshError:
-    """Hang a caller's request and a 401 on ``error``, as the adapter does, and a cause."""
+    """Give ``error`` a cause, and a request and a 401 as the adapter does."""
     response = requests.Response()
     response.status_code = 401
-    response.raw = threading.Lock()  # like a socket: nothing that can be pickled
+    response.raw = threading.Lock()  # like a socket, it cannot be pickled
     error.response = response
     error.request = requests.Request("POST", "http://a/", cookies={"sid": CANARY}).prepare()
     error.__cause__ = requests.ConnectionError("refused")
@@ -118,8 +118,10 @@ def _with_everything(error: SilentRefreshError) -> SilentRefreshError:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("error", EVERY, ids=lambda e: type(e).__name__)
-def test_an_error_is_pickled_by_its_words(error: SilentRefreshError, protocol: int) -> None:
-    """P12: type, message and attributes cross a process; cookies and connections do not."""
+def test_pickling_keeps_the_message_and_attributes(
+    error: SilentRefreshError, protocol: int
+) -> None:
+    """P12: type, message and attributes are pickled; cookies and connections are not."""
     data = pickle.dumps(_with_everything(error), protocol)
     again = pickle.loads(data)
     expected = {**vars(error), "request": None, "response": None}
@@ -132,8 +134,8 @@ def _fail() -> None:
     raise EVERY[1]
 
 
-def test_an_error_comes_back_from_a_worker_process() -> None:
-    """P13: a pool of processes hands the typed error to its caller."""
+def test_an_error_is_raised_from_a_worker_process() -> None:
+    """P13: a pool of processes raises the typed error in its caller."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         with pytest.raises(SessionExpired, match="sign in again") as caught:
             pool.submit(_fail).result()
@@ -142,8 +144,8 @@ def test_an_error_comes_back_from_a_worker_process() -> None:
 
 @pytest.mark.parametrize("twin_of", [lambda e: e.again(), copy.copy], ids=["again", "copy"])
 @pytest.mark.parametrize("error", EVERY, ids=lambda e: type(e).__name__)
-def test_a_twin_has_everything_but_the_traceback(error: SilentRefreshError, twin_of: Any) -> None:
-    """P6: each waiter raises an object of its own with the same words and the same cause."""
+def test_a_copy_has_everything_but_the_traceback(error: SilentRefreshError, twin_of: Any) -> None:
+    """P6: each waiter raises its own object, with the same attributes and the same cause."""
     _with_everything(error)
     try:
         raise error
@@ -158,8 +160,8 @@ def test_a_twin_has_everything_but_the_traceback(error: SilentRefreshError, twin
     assert error.response is not None
 
 
-def test_threads_that_raise_twins_do_not_mix_their_tracebacks() -> None:
-    """P6: one failure raised in eight threads at once has one frame of each, not of all."""
+def test_threads_that_raise_copies_do_not_mix_their_tracebacks() -> None:
+    """P6: one failure raised in eight threads has one frame in each, not one of all."""
     error = RefreshUnavailable("down")
     error.__cause__ = OSError("refused")
     barrier, lengths = threading.Barrier(8), []
@@ -182,7 +184,7 @@ def test_threads_that_raise_twins_do_not_mix_their_tracebacks() -> None:
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
-    """Undo what a test hung on the shared examples."""
+    """Remove what a test added to the shared examples."""
     yield
     for error in EVERY:
         error.request = error.response = error.__cause__ = None

@@ -14,7 +14,7 @@ HEAVY += ["click", "rich", "pytest", "http.server", "sqlite3", "multiprocessing"
 
 
 def loaded_by(code: str) -> set[str]:
-    """Return the modules that a fresh interpreter has after ``code``, beyond those of requests."""
+    """Return the modules that ``code`` loads in a fresh interpreter, beyond those of requests."""
     program = (
         "import sys, requests, http.client, threading, logging\n"
         "before = set(sys.modules)\n"
@@ -40,14 +40,14 @@ def test_the_import_loads_the_package_and_nothing_else() -> None:
         "SessionExpired, RefreshTimeout, StoreUnavailable, Origin, Secret",
     ],
 )
-def test_what_every_program_uses_loads_no_backend(names: str) -> None:
-    """P14: adapter, manager, grants and errors need neither ``cryptography`` nor an extra."""
+def test_the_common_names_load_no_backend(names: str) -> None:
+    """P14: adapter, manager, grants and errors load neither ``cryptography`` nor an extra."""
     modules = loaded_by(f"from requests_silent_refresh import {names}")
     assert not [name for name in HEAVY if name in modules]
 
 
-def test_the_pytest_plugin_costs_nothing_until_it_is_used() -> None:
-    """P14: pytest loads the plugin in every run of everybody who has the package installed."""
+def test_the_pytest_plugin_loads_little_until_it_is_used() -> None:
+    """P14: pytest loads the plugin in every run if the package is installed."""
     modules = loaded_by(
         "import pytest, sys\nbefore |= set(sys.modules)\n"
         "import requests_silent_refresh.testing.plugin"
@@ -59,8 +59,8 @@ def test_the_pytest_plugin_costs_nothing_until_it_is_used() -> None:
     }
 
 
-def test_every_public_name_is_there() -> None:
-    """P13: what ``__all__`` lists can be imported, is listed by ``dir`` and loads once."""
+def test_every_public_name_can_be_imported() -> None:
+    """P13: each name in ``__all__`` can be imported, is listed by ``dir`` and loads once."""
     for name in requests_silent_refresh.__all__:
         assert getattr(requests_silent_refresh, name) is getattr(requests_silent_refresh, name)
     assert set(requests_silent_refresh.__all__) <= set(dir(requests_silent_refresh))

@@ -1,4 +1,4 @@
-"""Imports go downward only, from folder to folder: a request is followed down once and up once."""
+"""Each folder imports only from those below it, so that the code reads in one direction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import requests_silent_refresh
 PACKAGE = "requests_silent_refresh"
 ROOT = Path(requests_silent_refresh.__file__).parent
 
-# From the bottom to the top; "." is the package's own files, but for the command's entry.
+# From bottom to top. "." is the package's own files, except ``__main__``.
 FLOORS = [
     *(".", "system", "keys", "stores", "grants", "manager", "adapter"),
     *("testing", "sign_in", "profiles", "cli", "__main__"),
@@ -22,7 +22,7 @@ FLOORS = [
 
 
 def module_of(path: Path) -> str:
-    """Return a file's module name below the package: ``stores.file``, ``keys`` for its init."""
+    """Return a file's module name in the package: ``stores.file``, or ``keys`` for its init."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -62,7 +62,7 @@ GRAPH = {module: set(imports_of(module)) for module in FILES if module}
 
 
 def test_the_parser_of_this_test_sees_the_imports() -> None:
-    """Known imports of each form are found, so that the tests below can fail."""
+    """Known imports of each form are found, which proves that the tests below can fail."""
     assert {"token", "stores.contract"} <= GRAPH["manager.manager"]
     assert "adapter.challenge" in GRAPH["adapter.adapter"]
     assert {"errors", "stores.contract"} <= GRAPH["stores.memory"]
@@ -71,23 +71,23 @@ def test_the_parser_of_this_test_sees_the_imports() -> None:
 
 @pytest.mark.parametrize("module", GRAPH)
 def test_a_folder_imports_from_the_folders_below_it(module: str) -> None:
-    """Nothing below knows who called it."""
+    """No module depends on its callers."""
     upward = [name for name in GRAPH[module] if name and floor_of(name) > floor_of(module)]
     assert not upward, f"{module} imports upward: {upward}"
 
 
 @pytest.mark.parametrize("module", GRAPH)
 def test_no_module_imports_the_package_itself(module: str) -> None:
-    """The package's own names are for its users; inside, a module names the module it means."""
+    """The package's public names are for its users; its modules import from each other."""
     assert "" not in GRAPH[module]
 
 
 def test_no_modules_import_each_other() -> None:
-    """Within a folder, too, there is one reading direction."""
+    """There are no import cycles, not even within a folder."""
     graphlib.TopologicalSorter(GRAPH).prepare()
 
 
 @pytest.mark.parametrize("module", GRAPH)
 def test_a_file_can_be_read_at_one_sitting(module: str) -> None:
-    """About 300 lines; a file of more than 350 holds two things."""
+    """A file has at most 350 lines; a longer one should be two."""
     assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 350

@@ -1,4 +1,4 @@
-"""Origins: what may see a token, and that requests connects to nothing else (P11)."""
+"""``Origin``: which URLs may receive a token, and where requests really connects (P11)."""
 
 from __future__ import annotations
 
@@ -196,31 +196,34 @@ NONE = [
 
 
 @pytest.mark.parametrize(("url", "origin"), SAME)
-def test_every_plain_spelling_of_an_origin_is_that_origin(url: str, origin: Origin) -> None:
-    """P11: case, default port, trailing dot, user information and IPv6's forms make no other."""
+def test_every_plain_spelling_of_an_origin_is_equal(url: str, origin: Origin) -> None:
+    """P11: case, default port, trailing dot, user information and IPv6 form do not matter."""
     assert Origin.of(url) == origin
 
 
 @pytest.mark.parametrize("url", OTHER)
-def test_another_origin_is_another(url: str) -> None:
-    """P11: what looks alike, or names the origin elsewhere than in the host, is not it."""
+def test_another_origin_is_not_equal(url: str) -> None:
+    """P11: a similar host, or one that only occurs elsewhere in the URL, does not match."""
     assert Origin.of(url) not in {API, LOCAL, SIX, IDN, SOCKET}
 
 
 @pytest.mark.parametrize("url", NONE)
-def test_what_is_not_plainly_written_has_no_origin(url: str) -> None:
-    """P11: a URL that some parser might read otherwise belongs to no origin."""
+def test_an_ambiguous_url_has_no_origin(url: str) -> None:
+    """P11: a URL that some parser might read differently has no origin."""
     assert Origin.of(url) is None
 
 
 @pytest.mark.parametrize("url", [None, b"https://api.example.com/", 443, object()])
-def test_what_is_no_text_has_no_origin(url: object) -> None:
-    """P11: ``PreparedRequest.url`` can be anything, and nothing raises."""
+def test_a_url_that_is_not_a_string_has_no_origin(url: object) -> None:
+    """P11: ``PreparedRequest.url`` can be of any type, and nothing raises."""
     assert Origin.of(url) is None  # type: ignore[arg-type]
 
 
-def test_parsers_that_disagree_settle_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P11: should either parser ever read a plain URL otherwise, it has no origin."""
+def test_a_url_that_the_parsers_read_differently_has_no_origin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P11: should the parsers ever disagree about a plain URL, it has no origin."""
+    # Replaces a parser inside the module, because no real URL is known to show this.
     monkeypatch.setattr("requests_silent_refresh.origin.parse_url", lambda url: EVIL)
     assert Origin.of("https://api.example.com/") is None
 
@@ -239,8 +242,8 @@ EVIL = urllib3.util.parse_url("https://evil.com/")
         ("http+unix://%2Frun%2FApi.sock/", SOCKET),
     ],
 )
-def test_configuration_reads_what_a_person_writes(text: str, origin: Origin) -> None:
-    """P11: an origin is given as scheme, host and port, one closing slash tolerated."""
+def test_parse_reads_an_origin_from_configuration(text: str, origin: Origin) -> None:
+    """P11: it takes a scheme, host and port, and allows one closing slash."""
     assert Origin.parse(text) == origin
 
 
@@ -259,25 +262,25 @@ def test_configuration_reads_what_a_person_writes(text: str, origin: Origin) -> 
         ("https://", "give one like"),
         ("//api.example.com", "give one like"),
         ("https:api.example.com", "give one like"),
-        ("ftp://api.example.com", "the scheme of an origin is"),
-        ("://api.example.com", "the scheme of an origin is"),
-        (" https://api.example.com", "the scheme of an origin is"),
+        ("ftp://api.example.com", "the scheme of an origin must be"),
+        ("://api.example.com", "the scheme of an origin must be"),
+        (" https://api.example.com", "the scheme of an origin must be"),
         ("https://*.example.com", "list every origin"),
         ("https://*", "list every origin"),
-        ("https://api.example.com\n", "every parser reads alike"),
-        ("https://api example.com", "every parser reads alike"),
-        ("https://api.example.com:0", "every parser reads alike"),
-        ("https://api.example.com:65536", "every parser reads alike"),
-        ("https://api.example.com:port", "every parser reads alike"),
-        ("https://api%2eexample.com", "every parser reads alike"),
-        ("https://bücher.example\u2003", "every parser reads alike"),
-        ("https://\u2603\u200d.example", "every parser reads alike"),
-        ("http://127.1", "every parser reads alike"),
-        ("http://[fe80::1%25eth0]", "every parser reads alike"),
+        ("https://api.example.com\n", "read the same way"),
+        ("https://api example.com", "read the same way"),
+        ("https://api.example.com:0", "read the same way"),
+        ("https://api.example.com:65536", "read the same way"),
+        ("https://api.example.com:port", "read the same way"),
+        ("https://api%2eexample.com", "read the same way"),
+        ("https://bücher.example\u2003", "read the same way"),
+        ("https://\u2603\u200d.example", "read the same way"),
+        ("http://127.1", "read the same way"),
+        ("http://[fe80::1%25eth0]", "read the same way"),
     ],
 )
-def test_configuration_refuses_the_rest_and_says_what_to_give(text: str, hint: str) -> None:
-    """P11: a path, a wildcard or a non-URL is a ``ValueError`` that names the mending."""
+def test_parse_refuses_the_rest_and_says_what_to_give(text: str, hint: str) -> None:
+    """P11: a path, a wildcard or a non-URL raises ``ValueError`` with a correction."""
     with pytest.raises(ValueError, match=hint):
         Origin.parse(text)
 
@@ -286,8 +289,8 @@ def test_configuration_refuses_the_rest_and_says_what_to_give(text: str, hint: s
     "text", ["https://u:canary@api.example.com", "https://u:canary@api.example.com/v1", "u:canary@"]
 )
 def test_a_password_in_the_configuration_is_not_shown(text: str) -> None:
-    """P12: the message about user information does not repeat it, nor does its context."""
-    with pytest.raises(ValueError, match="no user and no password") as caught:
+    """P12: neither the message about user information nor its context contains it."""
+    with pytest.raises(ValueError, match="no user or password") as caught:
         Origin.parse(text)
     assert "canary" not in str(caught.value)
     assert caught.value.__context__ is None
@@ -319,7 +322,7 @@ def test_a_password_in_the_configuration_is_not_shown(text: str) -> None:
     ],
 )
 def test_loopback_and_secure(text: str, loopback: bool, secure: bool) -> None:
-    """P11: loopback is what can only be this machine; secure is https and Unix sockets."""
+    """P11: loopback means certainly this machine; secure means https or a Unix socket."""
     origin = Origin.parse(text)
     assert (origin.is_loopback, origin.is_secure) == (loopback, secure)
 
@@ -334,8 +337,8 @@ def test_loopback_and_secure(text: str, loopback: bool, secure: bool) -> None:
         ("http+unix://%2frun%2fapi.sock", "http+unix://%2Frun%2Fapi.sock"),
     ],
 )
-def test_an_origin_reads_as_a_url(text: str, shown: str) -> None:
-    """P11: ``str`` gives what ``mount`` takes, ``prefix`` closes it, ``parse`` reads it back."""
+def test_str_of_an_origin_is_a_url(text: str, shown: str) -> None:
+    """P11: ``str`` is what ``mount`` takes, ``prefix`` adds a slash, ``parse`` reads it back."""
     origin = Origin.parse(text)
     assert str(origin) == shown
     assert origin.prefix == shown + "/"
@@ -344,7 +347,7 @@ def test_an_origin_reads_as_a_url(text: str, shown: str) -> None:
     assert len({origin, Origin.parse(shown)}) == 1
 
 
-# --- what requests really does -------------------------------------------------------
+# --- where requests connects -------------------------------------------------------
 
 PIECES = st.sampled_from(
     [
@@ -402,7 +405,7 @@ ADDRESSES: list[tuple[str, int]] = []
 
 
 class Refused(OSError):
-    """Instead of a connection."""
+    """Raised instead of connecting."""
 
 
 @pytest.fixture(autouse=True)
@@ -415,12 +418,12 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def connected_to(url: str, prepare: bool) -> Origin | None:
-    """Send ``url`` through a real ``HTTPAdapter`` and return where its socket would have gone."""
+    """Send ``url`` through a real ``HTTPAdapter`` and return where it would have connected."""
     request = PreparedRequest()
     try:
         if prepare:
             request.prepare("GET", url)
-        else:  # as a redirect or a careless program leaves it
+        else:  # as set by a redirect or a careless program
             request.prepare("GET", "http://placeholder.example/")
             request.url = url
         ADDRESSES.clear()
@@ -448,7 +451,7 @@ def origin_of(url: str, prepare: bool) -> Origin | None:
 
 
 def bare(origin: Origin) -> tuple[str, str, int]:
-    """Return an origin as a socket sees it: no brackets, no trailing dot, shortest IPv6."""
+    """Return an origin as a socket uses it: no brackets, no trailing dot, shortest IPv6."""
     again = (
         Origin.of(f"{origin.scheme}://[{origin.host}]:{origin.port}")
         if ":" in origin.host
@@ -461,7 +464,7 @@ def bare(origin: Origin) -> tuple[str, str, int]:
 @settings(max_examples=400, deadline=None)
 @given(url=SHAPES, prepare=st.booleans())
 def test_requests_connects_to_the_origin_that_was_read(url: str, prepare: bool) -> None:
-    """P11: whatever has an http origin here is connected by requests to that very place."""
+    """P11: if a URL has an http origin, requests connects to exactly that origin."""
     origin = origin_of(url, prepare)
     if origin is not None and origin.scheme != "http+unix":
         destination = connected_to(url, prepare)
@@ -471,8 +474,8 @@ def test_requests_connects_to_the_origin_that_was_read(url: str, prepare: bool) 
 
 @pytest.mark.parametrize("prepare", [True, False])
 @pytest.mark.parametrize("url", [u for u, o in SAME if o != SOCKET] + OTHER[:-1] + NONE)
-def test_no_url_of_the_table_goes_elsewhere_than_it_was_read(url: str, prepare: bool) -> None:
-    """P11: the table's URLs, prepared or set by hand, reach their origin or have none."""
+def test_requests_connects_to_the_origins_of_the_tables(url: str, prepare: bool) -> None:
+    """P11: each URL above, prepared or set directly, connects to its origin or has none."""
     origin = origin_of(url, prepare)
     if origin is not None:
         destination = connected_to(url, prepare)
@@ -483,7 +486,7 @@ def test_no_url_of_the_table_goes_elsewhere_than_it_was_read(url: str, prepare: 
 @settings(max_examples=200, deadline=None)
 @given(origin=st.sampled_from([API, LOCAL, SIX, IDN]), rest=st.one_of(st.text(max_size=12), SHAPES))
 def test_nothing_outside_the_origin_starts_with_its_prefix(origin: Origin, rest: str) -> None:
-    """P11: whatever stands behind the prefix, a connection would go to the origin."""
+    """P11: with any text after the prefix, requests connects to the origin."""
     url = origin.prefix + rest
     assert Origin.of(url) in (origin, None)
     destination = connected_to(url, prepare=False)
@@ -492,7 +495,7 @@ def test_nothing_outside_the_origin_starts_with_its_prefix(origin: Origin, rest:
 
 
 def test_a_plain_prepared_url_starts_with_the_prefix() -> None:
-    """P14: what requests makes of a plain URL takes the fast path."""
+    """P14: a plain URL that requests prepared takes the fast path."""
     for origin in (API, LOCAL, SIX, IDN):
         request = requests.Request("GET", f"{origin}/me?x=1").prepare()
         assert request.url is not None

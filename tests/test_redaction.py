@@ -1,4 +1,4 @@
-"""Secrets as a type, causes without secrets, and the filter for the application's logging (P12)."""
+"""The types that hold secrets, causes without secrets, and the logging filter (P12)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ CANARY = "canary-0123456789abcdef"
 # --- Secret, HeaderValue ---------------------------------------------------------------
 
 
-def test_a_secret_is_shown_by_nothing_but_reveal() -> None:
-    """P12: repr, str, every kind of formatting and the traceback's locals give the mask."""
+def test_only_reveal_shows_a_secret() -> None:
+    """P12: repr, str and every kind of formatting show the mask."""
     secret = Secret(CANARY)
     shown = [repr(secret), str(secret), f"{secret}", f"{secret!r}", f"{secret:>40}", "%s" % secret]  # noqa: UP031
     shown += [repr([secret]), "{}".format({"k": secret}), ascii(secret), repr(dir(secret))]
@@ -46,21 +46,22 @@ def test_a_secret_is_shown_by_nothing_but_reveal() -> None:
     assert secret.reveal() == CANARY
 
 
-def test_a_secret_is_equal_to_itself_only() -> None:
-    """P12: no comparison of secrets happens by accident, in whatever time it would take."""
+def test_a_secret_is_equal_only_to_itself() -> None:
+    """P12: secrets are not compared by accident, which would leak their timing."""
     secret, twin = Secret(CANARY), Secret(CANARY)
     assert secret != twin
     assert secret != CANARY
     assert len({secret, twin}) == 2
 
 
-def test_a_secret_does_not_change() -> None:
-    """P12: it can be handed out without a copy."""
+def test_a_secret_cannot_be_changed() -> None:
+    """P12: so it can be shared without a copy."""
     secret = Secret(CANARY)
+    # Its one attribute is private, and must be tried to show that it cannot be changed either.
     for name in ("_Secret__value", "other"):
-        with pytest.raises(AttributeError, match="does not change"):
+        with pytest.raises(AttributeError, match="cannot be changed"):
             setattr(secret, name, "x")
-    with pytest.raises(AttributeError, match="does not change"):
+    with pytest.raises(AttributeError, match="cannot be changed"):
         del secret._Secret__value  # type: ignore[attr-defined]
     assert copy.copy(secret) is secret
     assert copy.deepcopy([secret])[0] is secret
@@ -68,8 +69,8 @@ def test_a_secret_does_not_change() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_secret_is_not_pickled(protocol: int) -> None:
-    """P12: pickling, alone or inside of something, is a ``TypeError`` that says what to do."""
+def test_a_secret_cannot_be_pickled(protocol: int) -> None:
+    """P12: pickling, alone or in a container, raises a ``TypeError`` that says what to do."""
     with pytest.raises(TypeError, match="pickle the manager"):
         pickle.dumps({"token": Secret(CANARY)}, protocol)
     with pytest.raises(TypeError):
@@ -77,14 +78,14 @@ def test_a_secret_is_not_pickled(protocol: int) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 5, b"canary", ["canary"], Secret("canary")])
-def test_a_secret_is_text(value: Any) -> None:
-    """P12: anything else is a ``TypeError`` that names the type and not the value."""
-    with pytest.raises(TypeError, match=rf"^a secret is a str, not {type(value).__name__}$"):
+def test_a_secret_must_be_a_string(value: Any) -> None:
+    """P12: anything else raises a ``TypeError`` that names the type but not the value."""
+    with pytest.raises(TypeError, match=rf"^a secret must be a str, not {type(value).__name__}$"):
         Secret(value)
 
 
 def test_fingerprints_tell_secrets_apart_in_one_process_only() -> None:
-    """P12: 8 hex digits, the same for the same text, useless in another process."""
+    """P12: they are 8 hex digits, equal for equal text, but different in another process."""
     mine = Secret(CANARY).fingerprint
     assert mine == redaction.fingerprint(CANARY)
     assert len(mine) == 8
@@ -98,8 +99,8 @@ def test_fingerprints_tell_secrets_apart_in_one_process_only() -> None:
     assert theirs.strip() != mine
 
 
-def test_a_header_value_is_text_with_a_masked_repr() -> None:
-    """P12: the transport gets the value, and whoever prints or pickles a request does not."""
+def test_a_header_value_is_a_string_with_a_masked_repr() -> None:
+    """P12: the transport gets the value, but printing or pickling a request does not show it."""
     value = HeaderValue(f"Bearer {CANARY}")
     request = requests.Request("GET", "http://a/", headers={"Authorization": value}).prepare()
     assert f"{value}" == f"Bearer {CANARY}"
@@ -113,7 +114,7 @@ def test_a_header_value_is_text_with_a_masked_repr() -> None:
 
 
 def test_a_masked_dictionary_shows_its_keys() -> None:
-    """P12: a payload among the locals of a frame shows what was there and not its value."""
+    """P12: a payload among a frame's locals shows its keys but not its values."""
     fields = MaskedDict({"access_token": CANARY, 5: CANARY})  # type: ignore[dict-item]
     assert repr(fields) == str(fields) == "{'access_token': ***, 5: ***}"
     assert repr(MaskedDict()) == "{}"
@@ -124,7 +125,7 @@ def test_a_masked_dictionary_shows_its_keys() -> None:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Answers 500 with the request's body, and cuts /short off."""
+    """Answers 500 with the request's body, and sends too few bytes for /short."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -151,7 +152,7 @@ def echo() -> Iterator[str]:
 
 @pytest.fixture
 def nobody() -> str:
-    """A URL on which nothing listens."""
+    """A URL where no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -220,15 +221,15 @@ def _chain(echo: str, nobody: str) -> None:
             raise RuntimeError("both failed", error) from error
 
 
-class Unspeakable(Exception):
-    """Of a class whose own code raises."""
+class Unprintable(Exception):
+    """An exception whose ``__str__`` raises."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError(CANARY)
 
 
-def _unspeakable(echo: str, nobody: str) -> None:
-    raise Unspeakable({"token": CANARY})
+def _unprintable(echo: str, nobody: str) -> None:
+    raise Unprintable({"token": CANARY})
 
 
 FAILURES = [
@@ -242,12 +243,12 @@ FAILURES = [
     _decode,
     _encode,
     _chain,
-    _unspeakable,
+    _unprintable,
 ]
 
 
 def _everything(error: BaseException) -> Iterator[str]:
-    """Every text that can be got out of an exception and what hangs on it."""
+    """Yield every text that an exception, and all that it refers to, can show."""
     captured = traceback.TracebackException.from_exception(error, capture_locals=True)
     yield from captured.format()
     seen: set[int] = set()
@@ -273,7 +274,7 @@ def _everything(error: BaseException) -> Iterator[str]:
 
 @pytest.mark.parametrize("fail", FAILURES)
 def test_a_stripped_cause_holds_no_secret(fail: Any, echo: str, nobody: str) -> None:
-    """P12: message, chain, arguments, attributes and frames of real failures have no canary."""
+    """P12: no message, chain, argument, attribute or frame of a real failure has the canary."""
     with pytest.raises(Exception) as caught:  # noqa: PT011
         fail(echo, nobody)
     error = caught.value
@@ -286,7 +287,7 @@ def test_a_stripped_cause_holds_no_secret(fail: Any, echo: str, nobody: str) -> 
 
 
 def test_a_stripped_cause_still_says_what_happened(nobody: str) -> None:
-    """P12: the type and the words stay, along the chain."""
+    """P12: the types and messages along the chain are kept."""
     with pytest.raises(requests.ConnectionError) as caught:
         _refused("", nobody)
     error = strip(caught.value)
@@ -300,15 +301,15 @@ def test_a_stripped_cause_still_says_what_happened(nobody: str) -> None:
 
 
 def test_an_error_of_ours_keeps_its_attributes() -> None:
-    """P6: what a program branches on survives, in its type."""
+    """P6: the attributes that a program branches on are kept, with their types."""
     error = WrongKey("no", stored_key_id="aa", key_ids=("bb", "cc"), status_code=400, error="e")
     before = dict(vars(error))
     strip(error)
     assert (vars(error), str(error)) == (before, "no")
 
 
-def test_secrets_that_were_in_play_are_hidden_wherever_they_are_quoted() -> None:
-    """P12: a server's words and a program's message may quote the token; a placeholder stays."""
+def test_given_secrets_are_masked_wherever_they_are_quoted() -> None:
+    """P12: a server's text and a program's message may quote the token; short text is kept."""
     secret = Secret("canary/0123+456")
     error = SessionExpired(
         f"answered 400: {secret.reveal()} is gone", error_description=f"{secret.reveal()}!"
@@ -321,7 +322,7 @@ def test_secrets_that_were_in_play_are_hidden_wherever_they_are_quoted() -> None
 
 
 def test_a_stripped_cause_keeps_no_connection(echo: str) -> None:
-    """P12: neither the response nor the adapter's pool lives as long as the exception."""
+    """P12: the exception keeps neither the response nor the adapter's pool alive."""
     with requests.Session() as session:
         session.mount("http://", adapter := requests.adapters.HTTPAdapter())
         with pytest.raises(requests.HTTPError) as caught:
@@ -335,8 +336,8 @@ def test_a_stripped_cause_keeps_no_connection(echo: str) -> None:
     assert pool() is None
 
 
-def test_a_group_is_stripped_to_its_members(echo: str, nobody: str) -> None:
-    """P12: an ``ExceptionGroup`` (Python 3.11) hides nothing in its members."""
+def test_the_members_of_a_group_are_stripped(echo: str, nobody: str) -> None:
+    """P12: the members of an ``ExceptionGroup`` (Python 3.11) have no canary."""
     if sys.version_info < (3, 11):
         pytest.skip("no exception groups before Python 3.11")
     members: list[Exception] = []
@@ -350,8 +351,8 @@ def test_a_group_is_stripped_to_its_members(echo: str, nobody: str) -> None:
     assert not [text for member in members for text in _everything(member) if CANARY in text]
 
 
-def test_a_chain_that_bites_its_tail_comes_to_an_end() -> None:
-    """P8: a cycle of causes, an exception among its own arguments and notes are survived."""
+def test_a_circular_chain_is_stripped() -> None:
+    """P8: a cycle of causes, an exception among its own arguments, and notes do no harm."""
     one, two = ValueError("one"), ValueError("two", SECRETS)
     one.__cause__, two.__context__ = two, one
     one.args = ("one", one)
@@ -396,7 +397,7 @@ def test_a_chain_that_bites_its_tail_comes_to_an_end() -> None:
     ],
 )
 def test_what_looks_like_a_credential_is_masked(text: str) -> None:
-    """P12: headers, JSON, forms, query strings, http.client's debug prints and JWTs."""
+    """P12: in headers, JSON, forms, query strings, http.client's debug output and JWTs."""
     assert "***" in redact(text)
     assert CANARY not in redact(text)
     assert redact(redact(text)) == redact(text)
@@ -416,14 +417,14 @@ def test_what_looks_like_a_credential_is_masked(text: str) -> None:
         'WWW-Authenticate: Bearer realm="api", error="invalid_token"',
     ],
 )
-def test_what_does_not_look_like_one_is_left(text: str) -> None:
+def test_what_does_not_look_like_a_credential_is_kept(text: str) -> None:
     """P12: a log stays readable."""
     assert redact(text) == text
 
 
 @given(st.text(max_size=200))
-def test_redacting_never_raises_and_settles(text: str) -> None:
-    """P12: any text, and nothing more to mask the second time."""
+def test_redacting_never_raises_and_is_idempotent(text: str) -> None:
+    """P12: for any text, a second pass masks nothing more."""
     assert redact(redact(text)) == redact(text)
 
 
@@ -432,7 +433,7 @@ def test_redacting_never_raises_and_settles(text: str) -> None:
     ["eyJ-", "eyJ.", "Authorization: ", "authorization=a ", '"token":', "\\'token", "bearer "],
 )
 def test_redacting_takes_linear_time(piece: str) -> None:
-    """P8: a log line of 256 KiB of anything holds nobody up."""
+    """P8: any log line of 256 KiB is redacted in less than a second."""
     began = time.process_time()
     redact(piece * (2**18 // len(piece)))
     assert time.process_time() - began < 1.0
@@ -440,7 +441,7 @@ def test_redacting_takes_linear_time(piece: str) -> None:
 
 @pytest.fixture
 def log() -> tuple[logging.Logger, io.StringIO]:
-    """A configured root logger apart from the tests' own, and what it has written."""
+    """A configured root logger separate from the tests' own, and its output."""
     written = io.StringIO()
     logger = logging.RootLogger(logging.DEBUG)
     logger.manager = logging.Manager(logger)  # type: ignore[misc]
@@ -453,7 +454,7 @@ def log() -> tuple[logging.Logger, io.StringIO]:
 def test_the_filter_masks_messages_tracebacks_and_extras(
     log: tuple[logging.Logger, io.StringIO], echo: str
 ) -> None:
-    """P12: a child's record too: arguments, ``exc_info``, ``stack_info``, ``extra``."""
+    """P12: also in a child's records: arguments, ``exc_info``, ``stack_info``, ``extra``."""
     logger, written = log
     redaction.install(logger)
     child = logger.manager.getLogger("application.http")
@@ -473,10 +474,10 @@ def test_the_filter_masks_messages_tracebacks_and_extras(
     assert "Stack (most recent call last)" in text
 
 
-def test_the_filter_leaves_a_harmless_record_as_it_was(
+def test_the_filter_does_not_change_a_harmless_record(
     log: tuple[logging.Logger, io.StringIO],
 ) -> None:
-    """P13: message, arguments and ``exc_info`` of other records reach other handlers whole."""
+    """P13: message, arguments and ``exc_info`` reach other handlers unchanged."""
     logger, _ = log
     redacting = redaction.install(logger)
     try:
@@ -491,10 +492,10 @@ def test_the_filter_leaves_a_harmless_record_as_it_was(
     assert record.exc_info[0] is ValueError
 
 
-def test_a_formatter_of_its_own_mind_gets_no_secret(
+def test_a_custom_formatter_gets_no_secret(
     log: tuple[logging.Logger, io.StringIO],
 ) -> None:
-    """P12: where a traceback had something to mask, no formatter sees the unmasked one."""
+    """P12: if a traceback was masked, no formatter sees the unmasked one."""
     logger, _ = log
     redacting = redaction.install(logger)
     try:
@@ -508,7 +509,7 @@ def test_a_formatter_of_its_own_mind_gets_no_secret(
 
 
 class Faulty:
-    """An argument of a log call that cannot be shown."""
+    """An argument of a log call that cannot be formatted."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -524,7 +525,7 @@ def test_a_broken_log_call_does_not_break_the_application(
     arguments: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """P13: logging itself reports it, as without the filter."""
+    """P13: logging itself reports the error, as without the filter."""
     logger, _ = log
     redaction.install(logger)
     logger.info(message, *arguments)
@@ -534,7 +535,7 @@ def test_a_broken_log_call_does_not_break_the_application(
 def test_installing_twice_adds_one_filter_to_each_handler(
     log: tuple[logging.Logger, io.StringIO],
 ) -> None:
-    """P12: and a handler added in between gets it the second time."""
+    """P12: a handler added in between gets the filter the second time."""
     logger, _ = log
     first = redaction.install(logger)
     late = logging.NullHandler()
@@ -544,7 +545,7 @@ def test_installing_twice_adds_one_filter_to_each_handler(
 
 
 def test_without_a_handler_the_last_resort_is_masked() -> None:
-    """P12: a program that configured no logging prints its warnings masked too."""
+    """P12: warnings are masked even if the program configured no logging."""
     code = (
         "import logging; from requests_silent_refresh import redaction; redaction.install()\n"
         f"logging.getLogger('x').warning('refresh_token=%s', {CANARY!r})"

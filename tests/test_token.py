@@ -1,4 +1,4 @@
-"""``Token``: what a token endpoint grants, read with suspicion and never shown."""
+"""``Token``: how responses are read, whatever is in them, and that no token is shown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 1_800_000_000.0
 
 
 def answer(**fields: Any) -> Token:
-    """Make a token of an answer received at ``NOW``."""
+    """Create a token from a response received at ``NOW``."""
     return Token.from_response({"access_token": AT, **fields}, received_at=NOW)
 
 
@@ -45,16 +45,16 @@ def jwt(claims: object) -> str:
 )
 @pytest.mark.parametrize("field", ["access_token", "refresh_token"])
 def test_a_token_that_could_break_a_header_is_refused(field: str, value: str) -> None:
-    """P11: an empty or multi-line token is a ``ValueError`` that says what to do."""
-    with pytest.raises(ValueError, match=rf"{field} must be .* Try value.strip\(\)"):
+    """P11: an empty or multi-line token raises a ``ValueError`` that says what to do."""
+    with pytest.raises(ValueError, match=rf"{field} must be .* with value.strip\(\)"):
         Token(**{"access_token": AT, field: value})
 
 
 @pytest.mark.parametrize("value", [5, b"bytes", True, ["x"], {"a": 1}, object])
 @pytest.mark.parametrize("field", ["access_token", "refresh_token"])
-def test_a_token_that_is_no_text_is_refused(field: str, value: object) -> None:
-    """P11: another type than ``str`` is a ``ValueError`` that names the type found."""
-    with pytest.raises(ValueError, match=rf"{field} is a str, not {type(value).__name__}"):
+def test_a_token_that_is_not_a_string_is_refused(field: str, value: object) -> None:
+    """P11: a type other than ``str`` raises a ``ValueError`` that names it."""
+    with pytest.raises(ValueError, match=rf"{field} must be a str, not {type(value).__name__}"):
         Token(**{"access_token": AT, field: value})  # type: ignore[arg-type]
 
 
@@ -62,14 +62,14 @@ def test_a_token_that_is_no_text_is_refused(field: str, value: object) -> None:
     "value", [math.nan, math.inf, -math.inf, "1800000000", True, 1e300, 10**400]
 )
 @pytest.mark.parametrize("field", ["expires_at", "issued_at"])
-def test_a_time_is_a_finite_number(field: str, value: Any) -> None:
-    """P15: a time that would break arithmetic, or a text, is a ``ValueError``."""
-    with pytest.raises(ValueError, match=f"{field} is a Unix time"):
+def test_a_time_must_be_a_finite_number(field: str, value: Any) -> None:
+    """P15: a string, or a number that would break arithmetic, raises ``ValueError``."""
+    with pytest.raises(ValueError, match=f"{field} must be a Unix time"):
         Token(AT, **{field: value})
 
 
-def test_a_token_does_not_change_and_is_compared_by_identity() -> None:
-    """P3: what is published between threads can't change, and equality is identity."""
+def test_a_token_is_immutable_and_compared_by_identity() -> None:
+    """P3: a token that threads share cannot change, and equality is identity."""
     token, twin = Token(AT, RT), Token(AT, RT)
     with pytest.raises(dataclasses.FrozenInstanceError):
         token.expires_at = 1.0  # type: ignore[misc]
@@ -81,14 +81,14 @@ def test_a_token_does_not_change_and_is_compared_by_identity() -> None:
     assert copy.deepcopy([token])[0] is token
 
 
-def test_a_changed_copy_by_replace() -> None:
-    """P4: ``dataclasses.replace`` takes the secrets along."""
+def test_replace_makes_a_changed_copy() -> None:
+    """P4: ``dataclasses.replace`` keeps the secrets."""
     token = dataclasses.replace(Token(AT, RT, expires_at=1.0, scope="a b"), expires_at=2)
     assert token.to_dict() == Token(AT, RT, expires_at=2.0, scope=("a", "b")).to_dict()
 
 
 def test_the_extra_of_a_token_is_its_own() -> None:
-    """P3: a dictionary changed after construction does not change the token."""
+    """P3: changing the dictionary after construction does not change the token."""
     extra = {"tenant": "t"}
     token = Token(AT, extra=extra)
     extra["tenant"] = "other"
@@ -131,34 +131,34 @@ def test_the_extra_of_a_token_is_its_own() -> None:
     ],
 )
 def test_lifetimes_as_servers_send_them(expires_in: object, lifetime: float | None) -> None:
-    """P15: strings, huge, negative and non-finite numbers, and dates in ``expires_in``."""
+    """P15: ``expires_in`` may be a string, a date, or a huge, negative or non-finite number."""
     token = answer(expires_in=expires_in)
     assert token.expires_at == (None if lifetime is None else NOW + lifetime)
     assert token.issued_at == NOW
 
 
-def test_an_answer_without_a_lifetime_has_no_expiry() -> None:
-    """P7: where the server does not say, the 401 is the authority."""
+def test_a_response_without_a_lifetime_has_no_expiry() -> None:
+    """P7: without one, the token is used until a 401 rejects it."""
     assert answer().expires_at is None
 
 
 @pytest.mark.parametrize("payload", [{}, {"accessToken": AT}, {"error": "invalid_grant"}])
-def test_an_answer_without_access_token_is_none(payload: dict[str, Any]) -> None:
-    """P4: no token is made of an answer that grants none."""
+def test_a_response_without_access_token_raises(payload: dict[str, Any]) -> None:
+    """P4: no token is created from a response that grants none."""
     with pytest.raises(ValueError, match="no access_token"):
         Token.from_response(payload, received_at=NOW)
 
 
 @pytest.mark.parametrize("value", [None, "", 5, True, ["a"], {"a": "b"}, "a\nb"])
-def test_an_answer_with_an_unusable_access_token_is_none(value: object) -> None:
-    """P4: null, empty, multi-line and non-text access tokens are a ``ValueError``."""
+def test_a_response_with_an_unusable_access_token_raises(value: object) -> None:
+    """P4: null, empty, multi-line and non-string access tokens raise ``ValueError``."""
     with pytest.raises(ValueError, match="access_token"):
         Token.from_response({"access_token": value}, received_at=NOW)
 
 
 @pytest.mark.parametrize("missing", [{}, {"refresh_token": None}, {"refresh_token": ""}])
-def test_an_answer_without_refresh_token_keeps_the_old_one(missing: dict[str, Any]) -> None:
-    """P4: RFC 6749 section 6: the refresh token and the scope stay when left out."""
+def test_a_response_without_refresh_token_keeps_the_old_one(missing: dict[str, Any]) -> None:
+    """P4: RFC 6749 section 6: the refresh token and the scope are kept if not sent."""
     previous = Token("old", RT, scope="read write")
     token = Token.from_response({"access_token": AT, **missing}, NOW, previous)
     assert token.refresh_token is not None
@@ -166,8 +166,8 @@ def test_an_answer_without_refresh_token_keeps_the_old_one(missing: dict[str, An
     assert token.scope == ("read", "write")
 
 
-def test_an_answer_with_refresh_token_and_scope_replaces_both() -> None:
-    """P4: a rotated refresh token takes the old one's place."""
+def test_a_response_with_refresh_token_and_scope_replaces_both() -> None:
+    """P4: a rotated refresh token replaces the old one."""
     previous = Token("old", "old-refresh", scope="read write")
     payload = {"access_token": AT, "refresh_token": RT, "scope": "read"}
     token = Token.from_response(payload, NOW, previous)
@@ -190,7 +190,7 @@ def test_an_answer_with_refresh_token_and_scope_replaces_both() -> None:
     ],
 )
 def test_scopes_as_servers_send_them(scope: object, read: tuple[str, ...]) -> None:
-    """P7: an odd scope does not make a good token unusable."""
+    """P7: an invalid scope does not make a valid token unusable."""
     assert answer(scope=scope).scope == read
 
 
@@ -199,20 +199,20 @@ def test_scopes_as_servers_send_them(scope: object, read: tuple[str, ...]) -> No
     [("bearer", "bearer"), ("DPoP", "DPoP"), ("", "Bearer"), (None, "Bearer"), (5, "Bearer")],
 )
 def test_token_types(token_type: object, read: str) -> None:
-    """P7: the type is kept as sent, and is Bearer where it is missing."""
+    """P7: the type is kept as sent, and defaults to Bearer."""
     assert answer(token_type=token_type).token_type == read
 
 
-def test_the_rest_of_an_answer_is_kept() -> None:
-    """P4: an ``id_token`` or a tenant goes along in ``extra``."""
+def test_the_other_fields_of_a_response_are_kept() -> None:
+    """P4: an ``id_token`` or a tenant is kept in ``extra``."""
     assert answer(expires_in=5, id_token=ID, tenant={"id": 1}).extra == {
         "id_token": ID,
         "tenant": {"id": 1},
     }
 
 
-def test_a_kept_dictionary_is_taken_by_its_expires_at() -> None:
-    """P15: an old program's token dictionary expires when it says, not that long from now."""
+def test_a_saved_dictionary_is_read_by_its_expires_at() -> None:
+    """P15: a saved token expires at its ``expires_at``, not ``expires_in`` from now."""
     kept = {"access_token": AT, "expires_in": 3600, "expires_at": NOW + 60}
     token = Token.from_response(kept)
     assert (token.expires_at, token.issued_at) == (NOW + 60, None)
@@ -222,8 +222,8 @@ def test_a_kept_dictionary_is_taken_by_its_expires_at() -> None:
     assert before + 3600 <= token.expires_at <= time.time() + 3600
 
 
-def test_an_expires_at_in_a_servers_answer_counts_for_nothing() -> None:
-    """P7: a skewed server's clock does not matter, its ``expires_in`` counts from receipt."""
+def test_an_expires_at_in_a_servers_response_is_ignored() -> None:
+    """P7: the server's clock does not matter, because ``expires_in`` counts from receipt."""
     token = answer(expires_in=60, expires_at=5)
     assert token.expires_at == NOW + 60
 
@@ -254,13 +254,13 @@ def test_an_expires_at_in_a_servers_answer_counts_for_nothing() -> None:
     ],
 )
 def test_a_jwt_hints_at_its_lifetime(claims: object, lifetime: float | None) -> None:
-    """P15: ``exp - iat`` counts from receipt, and anything odd in it is no hint."""
+    """P15: ``exp - iat`` counts from receipt; invalid values are ignored."""
     token = Token.from_response({"access_token": jwt(claims)}, received_at=NOW)
     assert token.expires_at == (None if lifetime is None else NOW + lifetime)
 
 
-def test_expires_in_goes_before_the_hint() -> None:
-    """P15: what the server says of the lifetime is not overruled by the token's claims."""
+def test_expires_in_takes_precedence_over_the_hint() -> None:
+    """P15: the token's claims do not override the lifetime that the server sends."""
     payload = {"access_token": jwt({"exp": 5000, "iat": 0}), "expires_in": "60"}
     assert Token.from_response(payload, received_at=NOW).expires_at == NOW + 60
 
@@ -277,8 +277,8 @@ DEEP = base64.urlsafe_b64encode(b"[" * 100_000).decode()
         "a." + base64.urlsafe_b64encode(b'{"exp":1,"iat":').decode() + ".c",
     ],
 )
-def test_a_hostile_jwt_is_no_hint(access_token: str) -> None:
-    """P7: an access token that only looks like a JWT, or is built to hurt, is a plain token."""
+def test_a_hostile_jwt_is_not_a_hint(access_token: str) -> None:
+    """P7: an invalid or hostile JWT is used as an opaque token."""
     token = Token.from_response({"access_token": access_token}, received_at=NOW)
     assert token.expires_at is None
 
@@ -298,7 +298,7 @@ FIELDS = st.sampled_from(
 def test_any_json_makes_a_sound_token_or_a_value_error(
     payload: dict[str, Any], received_at: float | None
 ) -> None:
-    """P7: whatever JSON a server answers, the outcome is a usable token or a ``ValueError``."""
+    """P7: for any JSON from a server, the outcome is a usable token or a ``ValueError``."""
     try:
         token = Token.from_response(payload, received_at)
     except ValueError:
@@ -335,16 +335,16 @@ def test_any_json_makes_a_sound_token_or_a_value_error(
         (math.nan, None),
     ],
 )
-def test_moments_as_apis_write_them(value: object, moment: float | None) -> None:
-    """P15: Unix seconds, milliseconds and ISO 8601 in the forms of every supported Python."""
+def test_times_as_apis_write_them(value: object, moment: float | None) -> None:
+    """P15: Unix seconds, milliseconds and ISO 8601 are read alike on all Python versions."""
     assert parse_time(value) == (None if moment is None else pytest.approx(moment, abs=1e-6))
 
 
 @given(st.text() | st.datetimes(timezones=st.timezones() | st.none()).map(str))
 @example("0001-01-01T00:00:00+23:59")
 @example("9999-12-31T23:59:59-23:59")
-def test_no_moment_raises(text: str) -> None:
-    """P7: any text is a finite moment or none."""
+def test_no_time_raises(text: str) -> None:
+    """P7: any text gives a finite time or None."""
     moment = parse_time(text)
     assert moment is None or math.isfinite(moment)
 
@@ -352,8 +352,8 @@ def test_no_moment_raises(text: str) -> None:
 # --- secrets -----------------------------------------------------------------------------
 
 
-def test_a_token_is_shown_by_nothing() -> None:
-    """P12: neither repr, str nor format of a token, of its fields or of a collection shows it."""
+def test_no_formatting_shows_a_token() -> None:
+    """P12: repr, str and format of a token, its fields or a collection do not show it."""
     token = answer(refresh_token=RT, id_token=ID, nested={"deep": ID})
     shown = [repr(token), str(token), f"{token}", f"{token!r:>9}", repr([token]), str({"t": token})]
     shown += [f"{token.access_token:>40}", f"{token.refresh_token}", f"{token.extra}"]
@@ -364,14 +364,14 @@ def test_a_token_is_shown_by_nothing() -> None:
 
 
 def test_two_tokens_can_be_told_apart() -> None:
-    """P12: the repr has a fingerprint, the same for the same token, another for another."""
+    """P12: the repr has a fingerprint, which is equal only for equal tokens."""
     assert answer().access_token.fingerprint in repr(answer())
     assert repr(Token(AT)) == repr(Token(Secret(AT)))
     assert repr(Token("other")) != repr(Token(AT))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_token_is_not_pickled(protocol: int) -> None:
+def test_a_token_cannot_be_pickled(protocol: int) -> None:
     """P12: pickling raises a ``TypeError`` that says what to pickle instead."""
     token = answer(refresh_token=RT)
     for thing in (token, token.access_token, [token], {"extra": token.extra}):
@@ -394,7 +394,7 @@ def test_a_token_is_not_pickled(protocol: int) -> None:
 )
 @pytest.mark.parametrize("make", [Token.from_dict, Token.from_response, lambda f: Token(**f)])
 def test_a_constructor_that_raises_shows_nothing(make: Any, fields: dict[str, Any]) -> None:
-    """P12: neither the message nor the locals of our frames hold the values that were given."""
+    """P12: neither the message nor the locals of our frames hold the values passed in."""
     try:
         shown = repr(make(fields))
     except (ValueError, TypeError) as error:
@@ -416,14 +416,14 @@ def test_a_constructor_that_raises_shows_nothing(make: Any, fields: dict[str, An
         st.dictionaries(st.text(), JSON),
     )
 )
-def test_a_dictionary_and_back(token: Token) -> None:
-    """P4: what a store writes is the whole token, through JSON and back."""
+def test_to_dict_and_back(token: Token) -> None:
+    """P4: a store writes the complete token, which survives JSON."""
     text = json.dumps(token.to_dict())
     assert json.dumps(Token.from_dict(json.loads(text)).to_dict()) == text
 
 
 @pytest.mark.parametrize("fields", [{}, {"access_token": AT, "canary": 1}, {"refresh_token": RT}])
-def test_a_dictionary_of_something_else(fields: dict[str, Any]) -> None:
-    """P4: a store's state that is no token of this version is a typed error."""
+def test_a_dictionary_that_is_not_a_token_raises(fields: dict[str, Any]) -> None:
+    """P4: a stored state that is not a token of this version raises a typed error."""
     with pytest.raises((TypeError, ValueError)):
         Token.from_dict(fields)

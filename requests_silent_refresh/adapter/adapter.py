@@ -16,8 +16,8 @@ from ..redaction import HeaderValue
 from ..system.forking import reset_in_child
 from ..system.quiet_pools import QuietHTTPAdapter, unconnected
 from ..token import Token
-from . import challenge
 from .boundary import Boundary, without_token
+from .challenge import rejects_token
 from .drain import keep_body
 from .resend import is_rewindable, rewind, show_callers, with_cookies_of, with_header
 
@@ -30,42 +30,48 @@ MAX_RENEWALS = 2
 
 
 class SilentRefreshAdapter(QuietHTTPAdapter):
-    """Adds the manager's token to requests of its origins and replays what was rejected.
+    """Adds the manager's token to requests to its origins, and replays those that are rejected.
 
-    Mount it with :meth:`mount_on` or ``session.mount``; requests to anything but
-    ``origins`` pass through untouched whatever the mount's prefix is (P11). May
-    be shared by sessions and threads.
+    >>> session = requests.Session()
+    >>> SilentRefreshAdapter(manager, "https://api.example.com").mount_on(session)
+    >>> session.get_adapter("https://api.example.com/me").manager.signed_in
+    True
+
+    Mount it with :meth:`mount_on` or ``session.mount``. Requests to any origin not in
+    ``origins`` are passed through unchanged, whatever prefix it is mounted at (P11).
+    Sessions and threads may share one adapter.
 
     ``manager``
-        Knows the token; see :class:`TokenManager`. Any number of adapters share one.
+        The :class:`TokenManager` that provides the tokens. Adapters may share one.
     ``origins``
-        One origin or several, as ``"https://api.example.com"``: who may see a token.
+        One origin or several (``"https://api.example.com"``) that may receive the token.
     ``transport``
-        Another adapter to send through, which is neither closed nor configured
-        here, nor given new connections after a ``fork``; ``None`` sends as an
-        ``HTTPAdapter`` does, with ``http_adapter_options``.
+        Another adapter to send through. It is not closed or configured here, and keeps
+        its connections after a ``fork``. ``None`` sends as an ``HTTPAdapter`` does,
+        with ``http_adapter_options``.
     ``is_rejected``
-        ``is_rejected(response) -> bool``: whether the server did not take the
-        token. Called with every response that a token went out for; one that
-        reads the body ends streaming. ``None``: a 401, unless its challenges
-        offer no such scheme or say ``insufficient_scope`` (RFC 6750 section 3).
+        ``is_rejected(response) -> bool``: whether the server rejected the token. Called
+        with every response to a request that carried one; a function that reads the body
+        ends streaming. ``None`` means a 401, unless its challenges do not offer
+        ``scheme`` or say that the token lacks a scope (RFC 6750 section 3.1) or a
+        stronger sign-in (RFC 9470). An API that answers 403 needs a function.
     ``skip``
-        ``skip(request) -> bool``: requests to send without a token.
+        ``skip(request) -> bool``: True for requests to send without a token.
     ``header``, ``scheme``
-        Where the token goes: ``Authorization: Bearer ...``; an empty scheme
-        sends the token alone. On its origins the adapter owns this header.
+        How the token is sent: ``Authorization: Bearer ...`` by default; an empty scheme
+        sends the bare token. The adapter replaces this header on its origins.
     ``allow_insecure_http``
-        Lets tokens travel over plain http, where others can read them.
+        Sends tokens over plain http too, where others can read them.
 
-    Raises ``ValueError`` for an origin that is none and for ``max_retries`` that
-    would retry a 401 below the adapter, ``InsecureTransport`` for a plain http
-    origin that is not this machine.
+    Raises ``ValueError`` for an invalid origin, for ``http_adapter_options`` next to a
+    ``transport``, and for ``max_retries`` that retry a 401 below the adapter. Raises
+    ``InsecureTransport`` for a plain http origin that is not on this machine.
 
-    ``close`` closes the adapter's own connections; never the manager or a given
-    transport. A pickle takes the settings, and the manager's and the transport's.
+    ``close`` closes the adapter's own connections, but not the manager or a given
+    transport. Pickling keeps the settings, the manager and the transport.
     """
 
-    __attrs__ = [  # noqa: RUF012 (the name and kind that HTTPAdapter pickles by)
+    __attrs__ = [  # noqa: RUF012 (HTTPAdapter pickles by this name and type)
         *HTTPAdapter.__attrs__,
         "manager",
         "origins",
@@ -91,7 +97,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     ) -> None:
         if transport is not None and http_adapter_options:
             raise ValueError(
-                f"{', '.join(http_adapter_options)}: these belong to the transport that was given"
+                f"{', '.join(http_adapter_options)}: give these options to the transport instead"
             )
         self.manager = manager
         self._boundary = Boundary(origins, skip, allow_insecure_http)
@@ -104,21 +110,21 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         for retries in (self.max_retries, getattr(transport, "max_retries", None)):
             if 401 in (getattr(retries, "status_forcelist", None) or ()):
                 raise ValueError(
-                    "max_retries has 401 in its status_forcelist: urllib3 would send the rejected "
-                    "token again and again below this adapter; take it out"
+                    "max_retries has 401 in its status_forcelist: urllib3 would resend the "
+                    "rejected token below this adapter; remove 401 from the list"
                 )
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools; ``requests`` calls this at construction and on unpickling."""
+        """Create the pools. ``requests`` calls this on construction and on unpickling."""
         super().init_poolmanager(*args, **kwargs)
-        # Here, because unpickling does not call __init__ and no pickle holds a token.
+        # Set here because unpickling does not call __init__, and no pickle holds a token.
         self._last_value: tuple[Token | None, HeaderValue] = (None, HeaderValue(""))
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        """Leave the connections to the parent: on one that both use each reads the other's answers.
+        """Use new connections: on a shared one, parent and child read each other's responses.
 
-        They are kept, not closed: their pools' locks may be held by threads that are not here.
+        The parent's are kept, not closed: threads that do not exist here may hold their locks.
         """
         self._parents = (self.poolmanager, self.proxy_manager, getattr(self, "_parents", None))
         self.poolmanager = unconnected(self.poolmanager)
@@ -127,15 +133,13 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     def mount_on(self, session: Session) -> None:
         """Mount this adapter for each of its origins.
 
-        Without a closing slash, so that ``https://api.example.com:443/`` and a
-        trailing dot get here too. The prefix is no boundary, the origins are. A
-        URL with user information (``https://user@api.example.com``) does not get
-        here and carries no token.
+        The prefix has no closing slash, so it also matches ``https://api.example.com:443/``
+        and a host with a trailing dot. It is not a security boundary; ``origins`` is.
+        A URL with user information (``https://user@api.example.com``) does not match
+        and carries no token.
         """
         for origin in self.origins:
             session.mount(str(origin), self)
-
-    # -- sending ---------------------------------------------------------------
 
     def send(
         self,
@@ -146,12 +150,12 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Send ``request`` with a fresh token; renew and replay where it is rejected.
+        """Send ``request`` with a fresh token; if it is rejected, renew it and send again.
 
-        As ``HTTPAdapter.send``, and besides raises ``SessionExpired``,
-        ``RefreshFailed``, ``RefreshUnavailable``, ``RefreshTimeout``,
-        ``StoreError`` or ``InsecureTransport``. A refresh adds ``wait_timeout``
-        at most to the time it blocks; ``timeout`` does not bound that.
+        Takes and raises what ``HTTPAdapter.send`` does, and also raises
+        ``SessionExpired``, ``RefreshFailed``, ``RefreshUnavailable``,
+        ``RefreshTimeout``, ``StoreError`` or ``InsecureTransport``. Each refresh
+        blocks for at most the manager's ``wait_timeout``, whatever ``timeout`` is.
         """
         how = {
             "stream": stream,
@@ -216,7 +220,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         return response
 
     def _send_upload(self, request: PreparedRequest, how: dict[str, Any]) -> Response:
-        """Send a body that can't be sent again, with a token that lasts until it was (P15)."""
+        """Send a body that cannot be sent again, with a token that lasts for the upload (P15)."""
         try:
             upload = self.manager.begin_upload()
         except SilentRefreshError as error:
@@ -235,10 +239,10 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         return response
 
     def _hand_back(self, token: Token, request: PreparedRequest, response: Response) -> Response:
-        """Return a rejected response unread, and refresh in the background for the next request."""
+        """Return a rejected response unread and refresh in the background for the next request."""
         logger.warning(
-            "a request to %s was rejected and its body cannot be sent again: the %d is handed "
-            "back, the token is refreshed for the next one",
+            "a request to %s was rejected and its body cannot be sent again: returning the %d; "
+            "the token is refreshed for the next request",
             Origin.of(request.url),
             response.status_code,
         )
@@ -252,7 +256,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     def _send_with(
         self, token: Token, request: PreparedRequest, callers: PreparedRequest, how: dict[str, Any]
     ) -> Response:
-        """Send a copy with the token; what comes back shows the caller's request without it."""
+        """Send a copy with the token; the response and any error show ``callers``, without it."""
         known, value = self._last_value
         if known is not token:
             value = self._value(token)
@@ -263,7 +267,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             show_callers(error, outgoing, callers)
             raise
         response.request = callers
-        for earlier in response.history:  # of a transport that sends again by itself
+        for earlier in response.history:  # from a transport that resends by itself
             if earlier.request is outgoing:
                 earlier.request = callers
         return response
@@ -272,34 +276,36 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         if self.transport is None:
             return super().send(request, **how)
         response = self.transport.send(request, **how)
-        response.connection = self  # a hook may send again through it
+        response.connection = self  # so that a hook can resend through it
         return response
 
     def _value(self, token: Token) -> HeaderValue:
-        # In no variable until it is masked, since a traceback may show those.
+        # No variable holds the unmasked value, since a traceback may show its locals.
         value = HeaderValue(f"{self._scheme} {token.access_token.reveal()}".lstrip(" "))
         self._last_value = (token, value)
         return value
 
     def _rejects(self, response: Response) -> bool:
         if self._is_rejected is None:
-            return response.status_code == 401 and challenge.is_rejected(response, self._scheme)
+            return response.status_code == 401 and rejects_token(
+                response.headers.get("WWW-Authenticate"), self._scheme
+            )
         try:
             return self._is_rejected(response)
         except BaseException:
-            response.close()  # nobody else will, and a blocking pool misses the connection
+            response.close()  # otherwise a blocking pool would lose the connection
             raise
 
 
 def _path(request: PreparedRequest) -> str:
-    """The origin and path of a request: where a token is accepted or rejected."""
+    """Return the origin and path of a request, by which rejections are counted."""
     return (request.url or "").partition("#")[0].partition("?")[0]
 
 
 def _upload_places(request: PreparedRequest) -> tuple[str, str]:
-    """Where an upload was accepted or rejected: its path, and all uploads to its origin.
+    """Return where an upload's rejections are counted: its path, and its origin's uploads.
 
-    The latter because uploads often have a path each, and none is tried twice:
-    where every token is rejected, each would ask for a refresh.
+    The second is needed because each upload often has a path of its own and is sent
+    only once: if every token is rejected, each upload would ask for a refresh.
     """
     return _path(request), f"uploads to {Origin.of(request.url)}"

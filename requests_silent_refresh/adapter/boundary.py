@@ -1,4 +1,4 @@
-"""Which requests carry a token: those to its own origins, over connections nobody reads (P11)."""
+"""Which requests carry a token: those to its origins, over connections nobody can read (P11)."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from ..system.warnings_once import warn_once
 
 
 def _unmarked(response: Response, *args: Any, **kwargs: Any) -> None:
-    """The mark of :func:`without_token`: a response hook that does nothing."""
+    """Mark a request for :func:`without_token`: a response hook that does nothing."""
 
 
 def without_token(request: PreparedRequest) -> PreparedRequest:
     """Send one request without a token: ``session.get(url, auth=without_token)``.
 
-    Its own ``Authorization`` header, if it has one, is left alone, on every
-    redirect too. The mark travels among the request's hooks, the one place that
-    ``PreparedRequest.copy`` keeps. May be called again; changes only this request.
+    The request's own ``Authorization`` header, if any, is left unchanged, also on
+    redirects. The mark is one of the request's hooks, because ``PreparedRequest.copy``
+    keeps those. May be called more than once; changes only this request.
     """
     hooks = request.hooks or {}
     registered = hooks.get("response") or []
     if callable(registered):
         registered = [registered]
-    # In a list of its own, since a copy of the request shares the other with it.
+    # A new list, because copies of the request share the old one.
     request.hooks = {**hooks, "response": [*registered, _unmarked]}
     return request
 
 
 def is_marked(request: PreparedRequest) -> bool:
-    """Say whether :func:`without_token` marked the request, or what it is a copy of."""
+    """Return whether :func:`without_token` marked the request, or the one it was copied from."""
     hooks = request.hooks.get("response") if request.hooks else None
     if not hooks:
         return False
@@ -44,11 +44,11 @@ def is_marked(request: PreparedRequest) -> bool:
 
 
 class Boundary:
-    """Decides for each request, on each hop of a redirect, whether it may carry a token.
+    """Decides whether a request may carry a token, for each hop of a redirect anew.
 
-    Immutable, picklable and thread-safe. Raises ``ValueError`` for an origin
-    that is none, ``InsecureTransport`` for a plain http origin that is not this
-    machine, unless ``allow_insecure_http``, which warns.
+    Immutable, picklable and thread-safe. Raises ``ValueError`` for an invalid origin,
+    and ``InsecureTransport`` for a plain http origin that is not on this machine;
+    with ``allow_insecure_http`` it warns about such an origin instead.
     """
 
     def __init__(
@@ -61,32 +61,30 @@ class Boundary:
             origins = [origins]
         self.origins = frozenset(o if isinstance(o, Origin) else Origin.parse(o) for o in origins)
         if not self.origins:
-            raise ValueError("give at least one origin, as 'https://api.example.com'")
+            raise ValueError("give at least one origin, such as 'https://api.example.com'")
         self._skip = skip
         self._allow_insecure_http = allow_insecure_http
         self._secure_prefixes = tuple(o.prefix for o in self.origins if o.is_secure)
         self._plain_prefixes = tuple(o.prefix for o in self.origins if not o.is_secure)
         for origin in self.origins:
-            if not (origin.is_secure or origin.is_loopback):
-                self._allow_or_raise(origin)
-
-    def _allow_or_raise(self, origin: Origin) -> None:
-        if not self._allow_insecure_http:
-            raise InsecureTransport(
-                f"{origin} is plain http, where everybody on the way reads the token: use "
-                "https, or say allow_insecure_http=True for an old intranet"
+            if origin.is_secure or origin.is_loopback:
+                continue
+            if not allow_insecure_http:
+                raise InsecureTransport(
+                    f"{origin} is plain http, so anyone on the network path can read the token: "
+                    "use https, or pass allow_insecure_http=True for an old intranet"
+                )
+            warnings.warn(
+                f"tokens for {origin} are sent over plain http and can be read on the way",
+                stacklevel=3,  # the line that creates the adapter
             )
-        warnings.warn(
-            f"tokens for {origin} travel over plain http and can be read on the way",
-            stacklevel=4,  # whoever makes the adapter
-        )
 
     def admits(self, request: PreparedRequest, verify: bool | str | None, proxies: Any) -> bool:
-        """Say whether ``request`` carries a token when it is sent so.
+        """Return whether ``request``, sent with these options, carries a token.
 
-        Raises ``InsecureTransport`` where a proxy would read it. Takes no URL apart
-        that is written as usual: a prefix with its closing slash proves the origin
-        (see :attr:`Origin.prefix`).
+        Raises ``InsecureTransport`` if a proxy would read the token. Most URLs need no
+        parsing, because a prefix with its closing slash proves the origin (see
+        :attr:`Origin.prefix`).
         """
         url = request.url or ""
         if url.startswith(self._secure_prefixes):
@@ -100,29 +98,24 @@ class Boundary:
             secure = origin.is_secure
         if is_marked(request) or (self._skip is not None and self._skip(request)):
             return False
-        if proxies and not secure and not self._allow_insecure_http:
-            _refuse_proxy(request, url, proxies)
+        if proxies and not secure and not self._allow_insecure_http and select_proxy(url, proxies):
+            raise InsecureTransport(
+                f"{Origin.of(url)} is plain http, which is safe only on this machine, but a proxy "
+                "applies to the request and would read the token: list its host in NO_PROXY",
+                request=request,
+            )
         if not verify:
             _warn_unverified(url)
         return True
 
 
-def _refuse_proxy(request: PreparedRequest, url: str, proxies: Any) -> None:
-    if select_proxy(url, proxies):
-        raise InsecureTransport(
-            f"{Origin.of(url)} is plain http, which is safe on this machine only, but a "
-            "proxy applies to it and would read the token: list its host in NO_PROXY",
-            request=request,
-        )
-
-
 def _warn_unverified(url: str) -> None:
-    """Warn that anybody can pose as the origin; with urllib3's warning, which is silenced alike."""
+    """Warn that any server can pose as the origin; silenced along with urllib3's own warning."""
     origin = Origin.of(url)
     if origin is not None and origin.scheme == "https":
         warn_once(
-            f"tokens for {origin} go to whoever answers there, because of verify=False: "
-            "give verify= the file of its certificate authority",
+            f"tokens for {origin} are sent to any server that answers, because of verify=False: "
+            "set verify= to the file of its certificate authority",
             InsecureRequestWarning,
-            stacklevel=4,  # where the session sends
+            stacklevel=4,  # the line in which the session sends
         )

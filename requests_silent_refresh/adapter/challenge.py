@@ -1,8 +1,8 @@
-"""What a 401 says about the token: the ``WWW-Authenticate`` header.
+"""Reads a 401's ``WWW-Authenticate`` header.
 
-RFC 9110 section 11.6.1 gives the grammar, RFC 6750 section 3 the words of
-``Bearer``. Servers get the grammar wrong in many ways, so the reading here is
-lenient: what cannot be understood is passed over, and nothing raises.
+The grammar is in RFC 9110 section 11.6.1, the error codes of ``Bearer`` in RFC 6750
+section 3. Many servers break the grammar, so the parser is lenient: it skips what it
+cannot read, and never raises.
 """
 
 from __future__ import annotations
@@ -11,24 +11,22 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from requests import Response
-
-# Words, quoted strings (the last may lack its end) and the two separators. Every
+# Words, quoted strings (the last may be unterminated) and the two separators. Every
 # character is consumed once and no alternative can fail after a long match, so the
-# time is linear in what a hostile server sends.
+# time is linear in the length of a hostile header.
 _LEXEME = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[,=]|[^\s,="]+', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
-# Another token of the same session would be rejected for the same reason: it lacks a
-# scope (RFC 6750 section 3.1), or a stronger or fresher sign-in (RFC 9470 section 3).
-_NOT_MENDED = frozenset({"insufficient_scope", "insufficient_user_authentication"})
+# With these errors a refreshed token would be rejected too: the session lacks a scope
+# (RFC 6750 section 3.1) or a stronger or more recent sign-in (RFC 9470 section 3).
+_NO_REFRESH_HELPS = frozenset({"insufficient_scope", "insufficient_user_authentication"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Challenge:
-    """One challenge: the scheme as it was sent, and its parameters with lower-case names.
+    """One challenge: the scheme as sent, and its parameters with lower-case names.
 
-    Of a parameter sent twice the first counts. A token68 after the scheme is passed over.
+    The first value of a repeated parameter is kept. A token68 after the scheme is skipped.
     """
 
     scheme: str
@@ -38,14 +36,14 @@ class Challenge:
 def parse(header: str) -> list[Challenge]:
     """Return the challenges of a ``WWW-Authenticate`` value, in order. Never raises.
 
-    Several header lines reach us joined by commas, as ``requests`` shows them.
+    ``requests`` joins repeated header lines with commas, so one value holds them all.
     """
     return list(_challenges(_LEXEME.findall(header)))
 
 
 def _challenges(lexemes: list[str]) -> Iterator[Challenge]:
     challenge: Challenge | None = None
-    begun = False  # the lexeme before this one was the scheme: a token68 may follow
+    begun = False  # whether the previous lexeme was a scheme, which a token68 may follow
     lexemes = [*lexemes, ",", ","]
     at = 0
     while at < len(lexemes) - 2:
@@ -78,12 +76,12 @@ def _unquoted(value: str) -> str:
 
 
 def rejects_token(header: str | None, scheme: str = "Bearer") -> bool:
-    """Say whether a 401 with this ``WWW-Authenticate`` means that the token was rejected.
+    """Return whether a 401 with this ``WWW-Authenticate`` value rejects the token.
 
-    It does (a refresh may help) unless the challenges do not offer ``scheme`` at
-    all, or say for it that the token lacks a scope or a stronger sign-in. A 401
-    without a header, or with one in which there is no challenge, does; so does
-    any with ``scheme=""``, for APIs that take the bare token in a header of their own.
+    Returns False, because a refresh would not help, if no challenge is for ``scheme``,
+    or if those for it say that the token lacks a scope or a stronger sign-in. Returns
+    True if there is no header or no challenge in it, and always for ``scheme=""``,
+    which is for APIs that take the bare token in a header of their own.
     """
     challenges = parse(header or "")
     if not challenges or not scheme:
@@ -93,15 +91,4 @@ def rejects_token(header: str | None, scheme: str = "Bearer") -> bool:
         for c in challenges
         if c.scheme.lower() == scheme.lower()
     }
-    return bool(errors) and ("invalid_token" in errors or not errors & _NOT_MENDED)
-
-
-def is_rejected(response: Response, scheme: str = "Bearer") -> bool:
-    """Say whether ``response`` rejects the token: a 401 for which :func:`rejects_token` is true.
-
-    Does not read the body. A 403 is never one: an API that answers an expired
-    token with a bare 403 needs an ``is_rejected`` of its own.
-    """
-    return response.status_code == 401 and rejects_token(
-        response.headers.get("WWW-Authenticate"), scheme
-    )
+    return bool(errors) and ("invalid_token" in errors or not errors & _NO_REFRESH_HELPS)

@@ -1,4 +1,4 @@
-"""Taking a rejected response's body off its connection, within bounds of size and time."""
+"""Reads a rejected response's body off its connection, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _PIECE = 16 * 1024
 
 
 def keep_body(rejected: Response) -> None:
-    """Take the 401's body off the connection, so that waiting holds none of the pool's.
+    """Read the 401's body, so that waiting for a refresh holds no connection of the pool.
 
-    At most 64 KiB as they came, and one second; what is longer or slower is cut
-    off and its connection closed. What was read stays readable in ``rejected``
-    as before: ``content``, ``iter_content`` and ``raw`` give it, undecoded in
-    ``raw``. A response whose body was read already (by an ``is_rejected`` of the
-    application's, by another transport) is left as it is.
+    Reads at most 64 KiB (before decoding) and blocks for at most one second; a longer
+    or slower body is cut off and its connection closed. What was read stays available
+    in ``rejected``: from ``content`` and ``iter_content``, and undecoded from ``raw``.
+    A response whose body was already read (by the application's ``is_rejected``, by
+    another transport) is left as it is.
     """
     raw = rejected.raw
-    # What requests itself goes by; reading `.content` would read all of a body.
+    # Private, but requests itself goes by it; `.content` would read the whole body.
     if rejected._content_consumed:
         return
     if not isinstance(raw, urllib3.HTTPResponse):
         with contextlib.suppress(Exception):
-            _ = rejected.content  # another transport's kind of body: it answers for its size
+            _ = rejected.content  # another transport's type of body, which limits its own size
         return
     body, whole = b"", False
     try:
         body, whole = _drain(raw)
-    finally:  # a KeyboardInterrupt, too, must not cost a blocking pool its place
+    finally:  # also on KeyboardInterrupt, or a blocking pool would lose the connection
         if whole:
             raw.release_conn()
         else:
@@ -54,18 +54,18 @@ def keep_body(rejected: Response) -> None:
         reason=raw.reason,
         preload_content=False,
         decode_content=raw.decode_content,
-        original_response=raw._original_response,  # where requests looks for cookies
-        enforce_content_length=False,  # it may have been cut off
+        original_response=raw._original_response,  # requests reads the cookies from it
+        enforce_content_length=False,  # the body may have been cut off
     )
 
 
 def _drain(raw: urllib3.HTTPResponse) -> tuple[bytes, bool]:
-    """Read the body within bounds; say whether that is all of it."""
-    # Under urllib3's own response, for two reasons: its `read1` is younger than the
-    # releases we support; and it hands the connection on with the last byte, so that
-    # the watch might cut off somebody else's request.
+    """Read the body within the limits; return it, and whether it is complete."""
+    # Reads below urllib3's response, for two reasons. Its `read1` is newer than the oldest
+    # supported release, and it returns the connection to the pool with the last byte, so
+    # the watch might cut off the next request.
     source = raw._original_response
-    if type(source) is not http.client.HTTPResponse:  # a stub's, a recorder's: in memory
+    if type(source) is not http.client.HTTPResponse:  # in memory, from a stub or a recorder
         with contextlib.suppress(Exception):
             kept = raw.read(DRAIN_BYTES + 1, decode_content=False)
             return kept[:DRAIN_BYTES], len(kept) <= DRAIN_BYTES
@@ -74,7 +74,7 @@ def _drain(raw: urllib3.HTTPResponse) -> tuple[bytes, bool]:
         return b"", True
     drain, body, ended = _Drain(), bytearray(), False
     try:
-        # Whatever goes wrong (cut off, no HTTP), the connection is of no further use.
+        # After any error (cut off, invalid HTTP) the connection cannot be reused.
         with contextlib.suppress(Exception):
             _watch.begin(drain, source.fileno())
             while not ended and len(body) <= DRAIN_BYTES:
@@ -84,17 +84,17 @@ def _drain(raw: urllib3.HTTPResponse) -> tuple[bytes, bool]:
     finally:
         in_time = _watch.end(drain)
     if ended and in_time:
-        source.close()  # its end of the connection only; http.client waits for that
+        source.close()  # not the connection; http.client needs it to send the next request
     return bytes(body[:DRAIN_BYTES]), ended and in_time
 
 
 class _Drain:
-    """One body being drained. Its fields belong to the watch's Condition.
+    """One body being drained. Its fields are guarded by the watch's Condition.
 
-    ``descriptor`` is one of its own: the response's may be closed, and its
-    number given to somebody else, while the watch looks at it. It becomes a
-    socket object at the last moment, since making one may change how the
-    connection blocks (``socket.setdefaulttimeout``).
+    ``descriptor`` is a duplicate, because the response's own may be closed, and its
+    number reused, while the watch holds it. It becomes a socket object only when it is
+    shut down, because creating one may change whether the connection blocks
+    (``socket.setdefaulttimeout``).
     """
 
     def __init__(self) -> None:
@@ -104,17 +104,16 @@ class _Drain:
 
 
 class _Watch:
-    """Shuts the connections of slow drains down, which ends any read of them (P8).
+    """Shuts down the connections of slow drains, which ends any read of them (P8).
 
-    A timeout of the socket would not do: it is one for each ``recv``, and a
-    single read of a chunked body may take thousands. One thread serves all the
-    drains of the process; it is there while there are any, and for a second more.
+    A socket timeout is not enough: it applies to each ``recv``, and one read of a
+    chunked body may take thousands. One thread serves all drains of the process. It
+    ends one second after the last of them.
 
-    Every drain has the same time, so the oldest is due first, and the thread
-    sleeps until then whatever else comes. A drain that ended stays in the queue
-    until it is due, without its connection. The Condition guards all fields; a
-    connection is shut down under it, which does not block, and cannot happen to
-    one whose drain has ended.
+    All drains have the same time limit, so the oldest is always due first, and the
+    thread sleeps until then. A drain that has ended stays in the queue until it is due,
+    without its descriptor. The Condition guards all fields. Connections are shut down
+    with it held, which does not block and never hits a drain that has ended.
     """
 
     def __init__(self) -> None:
@@ -122,16 +121,16 @@ class _Watch:
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        """Start anew: the drains and the thread are the parent's."""
+        """Start again, without the drains and the thread, which are the parent's."""
         self._changed = threading.Condition()
         self._drains: deque[_Drain] = deque()
         self._runs = False
 
     def begin(self, drain: _Drain, descriptor: int) -> None:
-        """Watch ``drain``, which reads from ``descriptor``, until its end.
+        """Watch ``drain``, which reads from ``descriptor``, until :meth:`end`.
 
-        Raises ``OSError`` where descriptors are short and ``RuntimeError`` where
-        no thread can be started: rather a new connection than a read without bound.
+        Raises ``OSError`` if no descriptor is left and ``RuntimeError`` if no thread can
+        be started; the connection is then closed instead of read without a time limit.
         """
         with self._changed:
             if not self._runs:
@@ -143,7 +142,7 @@ class _Watch:
                 self._changed.notify()
 
     def end(self, drain: _Drain) -> bool:
-        """Watch ``drain`` no longer; say whether it ended in time."""
+        """Stop watching ``drain``; return whether it ended in time."""
         with self._changed:
             descriptor, drain.descriptor = drain.descriptor, None
         if descriptor is not None:
@@ -152,7 +151,7 @@ class _Watch:
 
     def _run(self) -> None:
         with self._changed:
-            # Asked once more after a wait: a drain may begin just when that times out.
+            # Checked again after the wait, because a drain may begin just as it times out.
             while self._drains or self._changed.wait(DRAIN_SECONDS) or self._drains:
                 left = self._drains[0].due - time.monotonic()
                 if left > 0:
@@ -166,7 +165,7 @@ class _Watch:
 
 
 def _shut_down(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # the peer was quicker, or it is no socket
+    with contextlib.suppress(OSError):  # the peer has closed it, or it is not a socket
         connection = socket.socket(fileno=descriptor)
         try:
             connection.shutdown(socket.SHUT_RDWR)

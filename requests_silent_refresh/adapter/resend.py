@@ -1,4 +1,4 @@
-"""What it takes to send a request again: its body, its headers, its cookies."""
+"""Copies and rewinds a request to send it again: its body, its headers and its cookies."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _IN_MEMORY = (bytes, str, bytearray, memoryview)
 
 
 def is_rewindable(request: PreparedRequest) -> bool:
-    """Say whether the request's body looks as if it could be sent a second time.
+    """Return whether the request's body can probably be sent a second time.
 
-    ``requests`` notes where a file stood when it prepared the request; a
-    generator, a pipe or an encoder that was consumed has no such place.
+    ``requests`` records a file's position when it prepares the request. A generator, a
+    pipe and a multipart encoder have none.
     """
     body = request.body
     if body is None or isinstance(body, _IN_MEMORY):
         return True
-    # `_body_position` has no public name, but requests' own redirects go by it.
+    # `_body_position` has no public name, but requests' own redirects rely on it.
     return isinstance(request._body_position, int) and hasattr(body, "seek")
 
 
 def rewind(request: PreparedRequest) -> bool:
-    """Put a body that :func:`is_rewindable` back to where it stood; ``False`` where it refuses."""
+    """Rewind a body that :func:`is_rewindable` to where it started; return False if that fails."""
     if request.body is None or isinstance(request.body, _IN_MEMORY):
         return True
     try:
@@ -38,10 +38,9 @@ def rewind(request: PreparedRequest) -> bool:
 
 
 def shallow_copy(request: PreparedRequest) -> PreparedRequest:
-    """Copy the request but for what it refers to; its headers become a dictionary of their own.
+    """Return a shallow copy of the request, with its own headers, which ignore case.
 
-    ``PreparedRequest.copy`` copies the cookie jar too, cookie by cookie. Of a
-    plain dictionary it makes headers in which ours replace any spelling.
+    Cheaper than ``PreparedRequest.copy``, which copies the cookie jar, cookie by cookie.
     """
     twin = type(request).__new__(type(request))
     twin.__dict__.update(request.__dict__)
@@ -50,11 +49,11 @@ def shallow_copy(request: PreparedRequest) -> PreparedRequest:
 
 
 def with_header(request: PreparedRequest, name: str, value: str) -> PreparedRequest:
-    """Return a shallow copy that has this header, in place of any spelling of it.
+    """Return a shallow copy with this header, which replaces any other spelling of it.
 
-    Every request pays for this, so it is one function at the price of two
-    dictionaries' copies: ``CaseInsensitiveDict`` takes each header apart. Where
-    its inside is not what we know, it is what we use.
+    Runs for every request, so it copies ``CaseInsensitiveDict``'s private dictionary: the
+    class itself would copy header by header. If that dictionary is not as expected, the
+    headers are copied through the public interface.
     """
     headers = request.headers
     store = getattr(headers, "_store", None)
@@ -72,7 +71,7 @@ def with_header(request: PreparedRequest, name: str, value: str) -> PreparedRequ
 
 
 def show_callers(error: BaseException, outgoing: PreparedRequest, callers: PreparedRequest) -> None:
-    """Put the caller's request in place of the one with the token, along the chain of ``error``."""
+    """Replace ``outgoing``, which has the token, by ``callers`` along the chain of ``error``."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -85,10 +84,10 @@ def show_callers(error: BaseException, outgoing: PreparedRequest, callers: Prepa
 
 
 def with_cookies_of(request: PreparedRequest, rejected: Response) -> PreparedRequest:
-    """Return the request to send again: with the cookies that the 401 set, if it set any.
+    """Return the request to send again, with any cookies that the 401 set.
 
-    A ``Cookie`` header that the caller wrote survives; one that was made from
-    the session's jar is made anew.
+    A ``Cookie`` header that the caller wrote is kept. One that was built from the
+    session's jar is built again.
     """
     jar = request._cookies
     if jar is None or "Set-Cookie" not in rejected.headers:

@@ -1,10 +1,13 @@
-"""The adapter between a session and its API: what goes out, what comes back, what it refuses."""
+"""The adapter between a session and its API: what it sends, returns, raises and refuses."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import ssl
 import threading
 import time
+import uuid
 import warnings
 
 import pytest
@@ -21,6 +24,7 @@ from wire import at_once, bearer_of, manager_of, session_of
 from requests_silent_refresh import (
     InsecureTransport,
     Origin,
+    RefreshTokenGrant,
     RefreshUnavailable,
     SessionExpired,
     SilentRefreshAdapter,
@@ -28,15 +32,14 @@ from requests_silent_refresh import (
     TokenManager,
     without_token,
 )
-from requests_silent_refresh.adapter import boundary, resend
-from requests_silent_refresh.system import warnings_once
+from requests_silent_refresh.adapter import resend
 from requests_silent_refresh.testing import AuthorizationServer
 
 API = "https://api.example.com"
 
 
 def manager_with(*tokens, **options):
-    """Return a manager with the first token, whose refreshes bring the others."""
+    """Return a manager with the first token, whose refreshes return the others."""
     later = iter(tokens[1:])
     manager = TokenManager(lambda token: next(later), refresh_ahead=0, **options)
     manager.sign_in(Token(tokens[0]) if isinstance(tokens[0], str) else tokens[0])
@@ -44,7 +47,7 @@ def manager_with(*tokens, **options):
 
 
 class Stub(BaseAdapter):
-    """A transport that answers at once and keeps the requests it was given."""
+    """A transport that answers at once and records the requests it is given."""
 
     def __init__(self, status=200):
         super().__init__()
@@ -58,25 +61,25 @@ class Stub(BaseAdapter):
         response.status_code = self.status
         response.url = request.url
         response.request = request
-        response._content = b""
+        response.raw = io.BytesIO()
         return response
 
     def close(self):
         self.closed = True
 
 
-# -- what goes out -------------------------------------------------------------
+# -- what is sent -------------------------------------------------------------
 
 
 def test_a_request_carries_the_token(server, session, manager):
-    """P2: the server takes the request, and it took one exchange of nothing."""
+    """P2: the server accepts the request, and no exchange was needed."""
     answer = session.get(server.resource, params={"a": "1"}, headers={"X-Mine": "yes"}).json()
     assert answer["headers"]["x-mine"] == "yes"
     assert answer["query"] == {"a": ["1"]}
     assert server.counters.exchanges == 0
 
 
-def test_what_comes_back_shows_the_callers_request(server, session):
+def test_the_response_shows_the_callers_request(server, session):
     """P12, P13: ``response.request`` is the caller's own object, without the token."""
     prepared = session.prepare_request(requests.Request("GET", server.resource))
     before = dict(prepared.headers)
@@ -87,7 +90,7 @@ def test_what_comes_back_shows_the_callers_request(server, session):
 
 
 def test_a_prepared_request_may_be_sent_again_after_its_token_ended(server, session):
-    """P13: nothing of the first sending sticks to the caller's request."""
+    """P13: sending the caller's request does not change it."""
     prepared = session.prepare_request(requests.Request("POST", server.resource, data=b"body"))
     for _ in range(3):
         server.revoke_access_tokens()
@@ -96,7 +99,7 @@ def test_a_prepared_request_may_be_sent_again_after_its_token_ended(server, sess
 
 
 def test_one_prepared_request_from_eight_threads_at_once(server, manager):
-    """P1, P13: eight threads send the same object through a revocation, and all succeed."""
+    """P1, P13: eight threads send the same object while the token is revoked; all succeed."""
     session = session_of(manager, server.url, pool_maxsize=8)
     prepared = session.prepare_request(
         requests.Request("POST", server.resource, json={"a": 1}, cookies={"b": "2"})
@@ -120,8 +123,8 @@ def test_one_prepared_request_from_eight_threads_at_once(server, manager):
         ("PRIVATE-TOKEN", "", "tok"),
     ],
 )
-def test_the_header_and_the_scheme_can_be_others(header, scheme, sent):
-    """P13: ``header`` and ``scheme`` say where the token goes; an empty scheme sends it alone."""
+def test_the_header_and_the_scheme_can_be_set(header, scheme, sent):
+    """P13: ``header`` and ``scheme`` set how the token is sent; an empty scheme sends it bare."""
     stub = Stub()
     session = session_of(manager_with("tok"), API, transport=stub, header=header, scheme=scheme)
     session.get(API + "/me")
@@ -130,8 +133,8 @@ def test_the_header_and_the_scheme_can_be_others(header, scheme, sent):
 
 @pytest.mark.parametrize("spelling", ["Authorization", "authorization", "AUTHORIZATION"])
 @pytest.mark.parametrize("kind", [CaseInsensitiveDict, dict])
-def test_the_adapter_owns_its_header(kind, spelling):
-    """P13: a header that an old script set is replaced, once, whatever its case and its mapping."""
+def test_the_adapter_replaces_its_header(kind, spelling):
+    """P13: a header set by an old script is replaced, not doubled, in any case and mapping."""
     stub = Stub()
     session = session_of(manager_with("tok"), API, transport=stub)
     prepared = session.prepare_request(requests.Request("GET", API))
@@ -152,22 +155,24 @@ def bare(headers):
 
 
 def test_headers_are_copied_the_cheap_way(monkeypatch):
-    """P14: the inside of ``CaseInsensitiveDict`` is what the cheap copy takes it for.
+    """P14: no header is copied on its own, because the dictionary they are kept in is.
 
-    If this fails, ``requests`` changed it; the slow copy is in use, and right.
+    If this fails, ``requests`` changed ``CaseInsensitiveDict``. The slow copy is then used,
+    which is correct too.
     """
-    monkeypatch.setattr(resend, "shallow_copy", None)
     headers = CaseInsensitiveDict({"A": "1", "C": "3"})
-    copied = resend.with_header(bare(headers), "a", "2").headers
+    with monkeypatch.context() as patch:
+        patch.setattr(CaseInsensitiveDict, "__setitem__", None)
+        copied = resend.with_header(bare(headers), "a", "2").headers
     copied["B"] = "4"
     assert dict(headers) == {"A": "1", "C": "3"}
     assert dict(copied) == {"a": "2", "C": "3", "B": "4"}
     assert copied == CaseInsensitiveDict({"A": "2", "B": "4", "C": "3"})
-    assert vars(headers).keys() == vars(CaseInsensitiveDict()).keys() == {"_store"}
+    assert vars(copied).keys() == vars(CaseInsensitiveDict()).keys()
 
 
-def test_headers_with_another_inside_are_copied_all_the_same():
-    """P13: a subclass of the application's is copied by its public face."""
+def test_other_mappings_of_headers_are_copied_too():
+    """P13: the application's subclass is copied through its public interface."""
 
     class Own(CaseInsensitiveDict):
         pass
@@ -180,8 +185,8 @@ def test_headers_with_another_inside_are_copied_all_the_same():
     assert dict(resend.with_header(bare(plain), "a", "2").headers) == {"a": "2"}
 
 
-def test_a_request_that_checks_its_headers_gets_whole_ones():
-    """P13: a subclass of the application's may look at what it is given."""
+def test_a_request_that_checks_its_headers_gets_complete_ones():
+    """P13: the application's subclass may inspect the headers it is given."""
 
     class Own(requests.PreparedRequest):
         @property
@@ -199,7 +204,7 @@ def test_a_request_that_checks_its_headers_gets_whole_ones():
 
 
 def test_a_forked_child_keeps_the_settings_of_its_connections(manager):
-    """P11, P13: a pinned certificate is none in the parent only."""
+    """P11, P13: a certificate pinned in the parent is pinned in the child too."""
 
     class Own(SilentRefreshAdapter):
         __hash__ = None
@@ -223,8 +228,27 @@ def test_a_forked_child_keeps_the_settings_of_its_connections(manager):
         assert pool.pool.maxsize == 5
 
 
-def test_no_lock_is_taken_with_a_fresh_token(server, session, manager):
-    """P14: a request goes through while somebody else holds every lock of the manager."""
+def test_no_lock_is_taken_with_a_fresh_token(server, monkeypatch):
+    """P14: a request succeeds while another thread holds every lock that the manager made."""
+    locks = {}
+
+    def keep(make):
+        def made(*lock):
+            one = make(*lock)
+            locks[id(one)] = one
+            for inner in lock:  # holding the Condition holds it
+                locks.pop(id(inner), None)
+            return one
+
+        return made
+
+    with monkeypatch.context() as patch:
+        for kind in ("Lock", "RLock", "Condition"):
+            patch.setattr(threading, kind, keep(getattr(threading, kind)))
+        manager = TokenManager(RefreshTokenGrant(server.token_endpoint, "client"))
+    assert locks
+    manager.sign_in(server.sign_in_token())
+    session = session_of(manager, server.url)
     session.get(server.resource)
     done = threading.Event()
 
@@ -232,11 +256,14 @@ def test_no_lock_is_taken_with_a_fresh_token(server, session, manager):
         assert session.get(server.resource).status_code == 200
         done.set()
 
-    with manager._queue._condition, manager.futility._lock, manager._uploads._lock:
+    with contextlib.ExitStack() as held:
+        for lock in locks.values():
+            held.enter_context(lock)
         thread = threading.Thread(target=ask)
         thread.start()
         assert done.wait(10)
     thread.join()
+    session.close()
 
 
 # -- requests without a token ----------------------------------------------------
@@ -257,8 +284,8 @@ def test_without_token_leaves_the_callers_header_alone():
     "hooks",
     [None, {}, {"response": []}, {"response": None}, {"response": print}, {"other": [print]}],
 )
-def test_without_token_marks_whatever_hooks_there_are(hooks):
-    """P13: hooks that are missing, a bare callable or none do not get in its way."""
+def test_without_token_works_with_any_hooks(hooks):
+    """P13: it works if the hooks are missing, empty or a bare callable."""
     stub = Stub()
     session = session_of(manager_with("tok"), API, transport=stub)
     request = requests.Request("GET", API).prepare()
@@ -274,17 +301,18 @@ def test_without_token_marks_whatever_hooks_there_are(hooks):
     assert sent == ["Bearer tok", None, None, "Bearer tok"]
 
 
-def test_the_bare_mark_is_understood():
-    """P13: a hook that is the mark itself, and no list, marks as well."""
+def test_the_mark_need_not_be_in_a_list():
+    """P13: a hook that is the mark itself, without a list around it, marks the request too."""
     stub = Stub()
-    request = requests.Request("GET", API).prepare()
-    request.hooks = {"response": boundary._unmarked}
+    request = without_token(requests.Request("GET", API).prepare())
+    (mark,) = request.hooks["response"]
+    request.hooks = {"response": mark}
     SilentRefreshAdapter(manager_with("tok"), API, transport=stub).send(request)
     assert "Authorization" not in stub.seen[0].headers
 
 
 def test_skip_decides_per_request():
-    """P13: ``skip`` gets the caller's request and keeps the token out of it."""
+    """P13: ``skip`` is called with the caller's request and keeps the token off it."""
     stub = Stub()
     session = session_of(
         manager_with("tok"), API, transport=stub, skip=lambda r: r.path_url == "/open"
@@ -294,8 +322,8 @@ def test_skip_decides_per_request():
     assert ["Authorization" in request.headers for request in stub.seen] == [False, True]
 
 
-def test_a_401_without_a_token_is_nobodys_business(server, session):
-    """P13: a request sent without a token is not replayed, and no refresh is asked for."""
+def test_a_401_to_a_request_without_a_token_is_returned(server, session):
+    """P13: a request sent without a token is not replayed and starts no refresh."""
     assert session.get(server.resource, auth=without_token).status_code == 401
     assert server.counters.exchanges == 0
 
@@ -304,7 +332,7 @@ def test_a_401_without_a_token_is_nobodys_business(server, session):
 
 
 def test_is_rejected_decides_otherwise(server, manager):
-    """P2: an API that answers an expired token with a bare 403 is served too."""
+    """P2: with it, an API may answer an expired token with a bare 403."""
     server.on("/resource", lambda request, answer: answer.but(status=answer.status + 2))
     session = session_of(manager, server.url, is_rejected=lambda r: r.status_code == 403)
     server.revoke_access_tokens()
@@ -314,8 +342,8 @@ def test_is_rejected_decides_otherwise(server, manager):
     session.close()
 
 
-def test_a_401_that_wants_another_scope_is_handed_through(server, session):
-    """P13: another token of this session would fare no better, so none is fetched."""
+def test_a_401_that_asks_for_another_scope_is_returned(server, session):
+    """P13: another token of this session would be rejected too, so there is no exchange."""
     challenge = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     server.on("/resource", lambda request, answer: answer.but(status=401, headers=challenge))
     assert session.get(server.resource).status_code == 401
@@ -323,7 +351,7 @@ def test_a_401_that_wants_another_scope_is_handed_through(server, session):
 
 
 def test_an_is_rejected_that_raises_costs_no_connection(server, manager):
-    """P8: its exception reaches the caller, and the pool of one is not short of a connection."""
+    """P8: its exception reaches the caller, and a pool of one gets its connection back."""
 
     def is_rejected(response):
         if response.status_code == 401:
@@ -337,12 +365,12 @@ def test_an_is_rejected_that_raises_costs_no_connection(server, manager):
     with pytest.raises(LookupError, match="mine") as caught:
         session.get(server.resource)
     assert session.get(server.resource, timeout=10).status_code == 200
-    assert caught.value is not None  # and not because the exception let go of it
+    assert caught.value is not None  # so it is not the exception that released it
     session.close()
 
 
 def test_an_is_rejected_may_read_the_body(server, manager):
-    """P13: what it read is there for the caller too, in the 401 as in the answer."""
+    """P13: the caller can still read the body, of the 401 and of the final response."""
     session = session_of(manager, server.url, is_rejected=lambda r: b"unauthorized" in r.content)
     server.revoke_access_tokens()
     response = session.get(server.resource)
@@ -351,8 +379,8 @@ def test_an_is_rejected_may_read_the_body(server, manager):
     session.close()
 
 
-def test_an_is_rejected_may_read_past_requests(server, manager):
-    """P13: what it took from ``raw`` itself is gone for everybody, as ever; nothing breaks."""
+def test_an_is_rejected_may_read_raw(server, manager):
+    """P13: what it reads from ``raw`` is not there for the caller, as ever; nothing breaks."""
     session = session_of(
         manager, server.url, is_rejected=lambda r: r.status_code == 401 and r.raw.read()
     )
@@ -363,8 +391,8 @@ def test_an_is_rejected_may_read_past_requests(server, manager):
     session.close()
 
 
-def test_where_refreshing_does_not_help_none_is_asked_for(server, session):
-    """Futile: once two fresh tokens in a row were rejected there, the 401 comes back at once."""
+def test_no_refresh_is_started_where_it_does_not_help(server, session):
+    """Futile: after it rejected two fresh tokens in a row, a path's 401 is returned at once."""
     server.forbid("/resource/none")
     for _ in range(5):
         assert session.get(server.resource + "/none").status_code == 401
@@ -374,7 +402,7 @@ def test_where_refreshing_does_not_help_none_is_asked_for(server, session):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_at_most_two_replays_and_two_exchanges(server, manager, status):
-    """P2, P8: an endpoint that rejects every token gets three requests, then its answer is ours."""
+    """P2, P8: an endpoint that rejects all tokens gets three requests; its answer is returned."""
     server.on("/resource", lambda request, answer: answer.but(status=status))
     session = session_of(manager, server.url, is_rejected=lambda r: r.status_code == status)
     response = session.get(server.resource)
@@ -386,7 +414,7 @@ def test_at_most_two_replays_and_two_exchanges(server, manager, status):
 
 
 def test_a_token_that_had_to_be_fetched_first_counts(server):
-    """P2, P8: a request that began with a refresh asks for one more at most."""
+    """P2, P8: a request that began with a refresh starts at most one more."""
     manager = manager_of(server, clock=lambda: time.time() + 7200)
     server.forbid("/resource")
     session = session_of(manager, server.url)
@@ -397,7 +425,7 @@ def test_a_token_that_had_to_be_fetched_first_counts(server):
 
 
 def test_a_token_that_is_dead_on_arrival_is_replaced_once_more(server, session):
-    """P2: the first fresh token is rejected, the second is taken, and the caller sees a 200."""
+    """P2: the first fresh token is rejected, the second accepted, and the caller sees a 200."""
     server.revoke_access_tokens()
     first = []
 
@@ -412,11 +440,11 @@ def test_a_token_that_is_dead_on_arrival_is_replaced_once_more(server, session):
     assert server.counters.exchanges == 2
 
 
-# -- what comes back -------------------------------------------------------------------
+# -- what is returned -------------------------------------------------------------------
 
 
 def test_the_401_is_in_the_history(server, session):
-    """P13: as with ``HTTPDigestAuth``; it shows the caller's request, and can be read."""
+    """P13: as with ``HTTPDigestAuth``. It shows the caller's request, and can be read."""
     server.revoke_access_tokens()
     response = session.get(server.resource)
     (rejected,) = response.history
@@ -427,14 +455,14 @@ def test_the_401_is_in_the_history(server, session):
 
 
 def test_elapsed_includes_waiting(server, session):
-    """P13: ``elapsed`` is what the caller waited for, the refresh included."""
+    """P13: ``elapsed`` is the time that the caller waited, including the refresh."""
     server.latency = 0.2
     server.revoke_access_tokens()
     assert session.get(server.resource).elapsed.total_seconds() >= 0.2
 
 
 def test_a_streamed_answer_streams(server, session):
-    """P13: the body of a replayed request comes as the server sends it."""
+    """P13: the body of a replayed request's response arrives as the server sends it."""
     server.revoke_access_tokens()
     rest = threading.Event()
 
@@ -455,7 +483,7 @@ def test_a_streamed_answer_streams(server, session):
 
 
 def test_a_response_hook_that_sends_again_gets_a_token(server, session, manager):
-    """P13: ``response.connection`` is the adapter, so what a hook sends through it is served."""
+    """P13: ``response.connection`` is the adapter, so a hook's request through it is renewed."""
     seen = []
 
     def again(response, **how):
@@ -476,7 +504,7 @@ def test_a_response_hook_that_sends_again_gets_a_token(server, session, manager)
 
 
 def test_hooks_see_the_final_response_only(server, session):
-    """P13: a hook such as ``raise_for_status`` never meets a 401 that was made good."""
+    """P13: a hook such as ``raise_for_status`` never sees a 401 that was replayed."""
     statuses = []
     session.hooks["response"].append(lambda response, **how: statuses.append(response.status_code))
     server.revoke_access_tokens()
@@ -488,7 +516,7 @@ def test_hooks_see_the_final_response_only(server, session):
 
 
 def test_a_failed_refresh_shows_the_request_and_the_401(server, session):
-    """P7, P12: the exception holds the caller's request and the 401, which can be read."""
+    """P7, P12: the exception holds the caller's request and a readable 401."""
     server.revoke_access_tokens()
     server.fault("token", status=503)
     with pytest.raises(RefreshUnavailable) as caught:
@@ -500,7 +528,7 @@ def test_a_failed_refresh_shows_the_request_and_the_401(server, session):
     assert caught.value.response.request is caught.value.request
 
 
-def test_an_old_except_httperror_meets_the_dead_session(server, session, manager):
+def test_an_old_except_httperror_catches_a_dead_session(server, session, manager):
     """P7, P9: ``SessionExpired`` is an ``HTTPError`` whose response is the 401."""
     server.revoke_access_tokens()
     server.fault("token", status=400, body='{"error": "invalid_grant"}')
@@ -518,7 +546,7 @@ def test_an_old_except_httperror_meets_the_dead_session(server, session, manager
 
 
 def test_a_failed_connection_shows_the_callers_request(session, server):
-    """P12: requests' own exceptions hold the caller's request, not the one with the token."""
+    """P12: requests' own exceptions hold the caller's request, not the copy with the token."""
     server.fault("resource", drop="before")
     with pytest.raises(requests.ConnectionError) as caught:
         session.get(server.resource)
@@ -530,7 +558,7 @@ def test_a_failed_connection_shows_the_callers_request(session, server):
 
 
 def test_the_whole_chain_of_a_transports_exceptions_is_cleaned(manager):
-    """P12: neither a cause nor the response that an exception holds shows the token."""
+    """P12: neither a cause nor an exception's response shows the token."""
 
     class Failing(BaseAdapter):
         def send(self, request, **how):
@@ -550,7 +578,7 @@ def test_the_whole_chain_of_a_transports_exceptions_is_cleaned(manager):
         assert "Authorization" not in holder.request.headers
 
 
-def test_an_adapter_over_another_keeps_both_tokens_to_itself():
+def test_an_adapter_above_another_shows_neither_token():
     """P12, P13: two adapters, two headers; neither history nor request shows either token."""
     stub = Stub()
     inner = SilentRefreshAdapter(
@@ -571,18 +599,18 @@ def test_an_adapter_over_another_keeps_both_tokens_to_itself():
     assert len(response.history) == 1
 
 
-# -- how it is made ----------------------------------------------------------------------
+# -- construction ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("origins", [[], (), ["https://api.example.com/v1"], "api.example.com", ""])
-def test_origins_that_are_none_are_refused(origins):
-    """P11: at least one origin, each with scheme and host only."""
+def test_invalid_origins_are_refused(origins):
+    """P11: at least one origin is needed, each with scheme and host only."""
     with pytest.raises(ValueError, match="origin"):
         SilentRefreshAdapter(manager_with("tok"), origins)
 
 
-def test_origins_come_as_text_or_as_origins():
-    """P11: one or several, in any iterable."""
+def test_origins_may_be_text_or_origin_objects():
+    """P11: one, or several in any iterable."""
     adapter = SilentRefreshAdapter(
         manager_with("tok"), iter([API, Origin.parse("https://other.example.com:8443")])
     )
@@ -596,14 +624,14 @@ def test_origins_come_as_text_or_as_origins():
     "below", [{}, {"transport": HTTPAdapter(max_retries=Retry(status_forcelist=[401]))}]
 )
 def test_retries_of_a_401_below_the_adapter_are_refused(below):
-    """P13: urllib3 would send the rejected token again and again."""
+    """P13: urllib3 would resend the rejected token."""
     options = below or {"max_retries": Retry(3, status_forcelist=[401, 503])}
     with pytest.raises(ValueError, match="status_forcelist"):
         SilentRefreshAdapter(manager_with("tok"), API, **options)
 
 
-def test_other_retries_are_the_callers(server, manager):
-    """P13: ``max_retries`` for a busy server works below the adapter as it always did."""
+def test_other_retries_are_allowed(server, manager):
+    """P13: ``max_retries`` for a busy server works below the adapter as before."""
     session = session_of(
         manager, server.url, max_retries=Retry(2, status_forcelist=[503], backoff_factor=0)
     )
@@ -615,14 +643,14 @@ def test_other_retries_are_the_callers(server, manager):
     session.close()
 
 
-def test_options_for_a_transport_that_was_given_are_refused():
-    """A pool size that would be ignored is a mistake, and is called one."""
+def test_options_next_to_a_transport_are_refused():
+    """A pool size that would be ignored raises ``ValueError``."""
     with pytest.raises(ValueError, match="pool_maxsize"):
         SilentRefreshAdapter(manager_with("tok"), API, transport=Stub(), pool_maxsize=9)
 
 
 def test_closing_leaves_a_given_transport_open():
-    """P13: the transport belongs to who gave it."""
+    """P13: the transport belongs to the caller."""
     stub = Stub()
     session = session_of(manager_with("tok"), API, transport=stub)
     session.close()
@@ -639,13 +667,13 @@ def test_closing_closes_its_own_connections(server, manager):
 
 
 def test_plain_http_is_refused():
-    """P11: a token never travels where others can read it, unless somebody says so."""
+    """P11: a token is never sent where others can read it, unless that is allowed explicitly."""
     with pytest.raises(InsecureTransport, match="https"):
         SilentRefreshAdapter(manager_with("tok"), "http://intranet.example.com")
 
 
-def test_plain_http_can_be_allowed_and_warns_where_it_was():
-    """P11: ``allow_insecure_http`` warns at the line that says it."""
+def test_plain_http_can_be_allowed_with_a_warning():
+    """P11: the warning points to the line that passes ``allow_insecure_http``."""
     with pytest.warns(UserWarning, match="intranet") as caught:
         SilentRefreshAdapter(
             manager_with("tok"), [API, "http://intranet.example.com"], allow_insecure_http=True
@@ -653,8 +681,8 @@ def test_plain_http_can_be_allowed_and_warns_where_it_was():
     assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_plain_loopback_needs_no_leave(recwarn):
-    """P11: nobody is on the way to this machine."""
+def test_plain_http_is_allowed_on_loopback(recwarn):
+    """P11: no other machine can read traffic on loopback."""
     SilentRefreshAdapter(manager_with("tok"), ["http://localhost:8080", "http://[::1]"])
     assert len(recwarn) == 0
 
@@ -678,57 +706,64 @@ def secure_session(server, origins):
     return session_of(manager, origins)
 
 
-def test_verify_false_is_honoured_and_warned_about_once_per_origin(secure_server, monkeypatch):
-    """P11: the request goes out as asked; besides urllib3's own there is one warning per origin."""
-    monkeypatch.setattr(warnings_once, "_warned", set())
-    server = secure_server
-    other = server.url.replace("127.0.0.1", "localhost")
-    session = secure_session(server, [server.url, other])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for url in [server.resource] * 3 + [other + "/resource"] * 2:
-            assert session.get(url, verify=False).status_code == 200
-        assert session.get(server.resource, verify=server.bundle).status_code == 200
-    ours = [w for w in caught if "tokens for" in str(w.message)]
-    assert [str(w.message).split()[2] for w in ours] == [server.url, other]
-    assert {w.category for w in ours} == {InsecureRequestWarning}
-    assert all(w.filename.endswith("sessions.py") for w in ours)
+def new_origin():
+    """Return an origin that this process has not warned about yet."""
+    return f"https://{uuid.uuid4().hex}.example.com"
+
+
+def test_verify_false_is_honoured(secure_server):
+    """P11: the request is sent to a server whose certificate is not checked, with a warning."""
+    session = secure_session(secure_server, secure_server.url)
+    with pytest.warns(InsecureRequestWarning):
+        assert session.get(secure_server.resource, verify=False).status_code == 200
+    assert session.get(secure_server.resource, verify=secure_server.bundle).status_code == 200
     session.close()
 
 
-def test_urllib3s_switch_silences_our_warning_too(secure_server, monkeypatch):
-    """P11: who silenced urllib3's warning has made up their mind."""
-    monkeypatch.setattr(warnings_once, "_warned", set())
+def test_verify_false_warns_once_per_origin():
+    """P11: each origin has one warning of its own, which points to the line that sends."""
+    first, second, verified = new_origin(), new_origin(), new_origin()
+    session = session_of(manager_with("tok"), [first, second, verified], transport=Stub())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for url in [first] * 3 + [second + "/resource"] * 2:
+            session.get(url, verify=False)
+        session.get(verified)
+    assert [str(w.message).split()[2] for w in caught] == [first, second]
+    assert {w.category for w in caught} == {InsecureRequestWarning}
+    assert all(w.filename.endswith("sessions.py") for w in caught)
+
+
+def test_disabling_urllib3s_warnings_silences_ours(secure_server):
+    """P11: an application that silenced urllib3's warning does not want ours either."""
     session = secure_session(secure_server, secure_server.url)
+    unseen = session_of(manager_with("tok"), origin := new_origin(), transport=Stub())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         urllib3.disable_warnings()
         assert session.get(secure_server.resource, verify=False).status_code == 200
+        unseen.get(origin, verify=False)
     assert caught == []
     session.close()
 
 
-def test_a_warning_made_an_error_is_raised_each_time(secure_server, monkeypatch):
-    """P11: with ``-W error`` the first request does not use up the objection."""
-    monkeypatch.setattr(warnings_once, "_warned", set())
-    session = secure_session(secure_server, secure_server.url)
+def test_a_warning_made_an_error_is_raised_each_time():
+    """P11: with ``-W error`` the second request raises as well."""
+    session = session_of(manager_with("tok"), origin := new_origin(), transport=Stub())
     for _ in range(2):
         with pytest.raises(InsecureRequestWarning, match="tokens for"):
-            session.get(secure_server.resource, verify=False)
-    session.close()
+            session.get(origin, verify=False)
 
 
-def test_verify_false_without_a_token_is_not_ours_to_warn_about(server, session, monkeypatch):
+def test_verify_false_without_a_token_does_not_warn(server, session):
     """P11: neither plain loopback nor a request without a token warns."""
-    monkeypatch.setattr(warnings_once, "_warned", set())
-    stub = Stub()
-    unmarked = session_of(manager_with("tok"), API, transport=stub)
+    unmarked = session_of(manager_with("tok"), origin := new_origin(), transport=Stub())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         session.get(server.resource, verify=False)
-        unmarked.get(API, auth=without_token, verify=False)
-        unmarked.get_adapter(API).send(
-            requests.Request("GET", "https://other.example.com").prepare(), verify=False
+        unmarked.get(origin, auth=without_token, verify=False)
+        unmarked.get_adapter(origin).send(
+            requests.Request("GET", new_origin()).prepare(), verify=False
         )
 
 
@@ -739,16 +774,16 @@ def test_verify_false_without_a_token_is_not_ours_to_warn_about(server, session,
     "url",
     [API, API + "/", API + ":443/x", "https://api.example.com./x", "HTTPS://API.example.com/"],
 )
-def test_mount_on_gets_every_spelling(url):
-    """P11: mounted without a closing slash, the adapter gets ``:443`` and a trailing dot too."""
+def test_mount_on_matches_every_spelling(url):
+    """P11: mounted without a closing slash, the adapter matches ``:443`` and a trailing dot."""
     stub = Stub()
     session = session_of(manager_with("tok"), API, transport=stub)
     session.get(url)
     assert stub.seen[0].headers["Authorization"] == "Bearer tok"
 
 
-def test_a_url_with_user_information_does_not_get_here():
-    """P11: documented; ``requests`` chooses another adapter, and no token goes out."""
+def test_a_url_with_user_information_does_not_match():
+    """P11: ``requests`` chooses another adapter, and no token is sent, as documented."""
     session = session_of(manager_with("tok"), API, transport=Stub())
     assert not isinstance(session.get_adapter("https://me@api.example.com/"), SilentRefreshAdapter)
 
@@ -778,8 +813,8 @@ def test_under_responses_the_token_is_on_the_recorded_call():
     ]
 
 
-def test_a_bearer_of_the_manager_is_what_the_wire_shows(server, session, manager):
-    """P2: what the server hears is the manager's current token (the control of the canaries)."""
+def test_the_server_receives_the_managers_token(server, session, manager):
+    """P2: the server receives the manager's current token (the control for the canary tests)."""
     heard = []
     server.on("/resource", lambda request, answer: heard.append(request.bearer))
     session.get(server.resource)

@@ -1,4 +1,4 @@
-"""P13: bodies are sent again whole or not at all; P15: no refresh gets in an upload's way."""
+"""P13: a body is sent again completely or not at all; P15: no refresh disturbs an upload."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def sha256(data):
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_a_body_in_memory_is_sent_again_whole(method, options, length, server, session):
-    """P2, P13: what arrives after the refresh is what arrived before it, byte for byte."""
+def test_a_body_in_memory_is_sent_again(method, options, length, server, session):
+    """P2, P13: the same bytes arrive before and after the refresh."""
     first = session.request(method, server.resource, **options).json()
     server.revoke_access_tokens()
     arrived = []
@@ -61,8 +61,8 @@ def test_a_body_in_memory_is_sent_again_whole(method, options, length, server, s
 
 @pytest.mark.parametrize("position", [0, 1234])
 @pytest.mark.parametrize("kind", ["file", "BytesIO"])
-def test_a_file_is_rewound_to_where_it_stood(kind, position, server, session, tmp_path):
-    """P13: a file that was read a little before is sent again from there, not from its start."""
+def test_a_file_is_rewound_to_where_it_started(kind, position, server, session, tmp_path):
+    """P13: a file that was partly read before is sent again from that position, not from 0."""
     if kind == "file":
         (tmp_path / "payload").write_bytes(PAYLOAD)
         body = open(tmp_path / "payload", "rb")  # noqa: SIM115 (closed below)
@@ -78,7 +78,7 @@ def test_a_file_is_rewound_to_where_it_stood(kind, position, server, session, tm
 
 
 def test_a_file_is_rewound_before_every_replay(server, session):
-    """P13: two replays, and each sends all of it."""
+    """P13: each of two replays sends the whole file."""
     server.forbid("/resource")
     arrived = []
     server.on("/resource", lambda request, answer: arrived.append(request.body_sha256))
@@ -86,8 +86,8 @@ def test_a_file_is_rewound_before_every_replay(server, session):
     assert arrived == [sha256(PAYLOAD)] * 3
 
 
-def test_a_file_of_unknown_length_goes_in_chunks_again(server, session):
-    """P13: a seekable body without a length is sent as ``chunked``, both times."""
+def test_a_file_of_unknown_length_is_sent_in_chunks_again(server, session):
+    """P13: a seekable body without a length is sent as ``chunked`` both times."""
 
     class Unmeasured(io.RawIOBase):
         def __init__(self):
@@ -119,8 +119,9 @@ def test_a_file_of_unknown_length_goes_in_chunks_again(server, session):
     assert session.send(prepared).json()["body_sha256"] == sha256(PAYLOAD)
 
 
-def test_requests_notes_where_a_body_stood():
-    """The name that rewinding goes by, which ``requests`` does not promise, is still there."""
+def test_requests_records_where_a_body_started():
+    """``requests`` still has the private attribute that rewinding depends on."""
+    # Only this attribute tells rewindable bodies from others; no public one does.
     body = io.BytesIO(b"0123456789")
     body.seek(3)
     prepared = requests.Request("POST", "https://api.example.com/", data=body).prepare()
@@ -143,7 +144,7 @@ def pipe():
 
 
 def deaf():
-    """A file that can be told to go back, and refuses once it was read."""
+    """A file that refuses to seek once it has been read."""
 
     class Deaf(io.BytesIO):
         was_read = False
@@ -154,14 +155,14 @@ def deaf():
 
         def seek(self, *where):
             if self.was_read:
-                raise OSError("no way back")
+                raise OSError("cannot seek")
             return super().seek(*where)
 
     return Deaf(PAYLOAD)
 
 
 def closing():
-    """A body that closes itself once it was read."""
+    """A body that closes itself once it has been read."""
 
     class Closing(io.BytesIO):
         def read(self, size=-1):
@@ -182,7 +183,7 @@ def post(session, url, body, **options):
 ONE_SHOT = {
     "generator": generator,
     "pipe": pipe,
-    "no way back": deaf,
+    "cannot seek": deaf,
     "closes itself": closing,
     "encoder": lambda: MultipartEncoder({"file": ("name", PAYLOAD)}),
     "monitor": lambda: MultipartEncoderMonitor.from_fields({"file": ("name", PAYLOAD)}),
@@ -191,17 +192,17 @@ ONE_SHOT = {
 
 @pytest.mark.parametrize("kind", ONE_SHOT)
 def test_a_body_that_cannot_be_rewound_is_not_sent_again(kind, server, manager, session, caplog):
-    """P13: the 401 comes back unread, the next request has a new token, and the log says so."""
+    """P13: the 401 is returned unread, the next request has a new token, and it is logged."""
     old = manager.token()
     server.revoke_access_tokens()
     gate = server.token_gate()
     with caplog.at_level(logging.WARNING, "requests_silent_refresh"):
         response = post(session, server.resource, ONE_SHOT[kind](), stream=True)
     assert response.status_code == 401
-    assert not response._content_consumed
+    assert response.raw.tell() == 0
     assert response.history == []
     assert server.counters.requests == 1
-    assert gate.arrived.wait(10)  # in the background: the caller has the 401 already
+    assert gate.arrived.wait(10)  # in the background, because the caller already has the 401
     gate.release()
     assert manager.renew(old) is not old
     assert "cannot be sent again" in caplog.text
@@ -211,8 +212,8 @@ def test_a_body_that_cannot_be_rewound_is_not_sent_again(kind, server, manager, 
     assert server.counters.exchanges == 1
 
 
-def test_where_the_body_stood_is_not_guessed(server, session):
-    """P13: a file that was put into the prepared request by hand is not sent again from 0."""
+def test_an_unknown_start_is_not_guessed(server, session):
+    """P13: a file assigned to ``PreparedRequest.body`` directly is not sent again from 0."""
     prepared = requests.Request("POST", server.resource).prepare()
     prepared.body = io.BytesIO(b"by hand")
     prepared.headers["Content-Length"] = "7"
@@ -221,8 +222,8 @@ def test_where_the_body_stood_is_not_guessed(server, session):
     assert server.counters.requests == 1
 
 
-def test_rewinding_says_no_where_it_cannot():
-    """P13: neither a closed file nor one that refuses raises out of a request."""
+def test_rewinding_returns_false_when_it_fails():
+    """P13: a closed file or one that refuses to seek does not raise out of a request."""
     for body in (deaf(), closing()):
         prepared = requests.Request("POST", "https://api.example.com/", data=body).prepare()
         assert resend.is_rewindable(prepared)
@@ -232,16 +233,16 @@ def test_rewinding_says_no_where_it_cannot():
 
 
 def test_uploads_that_are_always_rejected_do_not_refresh_for_ever(server, session):
-    """Futile: a hundred uploads, each to a path of its own, where every token is rejected."""
+    """Futile: a hundred uploads, each to its own path, and each path rejects every token."""
     for path in (f"/resource/{n}" for n in range(100)):
         server.forbid(path)
-        # Waits for a refresh that the one before began, so that none hides behind another.
+        # Each upload waits for the previous one's refresh, so that none shares another's.
         assert session.post(server.url + path, data=generator()).status_code == 401
     assert 1 <= server.counters.exchanges <= 6
 
 
 def test_uploads_to_one_bad_path_among_good_ones_do_not_refresh_for_ever(server, session):
-    """Futile: good uploads in between do not wash the bad path clean."""
+    """Futile: successful uploads in between do not reset the bad path's count."""
     server.forbid("/resource/bad")
     for _ in range(30):
         assert session.post(server.resource + "/bad", data=generator()).status_code == 401
@@ -249,8 +250,8 @@ def test_uploads_to_one_bad_path_among_good_ones_do_not_refresh_for_ever(server,
     assert 1 <= server.counters.exchanges <= 6
 
 
-def test_an_accepted_upload_clears_what_was_held_against_it(server, session):
-    """P2: revocations with good uploads in between each get their refresh."""
+def test_an_accepted_upload_resets_the_count(server, session):
+    """P2: each revocation gets its refresh if an upload succeeded in between."""
     for round_ in range(1, 6):
         server.revoke_access_tokens()
         assert session.post(server.resource, data=generator()).status_code == 401
@@ -262,7 +263,7 @@ def test_an_accepted_upload_clears_what_was_held_against_it(server, session):
 
 
 class Clock:
-    """Unix time that a test moves."""
+    """Unix time plus an offset that the test sets."""
 
     def __init__(self):
         self.ahead = 0.0
@@ -272,13 +273,13 @@ class Clock:
 
 
 def ahead(server, clock):
-    """Return a session that refreshes ahead, and its manager; the token lives an hour."""
+    """Return a session that refreshes ahead, and its manager. The token lives for an hour."""
     manager = manager_of(server, refresh_ahead=0.2, clock=clock)
     return session_of(manager, server.url, pool_maxsize=4), manager
 
 
 class HeldBody:
-    """A body that goes out to the last byte only when it is let."""
+    """A body whose last byte is sent only after ``release``."""
 
     def __init__(self):
         self.begun, self.release = threading.Event(), threading.Event()
@@ -291,7 +292,7 @@ class HeldBody:
 
 
 def test_a_token_close_to_its_end_is_refreshed_before_an_upload():
-    """P15: the upload itself carries the new token; nothing happens behind its back."""
+    """P15: the upload itself carries the new token; no refresh runs while it is sent."""
     clock = Clock()
     with AuthorizationServer(rotation_ends_access_token=True) as server:
         session, manager = ahead(server, clock)
@@ -299,7 +300,7 @@ def test_a_token_close_to_its_end_is_refreshed_before_an_upload():
         clock.ahead = 3400
         answer = session.post(server.resource, data=generator())
         assert answer.status_code == 200
-        clock.ahead = 0  # by which the new token was dated: it is not due at once
+        clock.ahead = 0  # the new token is dated by this clock, so it is not due at once
         assert manager.token() is not old
         assert server.counters.exchanges == 1
         assert answer.json()["access_token_serial"] == 2
@@ -307,7 +308,7 @@ def test_a_token_close_to_its_end_is_refreshed_before_an_upload():
 
 
 def test_a_refresh_that_can_wait_is_held_back_while_an_upload_is_under_way():
-    """P15: a server that ends the old token at rotation does not fail the upload."""
+    """P15: a server that revokes the old token at rotation does not fail the upload."""
     clock = Clock()
     with AuthorizationServer(rotation_ends_access_token=True) as server:
         session, _ = ahead(server, clock)
@@ -317,10 +318,10 @@ def test_a_refresh_that_can_wait_is_held_back_while_an_upload_is_under_way():
         )
         upload.start()
         assert body.begun.wait(10)
-        clock.ahead = 3400  # well into the fifth before the end, and not in the leeway
+        clock.ahead = 3400  # in the last fifth of the lifetime, but not in the leeway
         for _ in range(3):
             assert session.get(server.resource).status_code == 200
-        # Nor does a second upload refresh first: that would end the first one's token.
+        # A second upload does not refresh first, which would revoke the first one's token.
         assert session.post(server.resource, data=generator()).status_code == 200
         assert server.counters.exchanges == 0
         body.release.set()
@@ -331,8 +332,8 @@ def test_a_refresh_that_can_wait_is_held_back_while_an_upload_is_under_way():
         session.close()
 
 
-def test_under_the_hard_leeway_nothing_is_held_back():
-    """P15: an upload that takes for ever does not let everybody else's token run out."""
+def test_within_the_hard_leeway_no_refresh_is_held_back():
+    """P15: an endless upload does not let the other requests' token expire."""
     clock = Clock()
     with AuthorizationServer() as server:
         session, _ = ahead(server, clock)
@@ -349,7 +350,7 @@ def test_under_the_hard_leeway_nothing_is_held_back():
 
 
 def test_an_upload_goes_out_with_a_valid_token_while_the_endpoint_is_down():
-    """P7, P15: the refresh before an upload is a wish; the token is good for three more minutes."""
+    """P7, P15: the refresh before an upload may fail; the token is valid for three more minutes."""
     clock = Clock()
     with AuthorizationServer() as server:
         session, _ = ahead(server, clock)
@@ -361,7 +362,7 @@ def test_an_upload_goes_out_with_a_valid_token_while_the_endpoint_is_down():
 
 
 def test_an_upload_with_an_expired_token_waits_for_the_refresh(server):
-    """P2, P15: as every request does; without a session it says so, and shows its request."""
+    """P2, P15: like any request. Without a session it raises, and the error has the request."""
     clock = Clock()
     session, _ = ahead(server, clock)
     clock.ahead = 7200
@@ -375,7 +376,7 @@ def test_an_upload_with_an_expired_token_waits_for_the_refresh(server):
 
 
 def test_an_upload_waits_for_a_refresh_that_is_under_way(server, session):
-    """P2, P15: what another request's 401 began is finished first, and no upload is lost to it."""
+    """P2, P15: a refresh that another request's 401 began is finished first; no upload fails."""
     server.revoke_access_tokens()
     gate, outcomes = server.token_gate(), []
     other = threading.Thread(target=lambda: outcomes.append(session.get(server.resource)))
@@ -395,9 +396,9 @@ def test_an_upload_waits_for_a_refresh_that_is_under_way(server, session):
     assert server.counters.exchanges == 1
 
 
-def test_a_failed_upload_ends_too(server, manager):
-    """P15: one that raised, while sending or before, holds no refresh back afterwards."""
-    session = session_of(manager, server.url)
+def test_a_failed_upload_ends_too(server):
+    """P15: an upload that raised while its body was read holds no refresh back afterwards."""
+    session, _ = ahead(server, clock := Clock())
 
     def broken():
         yield b"some"
@@ -405,12 +406,14 @@ def test_a_failed_upload_ends_too(server, manager):
 
     with pytest.raises(LookupError, match="mine"):
         session.post(server.resource, data=broken())
-    assert manager._uploads.under_way == 0
+    clock.ahead = 3400
+    assert session.get(server.resource).status_code == 200
+    assert server.wait_for(lambda: server.counters.granted == 1)
     session.close()
 
 
 def test_uploads_are_counted_in_one_step():
-    """P15: of two uploads that begin while a refresh is due, both wait or neither does."""
+    """P15: if two uploads begin while a refresh is due, either both wait or neither does."""
     uploads = Uploads()
     token = Token("t")
     assert uploads.join(token) is uploads.join(token) is None
@@ -428,7 +431,7 @@ def test_uploads_are_counted_in_one_step():
 
 
 def test_two_uploads_at_once_share_the_refresh_that_is_due():
-    """P1, P15: both wait for one exchange and both carry the new token."""
+    """P1, P15: they wait for one exchange, and all carry the new token."""
     clock = Clock()
     with AuthorizationServer(rotation_ends_access_token=True) as server:
         session, _ = ahead(server, clock)

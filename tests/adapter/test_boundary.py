@@ -1,4 +1,4 @@
-"""P11 on real sockets: no listener outside the origins hears a token, whatever the URL."""
+"""P11 on real sockets: no listener outside the origins receives a token, whatever the URL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stranger(listeners):
 
 
 def everywhere(manager, origins, **options):
-    """Return a session whose adapter gets every request, so that only its own check decides."""
+    """Return a session whose adapter handles all requests, so that only its own check decides."""
     session = requests.Session()
     adapter = SilentRefreshAdapter(manager, origins, **options)
     session.mount("http://", adapter)
@@ -43,7 +43,7 @@ def everywhere(manager, origins, **options):
     return session
 
 
-# {api} and {stranger} are 127.0.0.1:PORT, {port} and {other} the ports alone.
+# {api} and {stranger} are 127.0.0.1:PORT; {port} and {other} are just the ports.
 SHAPES = [
     "http://{stranger}/",
     "http://{api}@{stranger}/",
@@ -99,7 +99,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_shape_of_a_url_takes_the_token_to_a_stranger(shape, manager, api, stranger):
-    """P11: prepared by requests or put into the request as it is, the stranger gets no token."""
+    """P11: whether requests prepares the URL or not, the stranger receives no token."""
     canary = bearer_of(manager)
     url = shape.format(
         api=f"127.0.0.1:{api.port}",
@@ -108,7 +108,7 @@ def test_no_shape_of_a_url_takes_the_token_to_a_stranger(shape, manager, api, st
         other=stranger.port,
     )
     with everywhere(manager, api.url) as session:
-        # By the front door, and past requests' own preparation.
+        # Once prepared by requests, and once set on the prepared request as it is.
         raw = requests.Request("GET", api.url).prepare()
         raw.url = url
         for send in (lambda: session.get(url, timeout=5), lambda: session.send(raw, timeout=5)):
@@ -120,7 +120,7 @@ def test_no_shape_of_a_url_takes_the_token_to_a_stranger(shape, manager, api, st
 
 
 def test_the_shapes_do_reach_the_stranger(manager, api, stranger):
-    """The control: most plain shapes connect, and the stranger hears what carries a token."""
+    """The control: most plain shapes connect, and the stranger can receive a token."""
     heard = 0
     for shape in SHAPES[:10]:
         url = shape.format(
@@ -153,15 +153,15 @@ def test_the_shapes_do_reach_the_stranger(manager, api, stranger):
         "http://127.0.0.1:{port}/\\@evil.example",
     ],
 )
-def test_other_spellings_of_the_origin_get_it(spelling, manager, api):
-    """P2, P11: what certainly is the origin carries the token, however it is written."""
+def test_other_spellings_of_the_origin_carry_the_token(spelling, manager, api):
+    """P2, P11: any unambiguous spelling of the origin carries the token."""
     with everywhere(manager, api.url) as session:
         session.get(spelling.format(port=api.port))
     assert len(api.heard(f"Bearer {bearer_of(manager)}")) == 1
 
 
 def test_a_port_is_part_of_the_origin(manager, api, stranger):
-    """P11: another port of the same host is a stranger, though the mount's prefix covers it."""
+    """P11: another port of the same host is foreign, although the mount's prefix covers it."""
     with everywhere(manager, api.url) as session:
         session.get(stranger.url)
         session.get(api.url)
@@ -170,9 +170,9 @@ def test_a_port_is_part_of_the_origin(manager, api, stranger):
     assert len(api.heard("Authorization")) == 1
 
 
-def test_a_prefix_is_no_boundary(manager, api):
-    """P11: a mount without a slash gets the evil suffix too; the adapter sends it bare."""
-    # The port without its last digit, as api.example.com is of api.example.com.evil.com.
+def test_a_mount_prefix_is_not_a_boundary(manager, api):
+    """P11: a mount without a slash matches an evil suffix too; the adapter adds no token."""
+    # A prefix of the real port, as api.example.com is a prefix of api.example.com.evil.com.
     shorter = f"http://127.0.0.1:{str(api.port)[:-1]}"
     with session_of(manager, shorter) as session:
         assert isinstance(session.get_adapter(api.url), SilentRefreshAdapter)
@@ -183,7 +183,7 @@ def test_a_prefix_is_no_boundary(manager, api):
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 def test_ipv6_literals(manager):
-    """P11: any spelling of the same address is the origin, ``::1`` with another port is not."""
+    """P11: any spelling of the same address is the origin; ``::1`` with another port is not."""
     try:
         api = Recorder("::1")
     except OSError:
@@ -204,7 +204,7 @@ def test_ipv6_literals(manager):
 def test_a_plain_loopback_request_through_a_proxy_is_refused(
     how, manager, api, stranger, monkeypatch
 ):
-    """P11: the proxy would read the token; it hears nothing at all."""
+    """P11: the proxy could read the token, so it receives nothing at all."""
     proxies = {"http": stranger.url}
     with session_of(manager, api.url) as session:
         options = {}
@@ -221,8 +221,8 @@ def test_a_plain_loopback_request_through_a_proxy_is_refused(
         assert api.heads == []
 
 
-def test_no_proxy_lets_loopback_through(manager, api, stranger, monkeypatch):
-    """P11: where no proxy applies to the request, plain loopback counts."""
+def test_no_proxy_allows_plain_loopback(manager, api, stranger, monkeypatch):
+    """P11: plain loopback carries the token if no proxy applies to the request."""
     monkeypatch.setenv("HTTP_PROXY", stranger.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with session_of(manager, api.url) as session:
@@ -231,16 +231,16 @@ def test_no_proxy_lets_loopback_through(manager, api, stranger, monkeypatch):
     assert stranger.heads == []
 
 
-def test_a_proxy_for_another_scheme_or_host_is_none_for_this_request(manager, api, stranger):
-    """P11: only a proxy that would be used counts."""
+def test_a_proxy_for_another_scheme_or_host_does_not_count(manager, api, stranger):
+    """P11: only a proxy that would be used for the request counts."""
     proxies = {"https": stranger.url, "http://other.example": stranger.url}
     with session_of(manager, api.url) as session:
         session.get(api.url, proxies=proxies)
     assert len(api.heard(bearer_of(manager))) == 1
 
 
-def test_without_a_token_the_proxy_is_none_of_our_business(manager, api, stranger):
-    """P13: a request that carries no token goes through the proxy as it always did."""
+def test_a_request_without_a_token_may_use_the_proxy(manager, api, stranger):
+    """P13: a request that carries no token goes through the proxy as before."""
     with session_of(manager, api.url) as session:
         session.get(api.url + "/x", auth=without_token, proxies={"http": stranger.url})
         session.get("http://elsewhere.example/", proxies={"http": stranger.url})
@@ -248,15 +248,15 @@ def test_without_a_token_the_proxy_is_none_of_our_business(manager, api, strange
     assert stranger.heard("Authorization") == []
 
 
-def test_whoever_allows_plain_http_allows_the_proxy(manager, api, stranger):
-    """P11: ``allow_insecure_http`` is explicit: the token is read on the way."""
+def test_allowing_plain_http_allows_the_proxy(manager, api, stranger):
+    """P11: ``allow_insecure_http`` accepts that others can read the token."""
     with session_of(manager, api.url, allow_insecure_http=True) as session:
         session.get(api.url + "/x", proxies={"http": stranger.url})
     assert len(stranger.heard(bearer_of(manager))) == 1
 
 
-def test_a_tunnel_does_not_hear_the_token(manager, stranger):
-    """P11: https goes through a proxy as CONNECT; the proxy hears the host, not the header."""
+def test_a_tunnel_does_not_receive_the_token(manager, stranger):
+    """P11: https goes through a proxy as CONNECT, which has the host but not the header."""
     with (
         session_of(manager, "https://api.example.com") as session,
         pytest.raises(requests.exceptions.ProxyError),
@@ -267,12 +267,12 @@ def test_a_tunnel_does_not_hear_the_token(manager, stranger):
     assert stranger.heard(bearer_of(manager)) == []
 
 
-# -- what is outside passes untouched ------------------------------------------------------
+# -- foreign requests are unchanged ------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_outside_the_origins_a_request_is_what_it_was(method, manager, api, stranger):
-    """P13: byte for byte what requests' own adapter sends, the caller's own header included."""
+def test_a_request_outside_the_origins_is_unchanged(method, manager, api, stranger):
+    """P13: the bytes are those that requests' own adapter sends, the caller's header included."""
     options = {"headers": {"Authorization": "Mine", "X-A": "b"}, "cookies": {"c": "d"}}
     if method == "POST":
         options["data"] = {"e": "f"}
@@ -284,15 +284,15 @@ def test_outside_the_origins_a_request_is_what_it_was(method, manager, api, stra
     assert "Authorization: Mine" in stranger.heads[0]
 
 
-def test_a_foreign_401_is_not_ours(manager, api, server):
-    """P1, P13: a 401 from outside the origins starts no refresh and is handed through."""
+def test_a_foreign_401_is_returned(manager, api, server):
+    """P1, P13: a 401 from outside the origins is returned and starts no refresh."""
     with everywhere(manager, api.url) as session:
         assert session.get(server.resource).status_code == 401
     assert server.counters.exchanges == 0
 
 
 def test_the_matrix_of_origins(manager):
-    """P11: of all pairs of configured origin and listener only the equal ones hear the token."""
+    """P11: of all pairs of origin and listener, only the equal ones receive the token."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(Recorder()) for _ in range(3)]
         hosts = ["127.0.0.1", "localhost"]
@@ -309,7 +309,7 @@ def test_the_matrix_of_origins(manager):
 
 
 def test_a_unix_socket_counts_as_local(manager, tmp_path, stranger):
-    """P11: an ``http+unix`` origin is this machine, whatever proxy there is for http."""
+    """P11: an ``http+unix`` origin is this machine, even if there is a proxy for http."""
     unixsocket = pytest.importorskip("requests_unixsocket.adapters")
     path = str(tmp_path / "api.sock")
     heard = []

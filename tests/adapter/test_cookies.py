@@ -1,4 +1,4 @@
-"""P13: the cookies of a 401 persist and reach the replay; the caller's own survive."""
+"""P13: the cookies of a 401 are kept and sent with the replay; the caller's own are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wire import manager_of, session_of
 
 @pytest.fixture
 def heard(server):
-    """The ``Cookie`` header of each request; a 401 sets one, or two."""
+    """The ``Cookie`` header of each request; a 401 sets two cookies."""
     heard = []
 
     def answer(request, answer):
@@ -34,8 +34,8 @@ def pairs(header):
     return set(header.split("; ")) if header else set()
 
 
-def test_cookies_of_the_401_reach_the_replay_and_stay(server, session, heard):
-    """P13: a load balancer's affinity, say: the replay goes where the 401 came from."""
+def test_cookies_of_the_401_are_sent_with_the_replay_and_kept(server, session, heard):
+    """P13: so a load balancer can send the replay to the server that answered 401."""
     server.revoke_access_tokens()
     response = session.get(server.resource)
     assert pairs(heard[0]) == set()
@@ -47,7 +47,7 @@ def test_cookies_of_the_401_reach_the_replay_and_stay(server, session, heard):
 
 
 def test_the_sessions_cookies_are_sent_with_them(server, session, heard):
-    """P13: the header that was made from the session's jar is made anew with what was added."""
+    """P13: a header built from the session's jar is built again with the new cookies."""
     session.cookies.set("mine", "c")
     server.revoke_access_tokens()
     session.get(server.resource, cookies={"once": "d"})
@@ -56,24 +56,24 @@ def test_the_sessions_cookies_are_sent_with_them(server, session, heard):
     assert set(session.cookies.get_dict()) == {"mine", "from401", "second"}
 
 
-def test_a_cookie_of_the_401_replaces_the_one_it_names(server, session, heard):
-    """P13: the server changed its mind, and the replay says the new value."""
+def test_a_cookie_of_the_401_replaces_one_of_the_same_name(server, session, heard):
+    """P13: the replay sends the new value."""
     session.cookies.set("from401", "old", domain="127.0.0.1", path="/")
     server.revoke_access_tokens()
     session.get(server.resource)
     assert pairs(heard[1]) == {"from401=a", "second=b"}
 
 
-def test_a_cookie_header_that_the_caller_wrote_survives(server, session, heard):
-    """P13: ``prepare_cookies`` does nothing while there is one, and neither do we."""
+def test_a_cookie_header_that_the_caller_wrote_is_kept(server, session, heard):
+    """P13: ``prepare_cookies`` does not change such a header, and neither does the replay."""
     server.revoke_access_tokens()
     session.get(server.resource, headers={"Cookie": "written=by-hand"})
     assert heard == ["written=by-hand"] * 2
     assert session.cookies.get_dict() == {"from401": "a", "second": "b"}
 
 
-def test_the_callers_request_and_jar_are_left_alone(server, session, heard):
-    """P13: what was added for the replay is not added to the caller's request."""
+def test_the_callers_request_and_jar_are_unchanged(server, session, heard):
+    """P13: cookies added for the replay are not added to the caller's request."""
     jar = requests.cookies.cookiejar_from_dict({"own": "e"})
     prepared = session.prepare_request(requests.Request("GET", server.resource, cookies=jar))
     before = dict(prepared.headers)
@@ -82,20 +82,23 @@ def test_the_callers_request_and_jar_are_left_alone(server, session, heard):
     assert pairs(heard[1]) == {"own=e", "from401=a", "second=b"}
     assert dict(prepared.headers) == before
     assert jar.get_dict() == {"own": "e"}
+    # requests has no public name for a prepared request's jar, which redirects send from.
     assert prepared._cookies.get_dict() == {"own": "e"}
 
 
 def test_a_request_without_a_jar_is_replayed_as_it_is(server, session, heard):
-    """P13: a request that was prepared by hand may have none."""
-    prepared = requests.Request("GET", server.resource).prepare()
-    prepared._cookies = None
+    """P13: a request that was prepared step by step may have none."""
+    prepared = requests.PreparedRequest()
+    prepared.prepare_method("GET")
+    prepared.prepare_url(server.resource, None)
+    prepared.prepare_headers({})
     server.revoke_access_tokens()
     assert session.get_adapter(server.url).send(prepared).status_code == 200
     assert heard == [None, None]
 
 
 def test_a_401_without_cookies_changes_nothing(server, session):
-    """P13: the replay is then the caller's request, header for header."""
+    """P13: the replay then has exactly the caller's headers."""
     heard = []
     server.on("/resource", lambda request, answer: heard.append(sorted(request.headers.items())))
     session.cookies.set("mine", "c")
@@ -105,8 +108,8 @@ def test_a_401_without_cookies_changes_nothing(server, session):
     assert without[0] == without[1]
 
 
-def test_cookies_persist_before_a_redirect_overwrites_the_history(server, session, heard):
-    """P13: requests takes them from the history before it follows the redirect."""
+def test_cookies_are_kept_although_a_redirect_overwrites_the_history(server, session, heard):
+    """P13: requests reads them from the history before it follows the redirect."""
     server.on(
         "/resource/go",
         lambda request, answer: (
@@ -121,8 +124,8 @@ def test_cookies_persist_before_a_redirect_overwrites_the_history(server, sessio
     assert pairs(heard[0]) == {"from401=a"}
 
 
-def test_a_401_that_is_handed_back_has_its_cookies(server, session, heard):
-    """P13: also where the refresh failed: the error's response holds them."""
+def test_the_401_of_a_failed_refresh_has_its_cookies(server, session, heard):
+    """P13: the error's response holds them."""
     server.revoke_access_tokens()
     server.fault("token", status=503)
     with pytest.raises(requests.RequestException) as caught:

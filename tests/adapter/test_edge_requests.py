@@ -1,4 +1,4 @@
-"""The cases of "The request" that broke other projects, one by one; each names what broke."""
+"""Requests that broke other projects. Each test is named after the failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_upload_was_replayed_empty_and_answered_200(server, session, tmp_path
 
 
 def test_a_multipart_body_was_consumed(server, session):
-    """P13 (fresh #52, dio #482): ``files=`` is sent twice, with the same bytes."""
+    """P13 (fresh #52, dio #482): ``files=`` is sent twice with the same bytes."""
     arrived = []
     server.on("/resource", lambda r, a: arrived.append((r.body_sha256, r.body_length)))
     server.revoke_access_tokens()
@@ -40,14 +40,14 @@ def test_a_multipart_body_was_consumed(server, session):
 
 
 def test_a_one_shot_body_was_retried(server, session):
-    """P13 (okhttp ``cannotRetryOneShotRequestBody``): one request, and its 401."""
+    """P13 (okhttp ``cannotRetryOneShotRequestBody``): one request, whose 401 is returned."""
     server.revoke_access_tokens()
     assert session.post(server.resource, data=iter([b"once"])).status_code == 401
     assert server.counters.requests == 1
 
 
 def test_the_connection_of_the_401_was_not_released(server, manager):
-    """P8 (okhttp ``failedAuthenticatorReleasesConnection``): not even where the refresh fails."""
+    """P8 (okhttp ``failedAuthenticatorReleasesConnection``): released though the refresh fails."""
     session = session_of(manager, server.url, pool_block=True, pool_maxsize=1)
     server.on("/resource", lambda r, a: a.but(body=PAYLOAD) if a.status == 401 else a)
     server.fault("token", status=503)
@@ -55,12 +55,12 @@ def test_the_connection_of_the_401_was_not_released(server, manager):
     with pytest.raises(requests.RequestException) as caught:
         session.get(server.resource)
     assert session.get(server.url + "/open", timeout=10).status_code == 200
-    assert caught.value.response.status_code == 401  # kept, and it holds no connection
+    assert caught.value.response.status_code == 401  # the error is alive and holds no connection
     session.close()
 
 
 def test_a_gzipped_401(server, session):
-    """P13: it is drained undecoded and read decoded."""
+    """P13: it is drained without decoding, and decoded when it is read."""
     zipped = {"body": gzip.compress(b"no" * 5000), "headers": {"Content-Encoding": "gzip"}}
     server.on("/resource", lambda r, a: a.but(**zipped) if a.status == 401 else a)
     server.revoke_access_tokens()
@@ -70,7 +70,7 @@ def test_a_gzipped_401(server, session):
 
 
 def test_a_chunked_upload(server, session):
-    """P13: with a good token it arrives whole; nothing of it is kept for a replay."""
+    """P13: with a valid token it arrives complete."""
     chunks = (PAYLOAD[n : n + 1000] for n in range(0, len(PAYLOAD), 1000))
     answer = session.post(server.resource, data=chunks).json()
     assert answer["body_length"] == len(PAYLOAD)
@@ -78,17 +78,17 @@ def test_a_chunked_upload(server, session):
 
 
 def test_a_streamed_download(server, session):
-    """P13: the replayed answer is streamed, and its connection goes back when it is read."""
+    """P13: the replay's response is streamed, and its connection is released when it is read."""
     server.on("/resource", lambda r, a: a if a.status == 401 else a.but(body=PAYLOAD))
     server.revoke_access_tokens()
     with session.get(server.resource, stream=True) as response:
-        assert not response._content_consumed
+        assert response.raw.tell() == 0
         assert b"".join(response.iter_content(1000)) == PAYLOAD
     assert server.wait_for(lambda: server.connections == 1)
 
 
 def move_and_revoke(server, status):
-    """Have ``/resource/here`` end the token and send on to ``there``; return what arrives."""
+    """Have ``/resource/here`` revoke the token and redirect to ``there``; record what arrives."""
     moved = {"status": status, "headers": {"Location": "/resource/there"}}
     arrived = []
 
@@ -104,7 +104,7 @@ def move_and_revoke(server, status):
 
 
 def test_a_401_on_a_redirects_second_hop(server, session):
-    """P2, P13: each hop is a request, and each is made good."""
+    """P2, P13: each hop is a request of its own and is replayed."""
     move_and_revoke(server, 302)
     response = session.get(server.resource + "/here")
     assert response.status_code == 200
@@ -114,8 +114,8 @@ def test_a_401_on_a_redirects_second_hop(server, session):
 
 
 @pytest.mark.parametrize("status", [307, 308])
-def test_an_upload_meets_its_401_on_the_second_hop(server, session, tmp_path, status):
-    """P2, P13: a file that was half read when it was given arrives from there on, on every hop."""
+def test_an_upload_is_rejected_on_the_second_hop(server, session, tmp_path, status):
+    """P2, P13: a file that was partly read before arrives from that position on every hop."""
     (tmp_path / "payload").write_bytes(PAYLOAD)
     arrived = move_and_revoke(server, status)
     with open(tmp_path / "payload", "rb") as body:
@@ -131,7 +131,7 @@ def test_an_upload_meets_its_401_on_the_second_hop(server, session, tmp_path, st
 
 
 class Pipe(io.BytesIO):
-    """What has no place to go back to, and says so."""
+    """A body without a position, which raises if asked for one."""
 
     def tell(self):
         raise OSError("a pipe")
@@ -142,7 +142,7 @@ class Pipe(io.BytesIO):
 
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_pipe_is_not_sent_to_the_second_hop(server, session, status):
-    """P13: what requests does not send again is not sent again by us: its own error comes."""
+    """P13: requests does not send it again and raises its own error, which reaches the caller."""
     arrived = move_and_revoke(server, status)
     with pytest.raises(requests.exceptions.UnrewindableBodyError):
         session.put(server.resource + "/here", data=Pipe(b"once"), timeout=10)
@@ -151,7 +151,7 @@ def test_a_pipe_is_not_sent_to_the_second_hop(server, session, status):
 
 
 def test_a_generator_is_not_replayed_on_the_second_hop(server, session):
-    """P13: requests sends on what is left of it, nothing; a 401 to that is final, and is shown."""
+    """P13: requests sends an empty rest of it; a 401 to that is returned."""
     arrived = move_and_revoke(server, 307)
     response = session.put(server.resource + "/here", data=iter([b"once"]), timeout=10)
     assert response.status_code == 401
@@ -160,7 +160,7 @@ def test_a_generator_is_not_replayed_on_the_second_hop(server, session):
 
 
 def test_the_bearer_came_back_on_a_cross_host_redirect(server, manager):
-    """P11 (golang/oauth2 #500, #805; keystoneauth): though the same adapter gets the hop."""
+    """P11 (golang/oauth2 #500, #805; keystoneauth): not even if the adapter sends that hop."""
     with Recorder() as stranger, requests.Session() as session:
         session.mount("http://", SilentRefreshAdapter(manager, server.url))
         moved = {"status": 302, "headers": {"Location": stranger.url}}
@@ -171,7 +171,7 @@ def test_the_bearer_came_back_on_a_cross_host_redirect(server, manager):
 
 
 def test_twenty_retries_and_then_a_protocol_error_hid_the_401(server, session):
-    """P13 (okhttp #960): three requests at most, and the 401 itself comes back."""
+    """P13 (okhttp #960): at most three requests, and the 401 itself is returned."""
     server.forbid("/resource")
     response = session.get(server.resource)
     assert response.status_code == 401
@@ -180,7 +180,7 @@ def test_twenty_retries_and_then_a_protocol_error_hid_the_401(server, session):
 
 
 def test_netrc_replaced_the_token(server, session, manager, tmp_path, monkeypatch):
-    """P13 (requests #3929): the adapter owns the header on its origins, on every hop."""
+    """P13 (requests #3929): on its origins the adapter replaces the header, on every hop."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -194,7 +194,7 @@ def test_netrc_replaced_the_token(server, session, manager, tmp_path, monkeypatc
 
 
 def test_pickled_sessions_broke_or_carried_the_secret(server, tmp_path):
-    """P12, P13 (google-auth #1478): the pickle has no token, and what comes of it works."""
+    """P12, P13 (google-auth #1478): the pickle holds no token, and the unpickled session works."""
     store = EncryptedFileStore(tmp_path / "tokens")
     manager = manager_of(server, store=store)
     with session_of(manager, server.url) as session:
@@ -206,7 +206,7 @@ def test_pickled_sessions_broke_or_carried_the_secret(server, tmp_path):
 
 
 def test_tokens_in_debug_logs(server, session, manager, caplog):
-    """P12 (requests-oauthlib #536): all loggers at DEBUG, and neither token in any record."""
+    """P12 (requests-oauthlib #536): no record has a token, with all loggers at DEBUG."""
     token = manager.token()
     with caplog.at_level(logging.DEBUG):
         server.revoke_access_tokens()
@@ -218,17 +218,28 @@ def test_tokens_in_debug_logs(server, session, manager, caplog):
         assert secret.refresh_token.reveal() not in caplog.text
 
 
-def test_tokens_in_reprs(server, session, manager):
-    """P12 (requests-oauth2client, Authlib): nothing on the way shows one by its repr."""
-    response = session.get(server.resource)
-    adapter = session.get_adapter(server.url)
-    things = [manager, manager.token(), adapter, vars(adapter), session, response]
-    things += [vars(response.request), adapter._value(manager.token())]
-    assert not [thing for thing in things if bearer_of(manager) in repr(thing)]
+def test_tokens_in_reprs(server, manager):
+    """P12 (requests-oauth2client, Authlib): no object that a request involves shows the token."""
+    sent = []
+
+    class Recording(requests.adapters.HTTPAdapter):
+        def send(self, request, **how):
+            sent.append(request)
+            return super().send(request, **how)
+
+    for transport in (None, Recording()):
+        with session_of(manager, server.url, transport=transport) as session:
+            response = session.get(server.resource)
+        adapter = session.get_adapter(server.url)
+        things = [manager, manager.token(), adapter, vars(adapter), session, response]
+        things += [vars(response.request), *map(vars, sent), *[r.headers for r in sent]]
+        assert not [thing for thing in things if bearer_of(manager) in repr(thing)]
+    assert sent[0].headers["Authorization"] == f"Bearer {bearer_of(manager)}"
+    transport.close()
 
 
 def test_waiters_used_up_the_pool_so_that_the_refresh_never_ran(server, manager):
-    """P8 (okhttp #6747): one connection for 16 threads, and the exchange has one of its own."""
+    """P8 (okhttp #6747): 16 threads share one connection, and the exchange has its own."""
     session = session_of(manager, server.url, pool_block=True, pool_maxsize=1)
     server.gate(1, then=server.revoke_access_tokens)
     outcomes = at_once(16, lambda n: session.get(server.resource).status_code)
@@ -238,7 +249,7 @@ def test_waiters_used_up_the_pool_so_that_the_refresh_never_ran(server, manager)
 
 
 def test_replays_ran_one_after_another(server, manager):
-    """P13 (fresh_dio): after the refresh eight replays are in flight at the same time."""
+    """P13 (fresh_dio): after the refresh, eight replays run at the same time."""
     session = session_of(manager, server.url, pool_maxsize=8)
     server.gate(8, then=server.revoke_access_tokens)
     together = threading.Barrier(8)

@@ -1,4 +1,4 @@
-"""P11 over redirects: each hop is checked by itself, whoever sends it on."""
+"""P11 over redirects: each hop is checked on its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stranger():
 
 
 def broad(*adapters):
-    """Return a session whose last adapter gets everything that the others are not mounted for."""
+    """Return a session whose last adapter handles all that the others are not mounted for."""
     session = requests.Session()
     for adapter in adapters:
         adapter.mount_on(session)
@@ -38,7 +38,7 @@ def broad(*adapters):
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_hop_to_a_stranger_carries_no_token(status, manager, api, stranger):
-    """P11: a broad mount does not put back the header that requests takes off."""
+    """P11: a broad mount does not add the header that requests removed."""
     api.redirects["/go"] = (status, stranger.url + "/there")
     with broad(SilentRefreshAdapter(manager, api.url)) as session:
         response = session.get(api.url + "/go")
@@ -48,8 +48,8 @@ def test_a_hop_to_a_stranger_carries_no_token(status, manager, api, stranger):
     assert stranger.heard("Authorization") == []
 
 
-def test_a_hop_back_carries_it(manager, api, stranger):
-    """P11: api, stranger, api: the first and the last hop are ours, the middle one is not."""
+def test_a_hop_back_carries_the_token(manager, api, stranger):
+    """P11: of the hops api, stranger, api the first and the last carry it."""
     api.redirects["/go"] = stranger.url + "/middle"
     stranger.redirects["/middle"] = api.url + "/back"
     with broad(SilentRefreshAdapter(manager, api.url)) as session:
@@ -76,7 +76,7 @@ def test_a_hop_back_carries_it(manager, api, stranger):
     ],
 )
 def test_no_shape_of_a_location_takes_it_to_a_stranger(location, manager, api, stranger):
-    """P11: what the API, or who poses as it, writes into ``Location`` is no authority."""
+    """P11: a ``Location`` from the API, or from a server that poses as it, is not trusted."""
     api.redirects["/go"] = location.format(
         stranger=stranger.url, port=stranger.port, api=api.url.removeprefix("http://")
     )
@@ -88,8 +88,8 @@ def test_no_shape_of_a_location_takes_it_to_a_stranger(location, manager, api, s
     assert stranger.heard(bearer_of(manager)) == []
 
 
-def test_the_chain_of_strangers_hears_nothing(manager, api, stranger):
-    """P11: of a long chain over four listeners only the origin's own hops carry the token."""
+def test_a_chain_of_strangers_receives_no_token(manager, api, stranger):
+    """P11: in a long chain over four listeners, only the origin's own hops carry the token."""
     with Recorder() as third, Recorder() as fourth:
         api.redirects["/0"] = "/1"
         api.redirects["/1"] = stranger.url + "/2"
@@ -104,7 +104,7 @@ def test_the_chain_of_strangers_hears_nothing(manager, api, stranger):
             assert listener.heard("Authorization") == []
 
 
-def test_https_to_http_never_carries_it(manager, stranger):
+def test_a_hop_from_https_to_http_carries_no_token(manager, stranger):
     """P11: the same host over plain http is another origin."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -125,8 +125,8 @@ def test_https_to_http_never_carries_it(manager, stranger):
         assert stranger.heard("Authorization") == []
 
 
-def test_a_redirect_into_anothers_origins_is_that_adapters_business(server, api):
-    """P11: two accounts, two adapters: each origin hears its own token and no other."""
+def test_a_redirect_to_another_adapters_origin_carries_its_token(server, api):
+    """P11: with two accounts and two adapters, each origin receives only its own token."""
     with AuthorizationServer() as other_server, Recorder() as other_api:
         one, two = manager_of(server), manager_of(other_server)
         api.redirects["/go"] = other_api.url + "/there"
@@ -140,8 +140,8 @@ def test_a_redirect_into_anothers_origins_is_that_adapters_business(server, api)
         assert api.heard(bearer_of(two)) == other_api.heard(bearer_of(one)) == []
 
 
-def test_a_401_behind_a_redirect_into_anothers_origins_renews_that_adapters_token(server):
-    """P1, P11: the 401 of the second origin refreshes the second session only."""
+def test_a_401_after_a_redirect_to_another_adapters_origin_renews_its_token(server):
+    """P1, P11: a 401 from the second origin refreshes only the second session."""
     with AuthorizationServer() as other:
         one, two = manager_of(server), manager_of(other)
         server.on(
@@ -157,7 +157,7 @@ def test_a_401_behind_a_redirect_into_anothers_origins_renews_that_adapters_toke
 
 
 def test_without_token_holds_on_every_hop(manager, api, stranger):
-    """P13: ``PreparedRequest.copy`` keeps the mark, over a stranger and back."""
+    """P13: ``PreparedRequest.copy`` keeps the mark, on a hop to a stranger and back."""
     api.redirects["/0"] = "/1"
     api.redirects["/1"] = stranger.url + "/2"
     stranger.redirects["/2"] = api.url + "/3"
@@ -167,8 +167,8 @@ def test_without_token_holds_on_every_hop(manager, api, stranger):
     assert api.heard("Authorization") == []
 
 
-def test_skip_is_asked_on_every_hop(manager, api):
-    """P13: each hop is a request of its own, with a URL of its own."""
+def test_skip_is_called_on_every_hop(manager, api):
+    """P13: each hop is a request of its own, with its own URL."""
     api.redirects["/a"] = "/open/b"
     api.redirects["/open/b"] = "/c"
     asked = []
@@ -183,8 +183,8 @@ def test_skip_is_asked_on_every_hop(manager, api):
     assert ["Authorization" in head for head in api.heads] == [True, False, True]
 
 
-def test_a_header_of_another_name_stays_home_too(manager, api, stranger):
-    """P11: requests takes only ``Authorization`` off a redirect; ours never is on the request."""
+def test_a_header_of_another_name_is_not_sent_to_a_stranger(manager, api, stranger):
+    """P11: requests removes only ``Authorization``, but the token is never on its request."""
     api.redirects["/go"] = stranger.url + "/there"
     with broad(SilentRefreshAdapter(manager, api.url, header="X-Api-Token", scheme="")) as session:
         session.get(api.url + "/go")
@@ -193,7 +193,7 @@ def test_a_header_of_another_name_stays_home_too(manager, api, stranger):
 
 
 def test_the_callers_own_header_follows_requests_rules(manager, api, stranger):
-    """P13: a header that the caller gave a stranger is requests' to keep or to take off."""
+    """P13: requests decides whether a redirect keeps the header that the caller set."""
     stranger.redirects["/0"] = "/1"
     stranger.redirects["/1"] = api.url + "/2"
     with broad(SilentRefreshAdapter(manager, api.url)) as session:
@@ -204,8 +204,8 @@ def test_the_callers_own_header_follows_requests_rules(manager, api, stranger):
     assert len(api.heard("X-Own: kept")) == 1
 
 
-def test_a_401_before_a_redirect_is_made_good(server, manager, stranger):
-    """P2, P13: the 401 stays in the history of the response that redirects."""
+def test_a_401_before_a_redirect_is_replayed(server, manager, stranger):
+    """P2, P13: the replay redirects; following it, requests overwrites the history."""
     server.on(
         "/resource/go",
         lambda request, answer: (
@@ -222,8 +222,8 @@ def test_a_401_before_a_redirect_is_made_good(server, manager, stranger):
     assert stranger.heard("Authorization") == []
 
 
-def test_redirects_that_are_not_followed_are_handed_back(manager, api):
-    """P13: ``allow_redirects=False`` is as ever."""
+def test_redirects_that_are_not_followed_are_returned(manager, api):
+    """P13: ``allow_redirects=False`` works as before."""
     api.redirects["/go"] = "/there"
     with broad(SilentRefreshAdapter(manager, api.url)) as session:
         response = session.get(api.url + "/go", allow_redirects=False)

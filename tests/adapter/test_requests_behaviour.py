@@ -1,9 +1,8 @@
 """P13: for foreign origins a session behaves as it does without the adapter.
 
-The list is taken from what the public test suite of ``requests`` looks at. Each
-behaviour is tried with the adapter mounted at ``http://`` and ``https://`` and
-with requests' own, and what comes of it must be equal, down to the heads that
-the server heard.
+The behaviours are those that the public test suite of ``requests`` covers. Each is tried
+with the adapter and with requests' own, mounted at ``http://`` and ``https://``. The
+outcomes must be equal, down to the headers that the server received.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ import base64
 import gzip
 import io
 import pickle
-import ssl
 
 import pytest
 import requests
-import trustme
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth, HTTPDigestAuth
 from wire import manager_of
@@ -28,13 +25,13 @@ BEHAVIOURS = {}
 
 
 def behaviour(function):
-    """Have ``function(session, url)`` compared; it returns whatever tells a difference."""
+    """Register ``function(session, url)``, which returns what is to be compared."""
     BEHAVIOURS[function.__name__] = function
     return function
 
 
 def shown(response):
-    """Return what an application sees of a response."""
+    """Return all that an application sees of a response."""
     return (
         response.status_code,
         response.reason,
@@ -94,7 +91,7 @@ def a_header_with_a_line_break(session, url):
 
 
 @behaviour
-def a_host_header_of_ones_own(session, url):
+def an_explicit_host_header(session, url):
     return shown(session.get(url + "/echo", headers={"Host": "elsewhere.example"}))
 
 
@@ -149,7 +146,7 @@ def multipart(session, url):
 
 
 @behaviour
-def a_body_that_is_no_body(session, url):
+def an_invalid_body(session, url):
     with pytest.raises(TypeError) as caught:
         session.post(url + "/echo", data=object())
     return str(caught.value).partition("<")[0]
@@ -225,7 +222,7 @@ def cookies(session, url):
 
 
 @behaviour
-def a_cookie_header_of_ones_own(session, url):
+def an_explicit_cookie_header(session, url):
     session.get(url + "/cookie")
     return shown(session.get(url + "/echo", headers={"Cookie": "a=b"}))
 
@@ -299,8 +296,8 @@ def streaming(session, url):
     lines = list(session.get(url + "/lines", stream=True).iter_lines())
     pieces = b"".join(session.get(url + "/lines", stream=True).iter_content(7))
     with session.get(url + "/lines", stream=True) as left:
-        consumed = left._content_consumed
-    return lines, pieces, consumed, left.raw.closed
+        read = left.raw.tell()
+    return lines, pieces, read, left.raw.closed
 
 
 @behaviour
@@ -309,7 +306,7 @@ def an_answer_that_ends_early(session, url):
 
 
 @behaviour
-def an_answer_that_is_none(session, url):
+def a_connection_closed_without_an_answer(session, url):
     return session.get(url + "/drop")
 
 
@@ -375,7 +372,7 @@ def timeouts(session, url):
 
 
 @behaviour
-def certificates_that_are_not_there(session, url):
+def missing_certificates(session, url):
     outcomes = []
     for options in ({"verify": "/no/such.pem"}, {"cert": "/no/such.pem"}, {"cert": ("a", "b")}):
         try:
@@ -386,7 +383,7 @@ def certificates_that_are_not_there(session, url):
 
 
 @behaviour
-def proxies_that_are_not_there(session, url):
+def unreachable_proxies(session, url):
     outcomes = []
     for proxy in ("http://127.0.0.1:1", "http:", "nonsense://x", "http://:8080"):
         try:
@@ -424,7 +421,7 @@ def basic_answer(request, answer):
 
 @pytest.fixture(scope="module")
 def served():
-    """A server that no token is for, with something at each path, and what it heard."""
+    """A server outside the origins, with a response for each path."""
     with AuthorizationServer() as server:
 
         def at(path, headers=(), **changes):
@@ -470,7 +467,7 @@ def manager():
 
 
 def outcome(function, session, url):
-    """Return what came of it: a value, or the type and the words of what was raised."""
+    """Return the function's value, or the types of the exception it raised and its context."""
     try:
         return function(session, url)
     except requests.RequestException as error:
@@ -479,7 +476,7 @@ def outcome(function, session, url):
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
 def test_it_is_the_same_as_without_the_adapter(name, served, manager, tmp_path, monkeypatch):
-    """P13: equal in all that a caller sees, and nothing of ours is in it."""
+    """P13: the outcome is equal in all that a caller sees."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password pass\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -498,20 +495,10 @@ def test_it_is_the_same_as_without_the_adapter(name, served, manager, tmp_path, 
     assert served.log.of("error") == []
 
 
-def test_tls_of_a_foreign_origin_is_the_same(manager):
-    """P13: ``verify`` and ``cert`` reach the connection as they always did."""
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    context.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(context)
-    client = authority.issue_cert("client@example.com")
-    with (
-        AuthorizationServer(tls=context) as server,
-        authority.cert_pem.tempfile() as bundle,
-        client.private_key_and_cert_chain_pem.tempfile() as cert,
-        requests.Session() as session,
-    ):
+def test_tls_of_a_foreign_origin_is_the_same(manager, mutual):
+    """P13: ``verify`` and ``cert`` apply to the connection as before."""
+    server, bundle, cert = mutual
+    with requests.Session() as session:
         session.mount("https://", SilentRefreshAdapter(manager, "https://api.example.com"))
         assert session.get(server.url + "/open", verify=bundle, cert=cert).status_code == 200
         with pytest.raises(requests.exceptions.SSLError):

@@ -1,4 +1,4 @@
-"""P13: through other adapters, under other sessions, with the token only where it belongs."""
+"""P13: the adapter works above other transports and in other session classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import requests
 import requests_cache
 import requests_mock
 import responses
-import trustme
 from cachecontrol import CacheControlAdapter
 from cachecontrol.caches import FileCache
 from requests.adapters import HTTPAdapter
@@ -54,8 +53,8 @@ def cache(request, tmp_path):
     adapter.close()
 
 
-def test_cachecontrol_below_caches_and_is_renewed_through(server, manager, cache):
-    """P2, P13: what may be cached is; an expired token is renewed on what is not."""
+def test_cachecontrol_below_caches_responses(server, manager, cache):
+    """P2, P13: cacheable responses are cached; other requests still renew an expired token."""
     server.on(
         "/resource", lambda r, a: a.but(headers=[*a.headers, ("Cache-Control", "max-age=60")])
     )
@@ -73,7 +72,7 @@ def test_cachecontrol_below_caches_and_is_renewed_through(server, manager, cache
 
 
 def test_cachecontrol_below_revalidates(server, manager, cache):
-    """P2, P13: a conditional request that gets a 401 is made again, and its 304 is understood."""
+    """P2, P13: a conditional request that gets a 401 is replayed, and its 304 is understood."""
     server.on(
         "/resource",
         lambda r, a: (
@@ -96,7 +95,7 @@ def test_cachecontrol_below_revalidates(server, manager, cache):
 
 
 def test_a_chunked_401_through_cachecontrol_is_drained(server, manager, cache):
-    """P8: its wrapping of bodies does not hold the connection or the 401's text."""
+    """P8: CacheControl's body wrapper keeps neither the connection nor the 401's text."""
     server.on(
         "/resource", lambda r, a: a.but(body=iter([b"un", b"authorized"])) if a.status == 401 else a
     )
@@ -110,8 +109,8 @@ def test_a_chunked_401_through_cachecontrol_is_drained(server, manager, cache):
 # -- requests-cache ---------------------------------------------------------------------------
 
 
-def test_requests_cache_above_keeps_answers_and_not_the_token(server, manager):
-    """P12, P13: the second request never gets here, and the cache does not know the token."""
+def test_requests_cache_above_stores_responses_but_no_token(server, manager):
+    """P12, P13: the second request does not reach the adapter; the cache holds no token."""
     session = requests_cache.CachedSession(backend="memory")
     SilentRefreshAdapter(manager, server.url).mount_on(session)
     server.revoke_access_tokens()
@@ -126,8 +125,8 @@ def test_requests_cache_above_keeps_answers_and_not_the_token(server, manager):
     session.close()
 
 
-def test_requests_cache_above_meets_no_rejection(server, manager):
-    """P7, P13: a failed refresh raises through it, and nothing of that is cached."""
+def test_requests_cache_above_does_not_cache_a_rejection(server, manager):
+    """P7, P13: a failed refresh raises through it, and nothing is cached."""
     session = requests_cache.CachedSession(backend="memory", allowable_codes=(200, 401))
     SilentRefreshAdapter(manager, server.url).mount_on(session)
     server.revoke_access_tokens()
@@ -145,7 +144,7 @@ def test_requests_cache_above_meets_no_rejection(server, manager):
     "transport", [SourceAddressAdapter("127.0.0.1"), HostHeaderSSLAdapter(), HTTPAdapter()]
 )
 def test_adapters_of_toolbelt_below(transport, server, manager):
-    """P2, P13: a source address, a certificate by ``Host`` header: any adapter carries it."""
+    """P2, P13: adapters for a source address or a certificate by ``Host`` header renew too."""
     session = session_of(manager, server.url, transport=transport)
     server.revoke_access_tokens()
     assert session.get(server.resource).status_code == 200
@@ -154,7 +153,7 @@ def test_adapters_of_toolbelt_below(transport, server, manager):
 
 
 def test_a_base_url_session_of_toolbelt_above(server, manager):
-    """P13: a session class of another package works unchanged."""
+    """P13: another package's session class works unchanged."""
     with toolbelt_sessions.BaseUrlSession(server.url + "/resource/") as session:
         SilentRefreshAdapter(manager, server.url).mount_on(session)
         server.revoke_access_tokens()
@@ -162,7 +161,7 @@ def test_a_base_url_session_of_toolbelt_above(server, manager):
 
 
 def test_downloads_and_dumps_of_toolbelt(server, manager):
-    """P12, P13: a stream goes to a file; a dump of the exchange shows the caller's request."""
+    """P12, P13: a stream is saved to a file; a dump shows the caller's request."""
     with session_of(manager, server.url) as session:
         server.revoke_access_tokens()
         response = session.get(server.resource, stream=True)
@@ -174,8 +173,8 @@ def test_downloads_and_dumps_of_toolbelt(server, manager):
         assert bearer_of(manager).encode() not in shown
 
 
-def test_an_encoder_of_toolbelt_is_uploaded_whole(server, manager):
-    """P13: a streamed multipart body goes out once, with a good token."""
+def test_an_encoder_of_toolbelt_is_uploaded(server, manager):
+    """P13: a streamed multipart body is sent once, with a valid token."""
     with session_of(manager, server.url) as session:
         body = MultipartEncoder({"field": "value", "file": ("name", b"x" * 100_000, "x/y")})
         answer = session.post(
@@ -188,7 +187,7 @@ def test_an_encoder_of_toolbelt_is_uploaded_whole(server, manager):
 
 
 def test_requests_mock_below():
-    """P2, P12, P13: its adapter for a transport records the token; the caller does not see it."""
+    """P2, P12, P13: as a transport it records the token, which the caller does not see."""
     mock = requests_mock.Adapter()
     mock.register_uri(
         "GET",
@@ -237,24 +236,8 @@ def test_responses_with_streams_cookies_and_errors():
 # -- mTLS ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mutual():
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    context.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(context)
-    client = authority.issue_cert("client@example.com")
-    with (
-        AuthorizationServer(tls=context) as server,
-        authority.cert_pem.tempfile() as bundle,
-        client.private_key_and_cert_chain_pem.tempfile() as cert,
-    ):
-        yield server, bundle, cert
-
-
 class MutualAdapter(HTTPAdapter):
-    """What projects write for a client certificate with a context of their own."""
+    """A typical adapter for a client certificate, with its own SSL context."""
 
     def __init__(self, context):
         self._context = context
@@ -266,7 +249,7 @@ class MutualAdapter(HTTPAdapter):
 
 @pytest.mark.parametrize("how", ["transport", "cert", "session"])
 def test_a_client_certificate(how, mutual):
-    """P2, P13: by an adapter of one's own, by ``cert=`` and by ``session.cert``."""
+    """P2, P13: set by a custom adapter, by ``cert=`` or by ``session.cert``."""
     server, bundle, cert = mutual
     grant = RefreshTokenGrant(server.token_endpoint, "client", verify=bundle, cert=cert)
     manager = TokenManager(grant, refresh_ahead=0)
@@ -313,7 +296,7 @@ def test_requests_futures(server, manager):
 
 
 def test_one_transport_below_many_adapters(server, manager):
-    """P1, P13: a pool that threads share below adapters that they do not."""
+    """P1, P13: threads share one pool below adapters of their own."""
     transport = HTTPAdapter(pool_maxsize=8)
     sessions = [session_of(manager, server.url, transport=transport) for _ in range(8)]
     server.gate(8, then=server.revoke_access_tokens)
@@ -329,7 +312,7 @@ def test_one_transport_below_many_adapters(server, manager):
 
 
 def test_foreign_requests_go_through_the_transport_too(server, manager):
-    """P13: an adapter mounted broadly is the transport for everything, tokens or not."""
+    """P13: an adapter with a broad mount sends all requests through it, with a token or not."""
     with AuthorizationServer() as other:
         transport = HTTPAdapter()
         session = requests.Session()
@@ -341,7 +324,7 @@ def test_foreign_requests_go_through_the_transport_too(server, manager):
 
 
 def test_a_hook_that_sends_again_goes_through_the_transport(server, manager):
-    """P13: ``response.connection`` is our adapter, whatever is below it."""
+    """P13: ``response.connection`` is our adapter, with any transport below."""
     transport = HTTPAdapter()
     session = session_of(manager, server.url, transport=transport)
     again = threading.Event()

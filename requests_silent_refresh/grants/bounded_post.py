@@ -74,7 +74,7 @@ class Exchange:
             try:
                 talker.start()
             except RuntimeError:
-                self._step = 1  # a trickling body must return between bytes to meet the deadline
+                self._step = 1  # so that a trickling body meets the deadline between two bytes
                 self._talk()
             self._done.wait(max(0.0, self._deadline - time.monotonic()))
         finally:
@@ -113,7 +113,7 @@ class Exchange:
         outcome: Outcome | None = None
         try:
             outcome = self._send()
-        except Exception as error:  # noqa: BLE001 (the last frame of this thread)
+        except Exception as error:  # noqa: BLE001 (no caller in this thread could handle it)
             outcome = no_answer(error, self._sent)
         finally:
             if outcome is None:  # an exception was thrown into this thread

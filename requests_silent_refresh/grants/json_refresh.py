@@ -11,6 +11,7 @@ from ..token import Token, parse_time
 from . import outcomes
 from .answer import EndpointAnswer
 from .base import Grant, literal_secrets, refresh_token_of, resolve
+from .protocol import EXCHANGE_TIMEOUT
 from .token_endpoint import TokenEndpoint
 
 # The usual containers and names of fields, in the order in which they are tried.
@@ -65,7 +66,7 @@ class JSONRefresh(Grant):
         expires_unit: Literal["s", "ms"] = "s",
         extra: Mapping[str, Any] | None = None,
         headers: Mapping[str, str | Callable[[], str]] | None = None,
-        timeout: float = 30.0,
+        timeout: float = EXCHANGE_TIMEOUT,
         classify: outcomes.Classify | None = None,
         ambiguous_retry: bool = True,
         verify: bool | str | None = None,

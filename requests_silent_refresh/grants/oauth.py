@@ -14,6 +14,7 @@ from ..token import Token
 from . import outcomes
 from .answer import EndpointAnswer, NoAnswer
 from .base import Grant, contained, literal, literal_secrets, refresh_token_of, resolve
+from .protocol import EXCHANGE_TIMEOUT
 from .token_endpoint import TokenEndpoint
 
 # Fields that the grants set themselves; a second value in ``extra`` would contradict them.
@@ -34,7 +35,7 @@ class _OAuthGrant(Grant):
         client_auth: Literal["basic", "post", "none"] | None = None,
         scope: str | Iterable[str] | None = None,
         extra: Fields | None = None,
-        timeout: float = 30.0,
+        timeout: float = EXCHANGE_TIMEOUT,
         revocation_endpoint: str | None = None,
         classify: outcomes.Classify | None = None,
         ambiguous_retry: bool = True,
@@ -209,7 +210,7 @@ class ClientCredentialsGrant(_OAuthGrant):
         client_auth: Literal["basic", "post", "none"] | None = None,
         scope: str | Iterable[str] | None = None,
         extra: Fields | None = None,
-        timeout: float = 30.0,
+        timeout: float = EXCHANGE_TIMEOUT,
         revocation_endpoint: str | None = None,
         classify: outcomes.Classify | None = None,
         ambiguous_retry: bool = True,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..token import Token
 
-EXCHANGE_TIMEOUT = 30.0
+EXCHANGE_TIMEOUT = 30.0  # seconds
 
 
 class Refresh(Protocol):

@@ -71,7 +71,7 @@ class TokenEndpoint:
         )
 
     def get(self, deadline: float) -> Outcome:
-        """Fetch the URL, under the same rules as :meth:`post`. For metadata, which is public."""
+        """Fetch the URL like :meth:`post`, without a secret: for metadata or the server's clock."""
         return self._send(requests.Request("GET", self.url, headers=_headers({})), deadline)
 
     def _send(self, request: requests.Request, deadline: float) -> Outcome:

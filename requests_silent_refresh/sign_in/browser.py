@@ -122,9 +122,7 @@ def _refusal(error: object) -> SignInFailed:
 
 
 def _can_open_a_browser() -> bool:
-    if os.environ.get("BROWSER"):
-        return True
-    if sys.platform in ("win32", "darwin"):
+    if os.environ.get("BROWSER") or sys.platform in ("win32", "darwin"):
         return True
     # Without a display, webbrowser would start a text browser in the terminal that we print to.
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -77,9 +77,11 @@ class Client:
         if isinstance(outcome, SilentRefreshError):
             raise outcome
         if isinstance(outcome, NoAnswer):
+            transient = outcome.kind != "set-up"
             raise SignInFailed(
-                f"{endpoint} gave no answer ({outcome.detail or outcome.kind}): try again",
-                transient=outcome.kind != "set-up",
+                f"{endpoint} gave no answer ({outcome.detail or outcome.kind}): "
+                + ("try again" if transient else "check verify, cert and proxies"),
+                transient=transient,
             )
         payload = outcome.payload or {}
         if is_success(outcome.status) and payload and not payload.get("error"):

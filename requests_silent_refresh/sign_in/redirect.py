@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -52,13 +51,8 @@ class LoopbackRedirect:
     def __init__(self, redirect_uri: str, state: str) -> None:
         parts = urlsplit(redirect_uri)
         host, self._path = parts.hostname or "", parts.path or "/"
-        if (
-            parts.scheme != "http"
-            or host not in _HOSTS
-            or parts.query
-            or parts.fragment
-            or "@" in parts.netloc
-        ):
+        has_more = parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme != "http" or host not in _HOSTS or has_more:
             raise ValueError(
                 f"{redirect_uri!r} is not a redirect URI on this machine: give one such as "
                 "'http://127.0.0.1:8400/callback', or without the port to use any free one"
@@ -91,12 +85,7 @@ class LoopbackRedirect:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         # Has no effect after a success, which has been concluded already.
         self.conclude("Not signed in", "The sign-in failed. Go back to the terminal.")
         with self._changed:

@@ -44,7 +44,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def pause(left: float) -> None:
-    """Sleep until the next attempt, for at most ``left`` seconds; random, so that waiters mix."""
+    """Sleep until the next attempt: a random time, so that waiters mix, up to ``left`` s."""
     time.sleep(max(0.0, min(left, random.uniform(_SHORTEST, _LONGEST))))  # noqa: S311 (no secret)
 
 

@@ -65,7 +65,7 @@ def read_private(path: str) -> bytes | None:
         return None
     try:
         size = check(fd, path).st_size
-        # One byte more than the size, so that a single read shows that the file has ended.
+        # One byte above the limit is enough to see that a file is too large.
         content = call(os.read, fd, min(size, SIZE_LIMIT) + 1)
         while len(content) <= SIZE_LIMIT and (more := call(os.read, fd, SIZE_LIMIT)):
             content += more

@@ -271,6 +271,7 @@ def test_a_waiters_time_is_counted_over_all_refreshes_it_waits_for():
 
     def lead_nowhere(batch):
         batches.append(batch)
+        assert len(batches) < 100, "the waiter got a new deadline"
         queue.begin(batch)
         timer = threading.Timer(0.05, queue.finish, (batch, None))
         timer.daemon = True

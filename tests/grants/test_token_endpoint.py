@@ -207,6 +207,18 @@ def talkers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "token-endpoint"]
 
 
+def run_in_dev_mode(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program for which every warning is an error."""
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
 class TestConstruction:
     @pytest.mark.parametrize(
         "url",
@@ -727,23 +739,14 @@ class TestWithoutThreads:
 
     def test_at_the_exit_of_the_interpreter(self, server: Any) -> None:
         """P5: an exchange that an atexit handler makes is completed."""
-        program = textwrap.dedent(
-            f"""
+        program = f"""
             import atexit, time
             from requests_silent_refresh.grants.token_endpoint import TokenEndpoint
 
             endpoint = TokenEndpoint({server.token_endpoint!r})
             atexit.register(lambda: print(endpoint.post(b"", {{}}, time.monotonic() + 10)))
             """
-        )
-        run = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        run = run_in_dev_mode(program)
         assert run.stdout.startswith("EndpointAnswer(status=400"), run.stderr
         assert run.stderr == ""
 
@@ -852,8 +855,7 @@ class TestWhatIsLeftBehind:
         server.fault("token", drop="after", times=5)
         server.fault("token", huge=True, times=5)
         server.fault("token", trickle=1, times=2)
-        program = textwrap.dedent(
-            f"""
+        program = f"""
             import gc, threading, time
             from requests_silent_refresh.grants.token_endpoint import TokenEndpoint
 
@@ -865,13 +867,5 @@ class TestWhatIsLeftBehind:
                     thread.join()
             gc.collect()
             """
-        )
-        run = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        run = run_in_dev_mode(program)
         assert (run.returncode, run.stderr) == (0, "")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+import keyring.backend
 import pytest
 import requests
 
@@ -62,6 +63,34 @@ def files_in(home: Path) -> dict[str, bytes]:
         for path in sorted(home.rglob("*"))
         if path.is_file() and not path.name.endswith(".lock")
     }
+
+
+class InMemoryKeyring(keyring.backend.KeyringBackend):
+    """A keyring that exists only while a test runs."""
+
+    priority = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.held.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.held[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        del self.held[service, username]
+
+
+@pytest.fixture
+def keyring_in_memory() -> Iterator[InMemoryKeyring]:
+    """Make an empty keyring in memory the operating system's keyring."""
+    before, backend = keyring.get_keyring(), InMemoryKeyring()
+    keyring.set_keyring(backend)
+    yield backend
+    keyring.set_keyring(before)
 
 
 @contextlib.contextmanager

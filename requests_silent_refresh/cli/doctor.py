@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from . import exits
 from .options import names_argument
 from .times import until
 
-_PATIENCE = 5.0  # seconds for all endpoints, which are asked at the same time
+_TIMEOUT = 5.0  # seconds for all endpoints, which are asked at the same time
 _SKEW = 30.0  # seconds; lifetimes count from receipt, so skew only affects tools that read dates
 
 
@@ -155,20 +155,19 @@ def _network(profile: Profile) -> Iterator[Finding]:
             profile.sign_in, ("issuer", "authorization_endpoint", "device_authorization_endpoint")
         ),
     }
-    probes: list[tuple[str, Callable[[], EndpointAnswer | NoAnswer]]] = []
-    deadline = time.monotonic() + _PATIENCE
-    for name, url in urls.items():
-        try:
-            endpoint = TokenEndpoint(url, name=name, **network_options(profile.grant))
-        except (SilentRefreshError, ValueError) as error:
-            yield Finding("problem", str(error))
-            continue
-        probes.append((f"{name} {endpoint}", lambda endpoint=endpoint: endpoint.get(deadline)))  # type: ignore[misc]
-    with ThreadPoolExecutor(max(1, len(probes))) as pool:
-        answers = [(name, pool.submit(probe)) for name, probe in probes]
+    deadline = time.monotonic() + _TIMEOUT
+    with ThreadPoolExecutor(max(1, len(urls))) as pool:
+        answers = []
+        for name, url in urls.items():
+            try:
+                endpoint = TokenEndpoint(url, name=name, **network_options(profile.grant))
+            except (SilentRefreshError, ValueError) as error:
+                yield Finding("problem", str(error))
+                continue
+            answers.append((f"{name} {endpoint}", pool.submit(endpoint.get, deadline)))
         for name, future in answers:
             try:
-                yield from _judged(name, future.result())
+                yield from _assess(name, future.result())
             except SilentRefreshError as error:
                 yield Finding("problem", str(error))
 
@@ -177,7 +176,7 @@ def _urls(settings: Any, names: tuple[str, ...]) -> dict[str, str]:
     return {name: settings[name] for name in names if isinstance(settings.get(name), str)}
 
 
-def _judged(name: str, answer: EndpointAnswer | NoAnswer) -> Iterator[Finding]:
+def _assess(name: str, answer: EndpointAnswer | NoAnswer) -> Iterator[Finding]:
     if isinstance(answer, NoAnswer):
         yield Finding("problem", f"{name}: no answer ({answer.detail or answer.kind})")
         return

@@ -119,7 +119,7 @@ def conclude(profile: Profile, token: Token, typed: str | None) -> None:
     with uninterrupted():
         if typed is not None:
             Kept(profile.name, profile.grant["client_secret"]["kept"]).keep(typed)
-        left = changes.sign_in(profile, token)
+        earlier = changes.sign_in(profile, token)
         _forget_kept(before, profile)
     subject = changes.subject_of(token)
     click.echo(f"Signed in to {profile.name}" + (f" as {subject}" if subject else "") + ".")
@@ -127,8 +127,8 @@ def conclude(profile: Profile, token: Token, typed: str | None) -> None:
         "In a script: from requests_silent_refresh import profiles; "
         f"profiles.load({profile.name!r}).mount_on(session)"
     )
-    if left is not None:
-        _end(left)
+    if earlier is not None:
+        _end_session(earlier)
 
 
 def _forget_kept(before: Profile | None, profile: Profile) -> None:
@@ -138,10 +138,10 @@ def _forget_kept(before: Profile | None, profile: Profile) -> None:
         Kept(profile.name, old["kept"]).forget()
 
 
-def _end(left: Profile) -> None:
+def _end_session(earlier: Profile) -> None:
     """End the session with the server or client that the profile used before."""
     try:
-        left.manager.sign_out()
+        earlier.manager.sign_out()
         click.echo("The profile's earlier session with another server or client was ended.")
     except SilentRefreshError as error:
         click.echo(f"The profile's earlier session could not be ended: {error}", err=True)

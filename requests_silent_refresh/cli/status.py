@@ -45,7 +45,7 @@ def status(names: tuple[str, ...], as_json: bool) -> int:
     Takes no lock, contacts no server except the store's, and prints no token.
     With NAMEs, the exit code is 3 if one of them is not signed in.
     """
-    found = [look(name) for name in names or profiles.listed()]
+    found = [status_of(name) for name in names or profiles.listed()]
     if as_json:
         click.echo(json.dumps([_as_json(one) for one in found], indent=2))
     elif found:
@@ -57,7 +57,7 @@ def status(names: tuple[str, ...], as_json: bool) -> int:
     return exits.SIGNED_OUT if names and not all(one.signed_in for one in found) else exits.DONE
 
 
-def look(name: str) -> Status:
+def status_of(name: str) -> Status:
     """Return the status of one profile. Problems are reported in ``error``, never raised."""
     known = Status(name, None)
     try:
@@ -96,7 +96,7 @@ def _row(one: Status) -> tuple[str, ...]:
     if one.error is not None:
         return (one.name, "?", "", "", "", "", " ".join(one.error.split()))
     # The default path is not worth a column; `--json` and `doctor` show it.
-    store = "file" if paths.is_usual(one.store or "") else one.store or ""
+    store = "file" if paths.is_default(one.store or "") else one.store or ""
     if not one.signed_in:
         generation = "" if one.generation is None else str(one.generation)
         return (one.name, "no", "", "", generation, "", store)

@@ -14,7 +14,7 @@ from .profile import Profile, load
 from .references import Kept, resolve
 from .settings import ProfileError
 
-_PATIENCE = 10.0  # seconds; the lock is held only for a save and a rename
+_TIMEOUT = 10.0  # seconds; the lock is held only for a save and a rename
 
 
 def sign_in(profile: Profile, token: Token) -> Profile | None:
@@ -41,7 +41,7 @@ def sign_in(profile: Profile, token: Token) -> Profile | None:
     except that step 2 may have wiped a session. Blocks for at most 10 s, plus
     the time the store takes.
     """
-    with _alone(profile.name):
+    with _locked(profile.name):
         return _sign_in(profile, token)
 
 
@@ -57,16 +57,16 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
     )
     draft = settings.Draft(profile.name, profile.to_settings())
     try:
-        is_in_the_way = (
+        must_wipe = (
             previous is not None
             and previous.place == profile.place
             and previous.identity != profile.identity
         )
-        if is_in_the_way:
+        if must_wipe:
             wipe(store)
             draft.put_in_place()
         store.replace(state, after=None)
-        if not is_in_the_way:
+        if not must_wipe:
             draft.put_in_place()
     except BaseException:
         draft.discard()
@@ -76,7 +76,7 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
 
 def forget(profile: Profile) -> None:
     """Remove the profile's settings and its kept secret; the session must have been ended."""
-    with _alone(profile.name):
+    with _locked(profile.name):
         settings.remove(profile.name)
         kept = _kept(profile)
         if kept is not None:
@@ -128,11 +128,11 @@ def load_or_none(name: str) -> Profile | None:
 
 
 @contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
+def _locked(name: str) -> Iterator[None]:
     """Hold the profile's lock, which is taken only to change its settings."""
     lock = KernelLock(paths.settings_file(name) + ".lock")
     try:
-        lock.acquire(_PATIENCE)
+        lock.acquire(_TIMEOUT)
         lock.sign()
         yield
     finally:

@@ -30,7 +30,7 @@ def tokens_file(name: str, identity: str) -> str:
     return os.path.join(_state_directory(name), f"{identity}.tokens")
 
 
-def is_usual(path: str) -> bool:
+def is_default(path: str) -> bool:
     """Return whether ``path`` is in the default directory for profiles' tokens."""
     return path.startswith(_state_root() + os.sep)
 

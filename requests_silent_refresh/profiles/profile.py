@@ -101,7 +101,7 @@ class Profile:
         from ..adapter.adapter import SilentRefreshAdapter
 
         manager = self.manager
-        with _blaming(self.name):
+        with _as_profile_error(self.name):
             return SilentRefreshAdapter(manager, self.origins, **self.adapter_options)
 
     def mount_on(self, session: requests.Session) -> None:
@@ -140,7 +140,7 @@ class Profile:
             "client_credentials": ClientCredentialsGrant,
             "json": JSONRefresh,
         }
-        with _blaming(self.name):
+        with _as_profile_error(self.name):
             arguments = {k: references.resolve(v, self.name) for k, v in self.grant.items()}
             kind = arguments.pop("kind", None)
             if kind not in kinds:
@@ -151,19 +151,19 @@ class Profile:
         """Return the store, without opening a file. Raises :class:`ProfileError` if invalid."""
         arguments = dict(self.store)
         kind = arguments.pop("kind", "file")
-        with _blaming(self.name):
+        with _as_profile_error(self.name):
             key = _key(self.key, self.name)
             if kind == "file":
                 from ..keys import KeyFile
                 from ..stores.file import EncryptedFileStore
 
                 arguments.pop("path", None)
-                _refuse_rest("store", arguments)
+                _refuse_unknown("store", arguments)
                 key = KeyFile(paths.key_file(self.name), make=True) if key is None else key
                 return EncryptedFileStore(self._file(), key)
             url = references.resolve(arguments.pop("url", None), self.name)
             name = arguments.pop("name", None) or self._session_name()
-            _refuse_rest("store", arguments)
+            _refuse_unknown("store", arguments)
             return _engine(kind)(url, name, key=key)  # type: ignore[no-any-return]
 
     def save(self) -> None:
@@ -201,10 +201,10 @@ def load(name: str) -> Profile:
             f"{_argument(name)} --issuer ... --client-id ... --origin ..."
         )
     known = {field.name for field in dataclasses.fields(Profile)}
-    with _blaming(name):
+    with _as_profile_error(name):
         if "adapter" in fields:
             fields["adapter_options"] = fields.pop("adapter")
-        _refuse_rest("the settings", [field for field in fields if field not in known])
+        _refuse_unknown("the settings", [field for field in fields if field not in known])
         profile = Profile(**fields)
     if profile.name != name:
         raise ProfileError(
@@ -230,7 +230,7 @@ def network_options(grant: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _blaming(name: str) -> Iterator[None]:
+def _as_profile_error(name: str) -> Iterator[None]:
     """Turn an invalid argument into a :class:`ProfileError` that names the profile."""
     try:
         yield
@@ -270,7 +270,7 @@ def _engine(kind: str) -> Any:
     raise ValueError(f"store: kind must be file, redis or sql, not {kind!r}")
 
 
-def _refuse_rest(what: str, rest: Collection[str]) -> None:
+def _refuse_unknown(what: str, rest: Collection[str]) -> None:
     if rest:
         raise ValueError(f"{what}: unknown field {', '.join(map(repr, rest))}")
 

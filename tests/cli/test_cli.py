@@ -219,7 +219,7 @@ def nothing_changes(home, server):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"state": "wrong"}, "wrong state"),
         ({"code": None, "error": "access_denied"}, "denied in the browser"),
@@ -228,13 +228,13 @@ def nothing_changes(home, server):  # noqa: F811
     ],
 )
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_wrong_answer_from_the_browser_is_reported(server, fields, said):
+def test_a_wrong_answer_from_the_browser_is_reported(server, fields, message):
     """Sign-in: one clear line, exit code 6, and no file is changed."""
     terminal = Terminal("sign-in", "work", *set_up(server))
     come_back(terminal.find(r"http\S+/authorize\S+"), **{"iss": server.issuer, **fields})
     done = terminal.finish()
     assert done.code == exits.NOT_COMPLETED
-    assert said in one_line(done)
+    assert message in one_line(done)
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -264,7 +264,7 @@ def test_a_port_in_use_is_reported(server, command):
 
 @pytest.mark.usefixtures("nothing_changes")
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--issuer", "{url}/", "--client-id", "c", "--origin", "{url}"], 4, "give it exactly so"),
         (["--issuer", "{url}", "--client-id", "c"], 2, "--origin is missing"),
@@ -303,11 +303,11 @@ def test_a_port_in_use_is_reported(server, command):
           "--origin", "{url}"], 4, "no redirect to this machine"),
     ],
 )  # fmt: skip
-def test_invalid_arguments_are_reported(server, command, arguments, code, said):
+def test_invalid_arguments_are_reported(server, command, arguments, code, message):
     """Sign-in: arguments are checked before the sign-in starts, and no secret is repeated."""
     arguments = [argument.format(url=server.url) for argument in arguments]
     line = failed(command("sign-in", "work", *arguments), code)
-    assert said in line
+    assert message in line
     assert "hunter2" not in line
 
 
@@ -465,11 +465,11 @@ def test_status_shows_each_profile(server, work, command):
 def test_status_is_json_for_programs(server, work, command):
     """Status: --json has the same fields, with times in Unix seconds."""
     code, out, err = command("status", "--json")
-    (told,) = json.loads(out)
+    (shown,) = json.loads(out)
     assert (code, err) == (0, "")
-    assert 3590 < told.pop("expires_in") <= 3600
+    assert 3590 < shown.pop("expires_in") <= 3600
     token = work.open_store().load().token
-    assert told == {
+    assert shown == {
         "name": "work",
         "signed_in": True,
         "subject": None,
@@ -488,11 +488,11 @@ def test_status_knows_who_signed_in_after_a_refresh(server, command):
     payload = server.sign_in() | {"id_token": "x.eyJzdWIiOiAiYW5uIn0."}
     changes.sign_in(profile(server), Token.from_response(payload, received_at=time.time()))
     assert command("refresh", "work")[0] == 0
-    (told,) = json.loads(command("status", "--json")[1])
-    assert (told["subject"], told["generation"]) == ("ann", 2)
+    (shown,) = json.loads(command("status", "--json")[1])
+    assert (shown["subject"], shown["generation"]) == ("ann", 2)
     profiles.load("work").open_store().save(server.sign_in_token(), after=None)
-    (told,) = json.loads(command("status", "--json")[1])
-    assert told["subject"] is None
+    (shown,) = json.loads(command("status", "--json")[1])
+    assert shown["subject"] is None
 
 
 def test_status_of_a_signed_out_profile(server, work, command):
@@ -546,8 +546,8 @@ def test_token_prints_the_current_token(server, work, command):
     stored = work.open_store().load().token.access_token.reveal()
     assert command("token", "work") == (0, stored + "\n", "")
     assert command("token", "work", "--header") == (0, f"Authorization: Bearer {stored}\n", "")
-    over = Token(stored, work.open_store().load().token.refresh_token, expires_at=1.0)
-    work.open_store().save(over, after=work.open_store().load())
+    expired = Token(stored, work.open_store().load().token.refresh_token, expires_at=1.0)
+    work.open_store().save(expired, after=work.open_store().load())
     code, out, _ = command("token", "work")
     assert code == 0
     assert out.strip() != stored
@@ -590,7 +590,7 @@ def test_refresh_makes_a_new_token(server, work, command):
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("fault", "code", "message"),
     [
         ({"status": 503}, exits.UNAVAILABLE, "503"),
         ({"status": 400, "body": '{"error": "invalid_client"}'}, exits.SETUP, "invalid_client"),
@@ -601,10 +601,12 @@ def test_refresh_makes_a_new_token(server, work, command):
         ),
     ],
 )
-def test_a_failed_refresh_has_the_exit_code_of_its_cause(server, work, command, fault, code, said):
+def test_a_failed_refresh_has_the_exit_code_of_its_cause(
+    server, work, command, fault, code, message
+):
     """Exit codes: they tell whether to try again, fix the set-up, or sign in."""
     server.fault("token", times=None, **fault)
-    assert said in failed(command("refresh", "work"), code)
+    assert message in failed(command("refresh", "work"), code)
 
 
 def test_a_missing_secret_is_named(server, command):
@@ -757,7 +759,7 @@ def test_doctor_finds_nothing_wrong(server, work, command):
     lines = out.splitlines()
     assert lines[0] == "work:"
     assert {line.split()[0] for line in lines[1:]} == {"ok"}
-    for told in (
+    for expected in (
         "settings:",
         "key file:",
         "tokens:",
@@ -765,7 +767,7 @@ def test_doctor_finds_nothing_wrong(server, work, command):
         "the lock",
         "/token",
     ):
-        assert told in out
+        assert expected in out
     assert server.counters.granted == 0
 
 

@@ -182,13 +182,13 @@ def test_status_of_a_hundred_profiles_is_quick(hundred):
 
 def test_looking_at_a_hundred_profiles_is_quick(hundred):
     """Status: without the imports it takes at most 200 ms of processor time, usually 50 ms."""
-    from requests_silent_refresh.cli.status import look
+    from requests_silent_refresh.cli.status import status_of
 
-    look("profile 0")  # imports
+    status_of("profile 0")  # imports
     best = 10.0
     for _ in range(5):
         began = time.process_time()
-        found = [look(name) for name in profiles.listed()]
+        found = [status_of(name) for name in profiles.listed()]
         best = min(best, time.process_time() - began)
         assert all(one.signed_in for one in found)
     assert len(found) == 100

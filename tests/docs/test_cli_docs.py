@@ -138,10 +138,10 @@ def test_the_blocks_of_the_profiles_page_run(server, machines, capsys, monkeypat
         code = block.replace("https://api.example.com", server.url)
         code = code.replace("https://auth.example.com", machines.url)
         exec(compile(code, "profiles.rst", "exec"), names)
-    status, behind, said = capsys.readouterr().out.splitlines()
+    status, behind, message = capsys.readouterr().out.splitlines()
     assert status == "200"
     assert behind == "True silent-refresh sign-in work"
-    assert said.endswith("; run silent-refresh sign-in work")
+    assert message.endswith("; run silent-refresh sign-in work")
     reports = profiles.load("reports")
     assert reports.make_grant()(machines.sign_in_token()).access_token, "the secret was sent"
     assert reports.place == str(home / ".local/state/reports/tokens")

@@ -361,7 +361,7 @@ def test_a_key_comes_from_its_reference(server, key, source, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "does not contain a profile's settings"),
         ("[]", "does not contain a profile's settings"),
@@ -375,7 +375,7 @@ def test_a_key_comes_from_its_reference(server, key, source, tmp_path, monkeypat
         ('{"name": "work", "origins": [], "grant": {"client_secret": "x"}}', "must not be stored"),
     ],
 )
-def test_unusable_settings_are_reported(content, said):
+def test_unusable_settings_are_reported(content, message):
     """Profiles: one error that names the profile or its file, and the reason."""
     path = paths.settings_file("work")
     private_files.make_directories(os.path.dirname(path))
@@ -383,12 +383,12 @@ def test_unusable_settings_are_reported(content, said):
         fields = {"format": "requests-silent-refresh profile", "version": 1, **json.loads(content)}
         content = json.dumps(fields)
     private_files.write_private(path, content.encode())
-    with pytest.raises(ProfileError, match=said):
+    with pytest.raises(ProfileError, match=message):
         profiles.load("work")
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"grant": {"kind": "magic"}}, "kind must be one of"),
         ({"grant": refresh_grant(wrong=1)}, "wrong"),
@@ -399,10 +399,10 @@ def test_unusable_settings_are_reported(content, said):
         ({"grant": refresh_grant(), "adapter_options": {"colour": 1}}, "colour"),
     ],
 )
-def test_an_invalid_profile_is_reported_at_first_use(fields, said):
+def test_an_invalid_profile_is_reported_at_first_use(fields, message):
     """Profiles: an invalid argument is a ProfileError that names the profile."""
     profile = Profile("work", **{"origins": ["https://api.example.com"], **fields})
-    with pytest.raises(ProfileError, match=f"the profile 'work' cannot be used: .*{said}"):
+    with pytest.raises(ProfileError, match=f"the profile 'work' cannot be used: .*{message}"):
         profile.mount_on(requests.Session())
 
 
@@ -436,10 +436,10 @@ def test_tokens_of_another_client_are_another_session(server):
     old = signed_in(server)
     token = server.sign_in_token()
     grant = refresh_grant(server.token_endpoint, client_id="another")
-    left = changes.sign_in(profile_for(server, grant=grant), token)
-    assert left is not None
-    assert left.identity == old.identity
-    assert left.place != profiles.load("work").place
+    earlier = changes.sign_in(profile_for(server, grant=grant), token)
+    assert earlier is not None
+    assert earlier.identity == old.identity
+    assert earlier.place != profiles.load("work").place
     assert old.manager.signed_in
     assert changes.sign_in(profile_for(server, grant=grant), server.sign_in_token()) is None
 
@@ -495,7 +495,7 @@ while True:
                 changes.sign_in(profile(new), Token("new", "new-refresh"))
             os._exit(0)
         done = not os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        over = done
+        finished = done
     else:
         done = False
         with tapped(point, fail_with(28)) as tap:
@@ -504,10 +504,10 @@ while True:
                 done = True
             except (SilentRefreshError, OSError):
                 pass
-        over = len(tap.calls) < point
+        finished = len(tap.calls) < point
         assert not os.path.exists(paths.settings_file("work") + ".new"), point
     print(json.dumps([done, *found()]), flush=True)
-    if over:
+    if finished:
         break
 """
 

@@ -22,7 +22,7 @@ from .report import Report, measure
 from .screen import Screen
 
 _LATENCY = 0.25  # seconds an exchange takes, as on a server that hashes secrets
-_PATIENCE = 60.0  # seconds to wait for a phase to end
+_TIMEOUT = 60.0  # seconds to wait for a phase to end
 
 _CLIENT_ID = "demo"
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen(None if arguments.json else sys.stdout)
     try:
         path = os.path.abspath(os.path.expanduser(arguments.state or _default_state()))
-        with _alone(path):
+        with _locked(path):
             report = Demo(arguments, path, screen).run()
     except KeyboardInterrupt:
         print("interrupted; the next run continues from here", file=sys.stderr)
@@ -134,7 +134,7 @@ class Demo:
         expiry = Expiry(self.server, manager, crowd)
         try:
             return all(
-                screen.follow(partial(_line, phase), phase.is_over, _PATIENCE)
+                screen.follow(partial(_line, phase), phase.is_over, _TIMEOUT)
                 for phase in expiry.phases()
             )
         finally:
@@ -146,7 +146,7 @@ def _line(phase: Phase) -> str:
 
 
 @contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
+def _locked(path: str) -> Iterator[None]:
     """Keep a second demo off the same state: its server would not know the tokens ours rotates."""
     lock = KernelLock(path + ".demo.lock")
     if not lock.try_acquire():

@@ -20,6 +20,7 @@ import keyring.backend
 import pytest
 import requests
 
+from requests_silent_refresh import profiles
 from requests_silent_refresh.system.kernel_lock import KernelLock
 from requests_silent_refresh.testing import AuthorizationServer
 
@@ -195,6 +196,16 @@ def come_back(url: str, **changes: Any) -> requests.Response:
     fields = {"state": asked["state"], "code": "code-made-up"} | changes
     fields = {name: value for name, value in fields.items() if value is not None}
     return requests.get(asked["redirect_uri"], params=fields, timeout=PATIENCE)
+
+
+def send_through_ten_expiries(server: AuthorizationServer, session: requests.Session) -> None:
+    """Send requests as the profile ``work``, each with an expired token; all must succeed."""
+    profiles.load("work").mount_on(session)
+    for _ in range(10):
+        server.revoke_access_tokens()
+        assert session.get(server.resource).status_code == 200
+    assert server.counters.granted == 10
+    assert server.counters.reuse_detections == 0
 
 
 def sign_in(server: AuthorizationServer, name: str = "work", *options: str) -> Done:

@@ -162,16 +162,23 @@ def _client(profile: Profile, typed: str | None, timeout: float) -> Client:
     )
 
 
+def _endpoint(profile: Profile, name: str, alternative: str) -> str:
+    """Return an endpoint of the profile. Raises ``click.UsageError`` if it has none."""
+    endpoint: str | None = profile.sign_in.get(name)
+    if not endpoint:
+        option = "--" + name.replace("_", "-")
+        raise click.UsageError(
+            f"there is no {name.replace('_', ' ')}: give {option}, or use {alternative}"
+        )
+    return endpoint
+
+
 def _with_browser(
     profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
 ) -> None:
     from ..sign_in.browser import DEFAULT_REDIRECT, with_browser
 
-    endpoint = profile.sign_in.get("authorization_endpoint")
-    if not endpoint:
-        raise click.UsageError(
-            "there is no authorization endpoint: give --authorization-endpoint, or use --device"
-        )
+    endpoint = _endpoint(profile, "authorization_endpoint", "--device")
 
     def show(url: str, opening: bool) -> None:
         lead = "Opening a browser. If none opens, visit" if opening else "To sign in, visit"
@@ -196,12 +203,7 @@ def _with_device(
     from ..sign_in.device import DeviceCode, with_device
     from .countdown import Countdown
 
-    endpoint = profile.sign_in.get("device_authorization_endpoint")
-    if not endpoint:
-        raise click.UsageError(
-            "there is no device authorization endpoint: give --device-authorization-endpoint, or "
-            "use --browser"
-        )
+    endpoint = _endpoint(profile, "device_authorization_endpoint", "--browser")
 
     def show(code: DeviceCode) -> None:
         click.echo(f"On any device visit {code.verification_uri} and enter the code:\n")

@@ -27,6 +27,7 @@ from signing_in import (
     home,  # noqa: F401 (a fixture)
     one_line,
     run,
+    send_through_ten_expiries,
     set_up,
     sign_in,
 )
@@ -98,12 +99,7 @@ def test_from_sign_in_to_sign_out(server):
     done = sign_in(server, "work", "--scope", "openid read")
     assert "Signed in to work as ann." in done.out
     with requests.Session() as session:
-        profiles.load("work").mount_on(session)
-        for _ in range(10):
-            server.revoke_access_tokens()
-            assert session.get(server.resource).status_code == 200
-        assert server.counters.granted == 10
-        assert server.counters.reuse_detections == 0
+        send_through_ten_expiries(server, session)
         done = run("sign-out", "work")
         assert (done.code, done.out, done.err) == (0, "Signed out of work.\n", "")
         with pytest.raises(SessionExpired, match=r"run silent-refresh sign-in work$"):

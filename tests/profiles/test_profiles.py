@@ -17,7 +17,14 @@ import requests
 from file_faults import tapped
 from hypothesis import given
 from hypothesis import strategies as st
-from signing_in import every_lock_held, files_in, home, keyring_in_memory, run  # noqa: F401
+from signing_in import (
+    every_lock_held,
+    files_in,
+    home,  # noqa: F401 (a fixture)
+    keyring_in_memory,  # noqa: F401 (a fixture)
+    run,
+    send_through_ten_expiries,
+)
 
 from requests_silent_refresh import (
     ClientCredentialsGrant,
@@ -134,12 +141,7 @@ def test_a_script_needs_one_line(server):
     """Profiles: ``profiles.load(NAME).mount_on(session)`` is enough, for ten expiries (P1)."""
     signed_in(server)
     with requests.Session() as session:
-        profiles.load("work").mount_on(session)
-        for _ in range(10):
-            server.revoke_access_tokens()
-            assert session.get(server.resource).status_code == 200
-    assert server.counters.granted == 10
-    assert server.counters.reuse_detections == 0
+        send_through_ten_expiries(server, session)
 
 
 def test_an_unused_manager_can_sign_out(server):

@@ -44,7 +44,7 @@ def code_for(error: Exception) -> int:
 
 
 def line_for(error: BaseException) -> str:
-    """Return the error as one line, followed by its cause if only the cause tells enough."""
+    """Return the error as one line, with the lookup or OS error that caused it, if any."""
     text = str(error) or type(error).__name__
     cause = error.__cause__
     if isinstance(cause, (LookupError, OSError)) and str(cause) and str(cause) not in text:

@@ -24,7 +24,7 @@ def rotate_key(name: str) -> None:
     process is just saving with it.
     """
     profile = load(name)
-    store: Any = profile.open_store()  # each kind of store that a profile can have rotates keys
+    store: Any = profile.open_store()  # every store that a profile can have rotates keys
     with uninterrupted():
         path = _own_key_file(profile.key, name)
         if path is not None:

@@ -129,7 +129,7 @@ def load_or_none(name: str) -> Profile | None:
 
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[None]:
-    """Hold the profile's lock, which is taken only to change its settings."""
+    """Hold the lock for changes of a profile's settings; waits at most 10 s to get it."""
     lock = KernelLock(paths.settings_file(name) + ".lock")
     try:
         lock.acquire(_TIMEOUT)

@@ -60,7 +60,7 @@ class Profile:
     ``signed_in``
         The last sign-in, ``subject`` and ``lineage``; shown by ``silent-refresh status``.
 
-    Raises ``ValueError`` if the name is invalid or a secret is written out.
+    Raises ``ValueError`` if the name is invalid or a field contains a literal secret.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Profile:
             return kinds[kind](**arguments)
 
     def open_store(self) -> TokenStore:
-        """Return the store, without opening a file. Raises :class:`ProfileError` if invalid."""
+        """Return the store; no file is opened. Raises :class:`ProfileError` as for the grant."""
         arguments = dict(self.store)
         kind = arguments.pop("kind", "file")
         with _as_profile_error(self.name):

@@ -519,7 +519,7 @@ def test_status_of_broken_profiles(server, work, command):
 
 
 def test_status_without_profiles(command):
-    """Status: without profiles it says how to create one."""
+    """Status: if there are no profiles, it says how to create one."""
     code, out, _ = command("status")
     hint = "To create one, see silent-refresh sign-in --help"
     assert (code, out) == (0, f"There are no profiles. {hint}\n")

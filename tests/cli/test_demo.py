@@ -142,14 +142,15 @@ def _until(process: subprocess.Popen[str], text: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child alone")
-def test_ctrl_c_ends_it_with_one_line(state):
-    """Ctrl-C: exit code 130, one line, no traceback."""
+def test_ctrl_c_ends_it_with_one_line(run, state):
+    """Ctrl-C: exit code 130, one line, no traceback; the next run continues the session."""
     options = ("demo", "--state", str(state), "--threads", "8", "--expiries", "1")
     with as_process(*options, "--seconds", "600") as process:
         _until(process, "at work")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "interrupted; the next run continues from here\n")
+    assert json.loads(run("--json")[1])["session"] == "went on"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")

@@ -21,11 +21,11 @@ class Phase:
 
 
 class Expiry:
-    """One expiry, which begins when the object is created; then iterate over :meth:`phases`.
+    """One expiry. It begins when the object is created; then iterate over :meth:`phases`.
 
-    The server's ``gate`` holds requests until one from each thread is in flight.
-    It then revokes the access token that all of them carry, and the server
-    answers. All counts start from zero at creation.
+    ``gate`` holds requests in the server until one from each thread is in flight.
+    Then the server revokes the access token that all of them carry, and answers.
+    All counts start from zero at creation.
     """
 
     def __init__(self, server: AuthorizationServer, manager: TokenManager, crowd: Crowd) -> None:

@@ -1,4 +1,4 @@
-"""The command line. Each command is a module; this only tells them apart."""
+"""The command line. Each command has a module; this one only starts it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from collections.abc import Sequence
 from .exits import SETUP
 
 _MISSING_EXTRA = (
-    "silent-refresh: all commands but 'demo' need {}: pip install 'requests-silent-refresh[cli]'"
+    "silent-refresh: every command except 'demo' needs {}: "
+    "pip install 'requests-silent-refresh[cli]'"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` names (``None``: the process's own) and return its exit code.
+    """Run the command line ``argv`` (``None`` means ``sys.argv[1:]``) and return its exit code.
 
-    ``demo`` needs nothing but the package; the others need the extra ``cli``.
-    Raises ``SystemExit`` with code 2 for arguments of ``demo`` that cannot be meant.
+    ``demo`` needs only the package; the other commands need the extra ``cli``.
+    Raises ``SystemExit`` with code 2 if the arguments of ``demo`` are invalid.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["demo"]:
-        return _demo(arguments)
+        from . import demo
+
+        return demo.main(arguments[1:])
     try:
         import click  # noqa: F401
         import oauthlib  # noqa: F401
@@ -31,18 +34,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .app import run
 
     return run(arguments)
-
-
-def _demo(arguments: Sequence[str]) -> int:
-    import argparse
-
-    from . import demo
-
-    parser = argparse.ArgumentParser(
-        prog="silent-refresh", description="Silent token refresh for requests."
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    demo.add_to(commands)
-    parsed = parser.parse_args(arguments)
-    code: int = parsed.run(parsed)
-    return code

@@ -1,4 +1,4 @@
-"""The ``silent-refresh`` command: which module answers to which name, and how it ends."""
+"""The ``silent-refresh`` command: its subcommands, and how errors become exit codes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import click
 from . import exits
 
 _COMMANDS = {
-    "sign-in": ("sign_in", "Sign in to a profile, making it where there is none."),
+    "sign-in": ("sign_in", "Sign in to a profile, creating it if needed."),
     "status": ("status", "Show the profiles and their sessions."),
     "token": ("session", "Print the current access token, refreshed if needed."),
     "refresh": ("session", "Refresh a profile's token now."),
     "sign-out": ("session", "Revoke a profile's tokens and wipe them."),
-    "import": ("import_tokens", "Take tokens from standard input into a profile."),
+    "import": ("import_tokens", "Read tokens from standard input into a profile."),
     "rotate-key": ("keys", "Encrypt a profile's tokens with a new key."),
-    "doctor": ("doctor", "Look for what is wrong with a profile."),
+    "doctor": ("doctor", "Check a profile for problems."),
     "demo": ("demonstration", "Watch threads work through expiring tokens."),
-    "completion": ("completion", "Print the shell's completion of this command."),
+    "completion": ("completion", "Print the shell completion script."),
 }
 
 
 class _Lazy(click.Group):
-    """A group that loads a command's module when the command is run."""
+    """A group that imports a command's module only when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -67,7 +67,7 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=(
-        "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 signed out, 4 wrong setup, "
+        "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 signed out, 4 wrong set-up, "
         "5 try again later, 6 sign-in not completed, 130 interrupted."
     ),
 )
@@ -79,7 +79,7 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
     callback=_show_version,
     help="Show the version and exit.",
 )
-@click.option("--verbose", "-v", is_flag=True, help="Log to standard error what is being done.")
+@click.option("--verbose", "-v", is_flag=True, help="Log each step to standard error.")
 @click.pass_context
 def app(context: click.Context, verbose: bool) -> None:
     """Sign in once; every script on this machine just works."""
@@ -90,11 +90,11 @@ def app(context: click.Context, verbose: bool) -> None:
         logging.basicConfig(format="%(levelname)s %(message)s")
         logger.setLevel(logging.DEBUG)
     else:
-        logger.addHandler(logging.NullHandler())  # what matters is said by the error itself
+        logger.addHandler(logging.NullHandler())  # the error itself says what matters
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code; an expected failure is one line on stderr."""
+    """Run the command and return its exit code. An expected failure prints one line to stderr."""
     try:
         code = app.main(list(arguments), prog_name="silent-refresh", standalone_mode=False)
     except click.UsageError as error:
@@ -108,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("silent-refresh: interrupted: nothing was changed", err=True)
         return exits.INTERRUPTED
-    except (OSError, ValueError, ImportError) as error:  # requests' errors and ours among them
+    except (OSError, ValueError, ImportError) as error:  # includes requests' errors and ours
         click.echo(exits.line_for(error), err=True)
         return exits.code_for(error)
     return code if isinstance(code, int) else exits.DONE
@@ -116,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C away for the short while in which something is changed."""
+    """Ignore Ctrl-C while the body changes files. Outside the main thread this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -128,6 +128,6 @@ def uninterrupted() -> Iterator[None]:
 
 
 def is_terminal(stream: IO[Any] | None = None) -> bool:
-    """Say whether somebody reads along: ``stream`` (standard error by default) is a terminal."""
+    """Return whether ``stream`` (standard error by default) is a terminal."""
     stream = stream or sys.stderr
     return stream is not None and stream.isatty()

@@ -11,11 +11,11 @@ from .app import app
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion of this command for SHELL.
+    """Print the completion script for SHELL.
 
     \b
       eval "$(silent-refresh completion bash)"     # in ~/.bashrc
     """
     kind = get_completion_class(shell)
-    assert kind is not None  # noqa: S101 (for the type checker: click knows these three)
+    assert kind is not None  # noqa: S101 (for the type checker: click supports all three)
     click.echo(kind(app, {}, "silent-refresh", "_SILENT_REFRESH_COMPLETE").source())

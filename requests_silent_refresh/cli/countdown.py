@@ -1,13 +1,12 @@
-"""How long a code is still good, on one line of a terminal that is written over."""
+"""The seconds a device code is still valid, on one terminal line that is rewritten in place."""
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 
 class Countdown:
-    """Shows the seconds left, where somebody reads along; says nothing elsewhere."""
+    """Shows the seconds left if ``live``, which is meant for a terminal; otherwise nothing."""
 
     def __init__(self, live: bool) -> None:
         self._live: Any = None
@@ -18,7 +17,7 @@ class Countdown:
             self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
 
     def show(self, seconds: float) -> None:
-        """Show that the code is good for ``seconds`` more."""
+        """Show that the code is valid for ``seconds`` more."""
         if self._live is not None:
             minutes, rest = divmod(int(seconds), 60)
             text = f"Waiting for you to enter the code: {minutes}:{rest:02d} left"
@@ -29,11 +28,6 @@ class Countdown:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()

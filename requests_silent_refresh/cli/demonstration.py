@@ -1,4 +1,4 @@
-"""``silent-refresh demo`` in the list of commands; it is run without click, and without extras."""
+"""``silent-refresh demo`` as a click command. The demo itself uses neither click nor an extra."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from . import main
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> int:
-    """Watch threads work through expiring tokens, against a server of its own."""
+    """Watch threads work through expiring tokens, against a server that the demo starts."""
     return main(["demo", *arguments])

@@ -1,11 +1,11 @@
-"""``silent-refresh doctor``: what may keep a profile from working, found before it does."""
+"""``silent-refresh doctor``: find what may keep a profile from working, before it does."""
 
 from __future__ import annotations
 
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -16,18 +16,19 @@ from ..errors import SilentRefreshError
 from ..grants.answer import EndpointAnswer, NoAnswer
 from ..grants.token_endpoint import TokenEndpoint
 from ..profiles import paths
-from ..profiles.profile import NETWORK, Profile
+from ..profiles.profile import Profile, network_options
+from ..profiles.references import resolve
 from ..system.kernel_lock import KernelLock
 from . import exits
 from .options import names_argument
 from .times import until
 
-_PATIENCE = 5.0  # seconds for each endpoint, all at once
-_SKEW = 30.0  # seconds; lifetimes are counted from receipt, so only tools that read dates mind
+_TIMEOUT = 5.0  # seconds for all endpoints, which are asked at the same time
+_SKEW = 30.0  # seconds; lifetimes count from receipt, so skew only affects tools that read dates
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. ``level`` is ``ok``, ``warning`` or ``problem``."""
+    """The result of one check. ``level`` is ``ok``, ``warning`` or ``problem``."""
 
     level: str
     text: str
@@ -36,10 +37,10 @@ class Finding(NamedTuple):
 @click.command()
 @names_argument
 def doctor(names: tuple[str, ...]) -> int:
-    """Look for what is wrong with the profiles (all of them without NAMEs).
+    """Check the profiles NAME (all of them if none is named) for problems.
 
-    File modes, key, stored state, lock holder, endpoints and clock. Sends no
-    token and no secret, and changes nothing. Exit code 1: there is a problem.
+    Checks file modes, key, stored state, lock holder, endpoints and clock. Sends
+    no token and no secret, and changes nothing. Exits with 1 if there is a problem.
     """
     healthy = True
     for name in names or profiles.listed():
@@ -51,7 +52,7 @@ def doctor(names: tuple[str, ...]) -> int:
 
 
 def examine(name: str) -> Iterator[Finding]:
-    """Yield what was found, one thing after the other. Never raises for what is wrong."""
+    """Yield the findings as they are made. Problems are yielded, never raised."""
     try:
         profile = profiles.load(name)
     except (SilentRefreshError, ValueError) as error:
@@ -67,18 +68,22 @@ def examine(name: str) -> Iterator[Finding]:
 
 
 def _modes(path: str, what: str) -> Iterator[Finding]:
-    """Look who else may read or replace a file."""
+    """Check whether other users can read or replace a file."""
     try:
         found, directory = os.lstat(path), os.stat(os.path.dirname(path))
     except FileNotFoundError:
-        yield Finding("ok", f"{what}: {path} is not there yet")
+        yield Finding("ok", f"{what}: {path} does not exist yet")
         return
     mode = stat.S_IMODE(found.st_mode)
     if os.name == "posix" and mode & 0o077:
-        yield Finding("warning", f"{what}: {path} can be opened by others (mode {mode:o})")
+        yield Finding(
+            "warning",
+            f"{what}: {path} can be opened by other users (mode {mode:o}): chmod go= {path}",
+        )
     elif os.name == "posix" and directory.st_mode & 0o022 and not directory.st_mode & stat.S_ISVTX:
         yield Finding(
-            "problem", f"{what}: others may replace {path}: chmod go-w {os.path.dirname(path)}"
+            "problem",
+            f"{what}: other users can replace {path}: chmod go-w {os.path.dirname(path)}",
         )
     else:
         yield Finding("ok", f"{what}: {path}, mode {mode:o}")
@@ -88,14 +93,12 @@ def _grant(profile: Profile) -> Iterator[Finding]:
     profile.make_grant()
     reference = profile.grant.get("client_secret")
     if reference is not None:
-        from ..profiles.references import resolve
-
         try:
             resolve(reference, profile.name)()
         except (LookupError, OSError, ValueError, ImportError) as error:
             yield Finding("problem", f"client secret: {error}")
         else:
-            yield Finding("ok", f"client secret: found by {reference}")
+            yield Finding("ok", f"client secret: found in {reference}")
 
 
 def _key(profile: Profile) -> Iterator[Finding]:
@@ -120,21 +123,23 @@ def _state(profile: Profile) -> Iterator[Finding]:
     expires = "" if token.expires_at is None else f", the token expires {until(token.expires_at)}"
     yield Finding("ok", f"signed in, generation {state.generation}{expires}")
     if token.refresh_token is None and getattr(profile.make_grant(), "needs_sign_in", True):
-        yield Finding("warning", "there is no refresh token: the session ends with this token")
+        yield Finding(
+            "warning", "there is no refresh token: the session ends when this token expires"
+        )
 
 
 def _lock(profile: Profile) -> Iterator[Finding]:
-    """Try the lock that an exchange holds, for an instant."""
+    """Try the lock that an exchange holds, and release it at once."""
     path = getattr(profile.open_store(), "path", None)
     if not isinstance(path, str):
         return
     if not os.path.exists(path + ".lock"):
-        yield Finding("ok", "nobody ever held the lock")
+        yield Finding("ok", "the lock has never been used")
         return
     lock = KernelLock(path + ".lock")
     try:
         if lock.try_acquire():
-            yield Finding("ok", "nobody holds the lock")
+            yield Finding("ok", "the lock is free")
         else:
             holder = lock.holder() or "an unknown process"
             yield Finding("warning", f"the lock is held by {holder}: a refresh is under way")
@@ -143,28 +148,26 @@ def _lock(profile: Profile) -> Iterator[Finding]:
 
 
 def _network(profile: Profile) -> Iterator[Finding]:
-    """Ask each endpoint for anything at all: what counts is that it answers, and its clock."""
-    network = {name: profile.grant[name] for name in NETWORK if name in profile.grant}
+    """Send a request to each endpoint, to see whether it answers and what its clock says."""
     urls = {
         **_urls(profile.grant, ("url", "token_endpoint", "revocation_endpoint")),
         **_urls(
             profile.sign_in, ("issuer", "authorization_endpoint", "device_authorization_endpoint")
         ),
     }
-    probes: list[tuple[str, Callable[[], EndpointAnswer | NoAnswer]]] = []
-    deadline = time.monotonic() + _PATIENCE
-    for name, url in urls.items():
-        try:
-            endpoint = TokenEndpoint(url, name=name, **network)
-        except (SilentRefreshError, ValueError) as error:
-            yield Finding("problem", str(error))
-            continue
-        probes.append((f"{name} {endpoint}", lambda endpoint=endpoint: endpoint.get(deadline)))  # type: ignore[misc]
-    with ThreadPoolExecutor(max(1, len(probes))) as pool:
-        answers = [(name, pool.submit(probe)) for name, probe in probes]
+    deadline = time.monotonic() + _TIMEOUT
+    with ThreadPoolExecutor(max(1, len(urls))) as pool:
+        answers = []
+        for name, url in urls.items():
+            try:
+                endpoint = TokenEndpoint(url, name=name, **network_options(profile.grant))
+            except (SilentRefreshError, ValueError) as error:
+                yield Finding("problem", str(error))
+                continue
+            answers.append((f"{name} {endpoint}", pool.submit(endpoint.get, deadline)))
         for name, future in answers:
             try:
-                yield from _judged(name, future.result())
+                yield from _assess(name, future.result())
             except SilentRefreshError as error:
                 yield Finding("problem", str(error))
 
@@ -173,7 +176,7 @@ def _urls(settings: Any, names: tuple[str, ...]) -> dict[str, str]:
     return {name: settings[name] for name in names if isinstance(settings.get(name), str)}
 
 
-def _judged(name: str, answer: EndpointAnswer | NoAnswer) -> Iterator[Finding]:
+def _assess(name: str, answer: EndpointAnswer | NoAnswer) -> Iterator[Finding]:
     if isinstance(answer, NoAnswer):
         yield Finding("problem", f"{name}: no answer ({answer.detail or answer.kind})")
         return
@@ -186,5 +189,5 @@ def _judged(name: str, answer: EndpointAnswer | NoAnswer) -> Iterator[Finding]:
         ahead = "ahead of" if skew > 0 else "behind"
         yield Finding(
             "warning",
-            f"this machine's clock is {abs(skew):.0f} s {ahead} the server's: set it by NTP",
+            f"this machine's clock is {abs(skew):.0f} s {ahead} the server's: synchronize it (NTP)",
         )

@@ -1,20 +1,20 @@
-"""How a command ends: its exit code, and one line that says what to do."""
+"""How a command ends: its exit code, and one line on standard error that says what to do."""
 
 from __future__ import annotations
 
-#: What was asked for is done.
+#: The command succeeded.
 DONE = 0
-#: Something failed that is none of the following; ``doctor`` found something.
+#: A failure that no other code covers; ``doctor`` found a problem.
 FAILED = 1
-#: The arguments cannot be meant.
+#: The arguments are invalid.
 USAGE = 2
-#: Nobody is signed in, or the session is over: sign in (again).
+#: Nobody is signed in, or the session has ended: sign in (again).
 SIGNED_OUT = 3
-#: The set-up is wrong: profile, issuer, client, key, a missing extra.
+#: The set-up is wrong: profile, issuer, client, key, or a missing extra.
 SETUP = 4
-#: Not now: server, network or store cannot be reached, or somebody holds a lock. Try again.
+#: The server, network or store cannot be reached, or a lock is held. Try again later.
 UNAVAILABLE = 5
-#: The sign-in was not completed: denied, expired, or not this one's answer.
+#: The sign-in was not completed: denied, expired, or the answer belongs to another sign-in.
 NOT_COMPLETED = 6
 #: Ctrl-C.
 INTERRUPTED = 130
@@ -44,7 +44,7 @@ def code_for(error: Exception) -> int:
 
 
 def line_for(error: BaseException) -> str:
-    """Return what is said of an error, in one line; with the cause where only that says enough."""
+    """Return the error as one line, with the lookup or OS error that caused it, if any."""
     text = str(error) or type(error).__name__
     cause = error.__cause__
     if isinstance(cause, (LookupError, OSError)) and str(cause) and str(cause) not in text:

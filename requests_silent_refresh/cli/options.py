@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they make of a profile."""
+"""Options that several commands share, and how a profile is built from them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import profiles
-from ..profiles.profile import NETWORK, Profile
+from ..profiles.profile import NETWORK, Profile, network_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECRETS = ("environment", "file", "keyring")
-_CLIENT = ("client_id", "client_secret", "client_auth", "token_endpoint", "revocation_endpoint")
+_CLIENT = ("client_id", "client_secret", "client_auth")
+_GRANT_ENDPOINTS = ("token_endpoint", "revocation_endpoint")
+_SIGN_IN_ENDPOINTS = ("authorization_endpoint", "device_authorization_endpoint")
 
 
 def _complete_names(
@@ -33,7 +35,7 @@ names_argument = click.argument(
 
 
 def setting_options(command: F) -> F:
-    """Add the options that say what a profile is."""
+    """Add the options that set a profile's settings."""
     for option in reversed(_SETTINGS):
         command = option(command)
     return command
@@ -43,15 +45,15 @@ _SETTINGS = (
     click.option(
         "--issuer", metavar="URL", help="The authorization server; its endpoints are discovered."
     ),
-    click.option("--token-endpoint", metavar="URL", help="By hand, where there is no issuer."),
+    click.option("--token-endpoint", metavar="URL", help="For servers without metadata."),
     click.option("--authorization-endpoint", metavar="URL"),
     click.option("--device-authorization-endpoint", metavar="URL"),
     click.option("--revocation-endpoint", metavar="URL"),
-    click.option("--client-id", metavar="ID", help="As the client was registered."),
+    click.option("--client-id", metavar="ID", help="The client's registered ID."),
     click.option(
         "--client-secret",
         metavar="WHERE",
-        help="environment:NAME, file:PATH, keyring:SERVICE/ACCOUNT, or 'ask'; 'none' for none.",
+        help="environment:NAME, file:PATH, keyring:SERVICE/ACCOUNT, or 'ask'; 'none' removes it.",
     ),
     click.option("--client-auth", type=click.Choice(["basic", "post", "none"])),
     click.option(
@@ -59,36 +61,35 @@ _SETTINGS = (
         "origins",
         metavar="URL",
         multiple=True,
-        help="Who may see the token; repeatable.",
+        help="Server that may receive the token; repeatable.",
     ),
-    click.option("--scope", "scopes", multiple=True, help="What to ask for; repeatable."),
+    click.option("--scope", "scopes", multiple=True, help="Scope to request; repeatable."),
     click.option(
         "--json-refresh",
         metavar="URL",
-        help="An API that refreshes in JSON of its own; see import.",
+        help="Refresh URL of an API with its own JSON format; see import.",
     ),
     click.option(
         "--grant-option",
         "grant_options",
         metavar="NAME=VALUE",
         multiple=True,
-        help="An argument of the grant's class; VALUE may be JSON.",
+        help="Argument of the grant's class; VALUE may be JSON; repeatable.",
     ),
     click.option(
         "--store",
         metavar="WHERE",
-        help="file:PATH, a URL of Redis or SQL, or environment:NAME that holds one.",
+        help="file:PATH, a Redis or SQL URL, or environment:NAME of a variable with one.",
     ),
-    click.option(
-        "--store-name", metavar="NAME", help="What the session is called in Redis or SQL."
-    ),
+    click.option("--store-name", metavar="NAME", help="Name of the session in Redis or SQL."),
     click.option(
         "--key",
         "keys",
         metavar="WHERE",
         multiple=True,
         help="key-file:PATH, environment:NAME, file:PATH, keyring:SERVICE, or "
-        "passphrase-environment:NAME, passphrase-file:PATH. By default a key file of its own.",
+        "passphrase-environment:NAME, passphrase-file:PATH; repeatable, the first encrypts. "
+        "Default: the profile's own key file.",
     ),
 )
 
@@ -96,16 +97,16 @@ _SETTINGS = (
 def profile_from(
     name: str, given: Mapping[str, Any], method: str | None, previous: Profile | None
 ) -> Profile:
-    """Return the profile that the options say; what they leave out is as it was.
+    """Return the profile with the options applied; other settings keep their previous values.
 
-    Asks the issuer for its endpoints. Raises ``click.UsageError`` where
-    something is missing, and what discovery raises.
+    Asks the issuer for its endpoints. Raises ``click.UsageError`` if a required
+    option is missing, and whatever discovery raises.
     """
     old_grant = dict(previous.grant) if previous else {}
     old_sign_in = dict(previous.sign_in) if previous else {}
     origins = tuple(given["origins"]) or (previous.origins if previous else ())
     if not origins:
-        raise click.UsageError("--origin is missing: say who may see the token")
+        raise click.UsageError("--origin is missing: name the server that may receive the token")
     sign_in = _sign_in(given, method, old_sign_in)
     grant = _grant(given, old_grant, sign_in)
     return Profile(
@@ -122,12 +123,9 @@ def profile_from(
 def _sign_in(given: Mapping[str, Any], method: str | None, old: dict[str, Any]) -> dict[str, Any]:
     sign_in = {**old}
     if given["token_endpoint"] or given["json_refresh"]:
-        for name in ("issuer", "authorization_endpoint", "device_authorization_endpoint"):
+        for name in ("issuer", *_SIGN_IN_ENDPOINTS):
             sign_in.pop(name, None)
-    for name in ("issuer", "authorization_endpoint", "device_authorization_endpoint"):
-        if given[name]:
-            sign_in[name] = given[name]
-    for name in ("redirect_uri", "parameters"):
+    for name in ("issuer", *_SIGN_IN_ENDPOINTS, "redirect_uri", "parameters"):
         if given.get(name):
             sign_in[name] = given[name]
     if given["scopes"]:
@@ -140,15 +138,17 @@ def _sign_in(given: Mapping[str, Any], method: str | None, old: dict[str, Any]) 
 def _grant(
     given: Mapping[str, Any], old: dict[str, Any], sign_in: dict[str, Any]
 ) -> dict[str, Any]:
-    options = _grant_options(given["grant_options"])
+    pairs = parsed_pairs("--grant-option", given["grant_options"])
+    options = {name: _json_or_text(value) for name, value in pairs}
     if given["json_refresh"] or (old.get("kind") == "json" and not given["client_id"]):
         kept = old if old.get("kind") == "json" else {}
         url = {"url": given["json_refresh"]} if given["json_refresh"] else {}
         return {**kept, "kind": "json", **url, **options}
     machine = sign_in.get("method") == "client-credentials"
     kind = "client_credentials" if machine else "refresh_token"
-    if old.get("kind") != kind:  # what stays is who the client is, and how it gets there
-        old = {name: value for name, value in old.items() if name in (*_CLIENT, *NETWORK)}
+    if old.get("kind") != kind:  # keep only what identifies the client and reaches the server
+        names = {*_CLIENT, *_GRANT_ENDPOINTS, *NETWORK}
+        old = {name: value for name, value in old.items() if name in names}
     grant = {**old, "kind": kind, **options}
     if machine and sign_in.get("scope"):
         grant["scope"] = " ".join(sign_in["scope"])
@@ -157,7 +157,7 @@ def _grant(
     for name in ("client_id", "client_auth"):
         if given[name]:
             grant[name] = given[name]
-    if given["client_secret"] == "none":  # noqa: S105 (a word, no secret)
+    if given["client_secret"] == "none":  # noqa: S105 (a keyword, not a secret)
         grant.pop("client_secret", None)
     elif given["client_secret"] not in (None, "ask"):
         grant["client_secret"] = secret_reference("--client-secret", given["client_secret"])
@@ -165,49 +165,39 @@ def _grant(
         raise click.UsageError("--client-id is missing")
     _find_endpoints(given, grant, sign_in)
     if not grant.get("token_endpoint"):
-        raise click.UsageError("--issuer is missing (or --token-endpoint and the like)")
+        raise click.UsageError("--issuer is missing (or --token-endpoint, for other servers)")
     return grant
 
 
 def _find_endpoints(
     given: Mapping[str, Any], grant: dict[str, Any], sign_in: dict[str, Any]
 ) -> None:
-    """Put the endpoints where they belong: what is given by hand goes before what is discovered."""
+    """Set the endpoints in ``grant`` and ``sign_in``; options override discovered endpoints."""
     issuer = sign_in.get("issuer")
-    found: dict[str, Any] = {}
     if issuer:
         from ..sign_in import discovery
 
-        network = {name: grant[name] for name in NETWORK if name in grant}
-        metadata = discovery.discover(issuer, **network)
+        metadata = discovery.discover(issuer, **network_options(grant))
         if metadata.code_challenge_methods and "S256" not in metadata.code_challenge_methods:
             raise discovery.DiscoveryFailed(
-                f"{issuer} knows PKCE by {', '.join(metadata.code_challenge_methods)} only, not by "
-                "S256: it cannot be signed in to safely"
+                f"{issuer} supports PKCE only with {', '.join(metadata.code_challenge_methods)}, "
+                "not with S256: signing in there is not safe"
             )
-        found = {
-            "token_endpoint": metadata.token_endpoint,
-            "revocation_endpoint": metadata.revocation_endpoint,
-            "authorization_endpoint": metadata.authorization_endpoint,
-            "device_authorization_endpoint": metadata.device_authorization_endpoint,
-        }
         sign_in["iss_in_callback"] = metadata.iss_in_callback
-    for name in ("token_endpoint", "revocation_endpoint"):
-        value = given[name] or (found.get(name) if issuer else grant.get(name))
-        grant.pop(name, None)
-        if value:
-            grant[name] = value
-    for name in ("authorization_endpoint", "device_authorization_endpoint"):
-        value = given[name] or (found.get(name) if issuer else sign_in.get(name))
-        sign_in[name] = value
+    for settings, names in ((grant, _GRANT_ENDPOINTS), (sign_in, _SIGN_IN_ENDPOINTS)):
+        for name in names:
+            known = getattr(metadata, name) if issuer else settings.get(name)
+            settings.pop(name, None)
+            if value := given[name] or known:
+                settings[name] = value
 
 
 def secret_reference(option: str, text: str) -> dict[str, str]:
-    """Read ``environment:NAME`` and the like; the message of an error does not show ``text``."""
+    """Parse ``environment:NAME`` and similar. Error messages never contain ``text``."""
     kind, colon, where = text.partition(":")
     if kind not in _SECRETS or not colon or not where:
         raise click.UsageError(
-            f"{option} takes no secret, since arguments can be read by everybody on the machine: "
+            f"{option} takes no secret, because every user of this machine can read arguments: "
             "give environment:NAME, file:PATH, keyring:SERVICE/ACCOUNT or 'ask'"
         )
     if kind == "keyring":
@@ -217,7 +207,10 @@ def secret_reference(option: str, text: str) -> dict[str, str]:
 
 
 def read_secret(what: str) -> str:
-    """Ask for a secret without echo, or take the first line where standard input is no terminal."""
+    """Prompt for a secret without echo; if standard input is not a terminal, read its first line.
+
+    Raises ``click.UsageError`` if nothing was given.
+    """
     if sys.stdin.isatty():
         secret: str = click.prompt(what, hide_input=True, err=True)
     else:
@@ -227,12 +220,8 @@ def read_secret(what: str) -> str:
     return secret.strip()
 
 
-def _grant_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    return {name: _json_or_text(value) for name, value in parsed_pairs("--grant-option", pairs)}
-
-
 def parsed_pairs(option: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Split ``NAME=VALUE``."""
+    """Split each ``NAME=VALUE``. Raises ``click.UsageError`` if one has another form."""
     split = [pair.partition("=") for pair in pairs]
     if not all(name and equals for name, equals, _ in split):
         raise click.UsageError(f"{option} takes NAME=VALUE")
@@ -275,7 +264,9 @@ def _engine_of(url: str) -> str:
         return "redis"
     if scheme in ("postgresql", "mysql", "mariadb", "sqlite"):
         return "sql"
-    raise click.UsageError("--store takes file:PATH, or a URL such as redis:// or postgresql://")
+    raise click.UsageError(
+        "--store takes file:PATH, environment:NAME, or a URL like redis://... or postgresql://..."
+    )
 
 
 def _key(given: Mapping[str, Any], previous: Profile | None) -> Any:

@@ -1,4 +1,4 @@
-"""``silent-refresh token``, ``refresh`` and ``sign-out``: what is done with a session."""
+"""``silent-refresh token``, ``refresh`` and ``sign-out``: the commands that use a session."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .times import until
 def token(name: str, header: bool) -> None:
     """Print the current access token of the profile NAME, refreshed if needed.
 
-    For tools that read it from a pipe, so that it is in no list of processes:
+    Meant for tools that read it from a pipe, so that it never shows in a process list:
 
     \b
       silent-refresh token work --header | curl -H @- https://api.example.com/me
@@ -35,11 +35,11 @@ def token(name: str, header: bool) -> None:
 @click.command()
 @name_argument
 def refresh(name: str) -> None:
-    """Refresh the token of the profile NAME now, though it may still be good."""
+    """Refresh the token of the profile NAME now, even if it is still valid."""
     manager = load(name).manager
     began = time.time()
     new = manager.token()
-    if (new.issued_at or 0) < began:  # else it was due, and is new already
+    if (new.issued_at or 0) < began:  # otherwise it was due and has just been refreshed
         new = manager.renew(new)
     click.echo(f"Refreshed {name}: the token expires {until(new.expires_at)}.")
 
@@ -50,7 +50,7 @@ def refresh(name: str) -> None:
 def sign_out(name: str, forget: bool) -> None:
     """Revoke the tokens of the profile NAME at the server, and wipe them here.
 
-    They are wiped even where the server cannot be reached. Running scripts get
+    They are wiped even if the server cannot be reached. Running scripts get
     SessionExpired from then on.
     """
     profile = load(name)
@@ -59,5 +59,5 @@ def sign_out(name: str, forget: bool) -> None:
     if forget:
         with uninterrupted():
             changes.forget(profile)
-    told = "Signed out of" if was_signed_in else "Nobody was signed in to"
-    click.echo(f"{told} {profile.name}" + (", which is forgotten." if forget else "."))
+    outcome = "Signed out of" if was_signed_in else "Nobody was signed in to"
+    click.echo(f"{outcome} {profile.name}" + (", and removed its settings." if forget else "."))

@@ -10,19 +10,14 @@ from typing import Any
 import click
 
 from ..errors import SilentRefreshError
-from ..profiles import ProfileError, changes, load
-from ..profiles.profile import NETWORK, Profile
-from ..profiles.references import Kept
+from ..profiles import changes, listed, load
+from ..profiles.names import normal
+from ..profiles.profile import Profile, network_options
+from ..profiles.references import Kept, resolve
 from ..sign_in.client import Client
 from ..token import Token
 from .app import is_terminal, uninterrupted
-from .options import (
-    name_argument,
-    parsed_pairs,
-    profile_from,
-    read_secret,
-    setting_options,
-)
+from .options import name_argument, parsed_pairs, profile_from, read_secret, setting_options
 
 Keep = Callable[[Token], object]
 
@@ -34,51 +29,52 @@ Keep = Callable[[Token], object]
     "--device",
     "method",
     flag_value="device",
-    help="For a machine without a browser: a code to enter elsewhere.",
+    help="Show a code to enter on another device; for machines without a browser.",
 )
 @click.option(
     "--browser",
     "method",
     flag_value="browser",
-    help="With a browser on this machine (the default).",
+    help="Use a browser on this machine (the default).",
 )
 @click.option(
     "--client-credentials",
     "method",
     flag_value="client-credentials",
-    help="As the client itself: nobody signs in.",
+    help="Sign in as the client itself, without a person.",
 )
 @click.option(
     "--redirect-uri",
     metavar="URL",
-    help="Where the browser comes back, on this machine; http://127.0.0.1/callback on a free port.",
+    help="Where the browser returns to, on this machine. "
+    "Default: http://127.0.0.1/callback on a free port.",
 )
 @click.option(
     "--parameter",
     "parameters",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Sent along when consent is asked for: audience=..., prompt=...; repeatable.",
+    help="Extra parameter of the authorization request: audience=..., prompt=...; repeatable.",
 )
-@click.option("--no-browser", is_flag=True, help="Open no browser, only print the URL.")
+@click.option("--no-browser", is_flag=True, help="Print the URL without opening a browser.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=300.0,
     show_default=True,
-    help="Seconds to wait for somebody to sign in.",
+    help="Seconds to wait for the sign-in.",
 )
 def sign_in(name: str, method: str | None, no_browser: bool, timeout: float, **given: Any) -> None:
     """Sign in to the profile NAME.
 
-    The first time say where and as what, for example:
+    The first time, name the server and the client, for example:
 
     \b
       silent-refresh sign-in work --issuer https://auth.example.com \\
           --client-id my-script --origin https://api.example.com --scope read
 
-    Later 'silent-refresh sign-in work' is enough; what is given replaces what was.
-    Nothing is stored or changed before somebody has signed in.
+    Later 'silent-refresh sign-in work' is enough; options replace earlier settings.
+    Nothing is stored or changed before the sign-in succeeds.
     """
     given["parameters"] = dict(parsed_pairs("--parameter", given["parameters"]))
     previous = known(name)
@@ -88,11 +84,7 @@ def sign_in(name: str, method: str | None, no_browser: bool, timeout: float, **g
     profile = profile_from(name, given, method, previous)
     if profile.grant["kind"] == "json":
         raise click.UsageError("there is no sign-in for a JSON API: use silent-refresh import")
-    typed = read_secret("Client secret") if given["client_secret"] == "ask" else None  # noqa: S105
-    if typed is not None:
-        profile = with_kept_secret(profile)
-    profile.make_grant()  # what cannot be meant shows before anybody is asked
-    profile.open_store()
+    profile, typed = checked(profile, given["client_secret"])
     client = _client(profile, typed, timeout)
     _METHODS[method](
         profile, client, lambda token: conclude(profile, token, typed), no_browser, timeout
@@ -100,29 +92,34 @@ def sign_in(name: str, method: str | None, no_browser: bool, timeout: float, **g
 
 
 def known(name: str) -> Profile | None:
-    """Return the profile as it is; ``None`` where there is none yet."""
-    from ..profiles import listed
-    from ..profiles.names import normal
-
+    """Return the stored profile; ``None`` if there is none yet."""
     return load(name) if normal(name) in listed() else None
 
 
-def with_kept_secret(profile: Profile) -> Profile:
-    """Return the profile with a reference to a client secret that is about to be kept.
+def checked(profile: Profile, client_secret: str | None) -> tuple[Profile, str | None]:
+    """Check the settings, and return the profile and the client secret if one was typed.
 
-    A new name each time: settings and secret take effect together, by a rename.
+    A typed secret is kept under a new name each time, so that settings and
+    secret take effect together, by one rename. Raises ``ProfileError`` for
+    invalid settings, before the person is asked to sign in.
     """
-    kept = {"kept": f"client_secret-{secrets.token_hex(4)}"}
-    return dataclasses.replace(profile, grant={**profile.grant, "client_secret": kept})
+    typed = None
+    if client_secret == "ask":  # noqa: S105 (not a secret)
+        typed = read_secret("Client secret")
+        kept = {"kept": f"client_secret-{secrets.token_hex(4)}"}
+        profile = dataclasses.replace(profile, grant={**profile.grant, "client_secret": kept})
+    profile.make_grant()
+    profile.open_store()
+    return profile, typed
 
 
 def conclude(profile: Profile, token: Token, typed: str | None) -> None:
-    """Store what the sign-in brought, and say so."""
-    before = known_or_none(profile.name)
+    """Store the new session and settings, and report them."""
+    before = changes.load_or_none(profile.name)
     with uninterrupted():
         if typed is not None:
             Kept(profile.name, profile.grant["client_secret"]["kept"]).keep(typed)
-        left = changes.sign_in(profile, token)
+        earlier = changes.sign_in(profile, token)
         _forget_kept(before, profile)
     subject = changes.subject_of(token)
     click.echo(f"Signed in to {profile.name}" + (f" as {subject}" if subject else "") + ".")
@@ -130,37 +127,27 @@ def conclude(profile: Profile, token: Token, typed: str | None) -> None:
         "In a script: from requests_silent_refresh import profiles; "
         f"profiles.load({profile.name!r}).mount_on(session)"
     )
-    if left is not None:
-        _end(left)
-
-
-def known_or_none(name: str) -> Profile | None:
-    """Return the profile as it is; ``None`` also where it cannot be used."""
-    try:
-        return known(name)
-    except ProfileError:
-        return None
+    if earlier is not None:
+        _end_session(earlier)
 
 
 def _forget_kept(before: Profile | None, profile: Profile) -> None:
-    """Wipe the typed secret that nobody refers to any more."""
+    """Wipe the earlier typed secret if the new settings no longer refer to it."""
     old = before.grant.get("client_secret") if before else None
     if isinstance(old, dict) and "kept" in old and old != profile.grant.get("client_secret"):
         Kept(profile.name, old["kept"]).forget()
 
 
-def _end(left: Profile) -> None:
-    """End the session of the server or client that the profile had before."""
+def _end_session(earlier: Profile) -> None:
+    """End the session with the server or client that the profile used before."""
     try:
-        left.manager.sign_out()
-        click.echo("The session that the profile had with another server or client was ended.")
+        earlier.manager.sign_out()
+        click.echo("The profile's earlier session with another server or client was ended.")
     except SilentRefreshError as error:
         click.echo(f"The profile's earlier session could not be ended: {error}", err=True)
 
 
 def _client(profile: Profile, typed: str | None, timeout: float) -> Client:
-    from ..profiles.references import resolve
-
     grant, sign_in = profile.grant, profile.sign_in
     secret = resolve(grant.get("client_secret"), profile.name)
     return Client(
@@ -170,9 +157,20 @@ def _client(profile: Profile, typed: str | None, timeout: float) -> Client:
         grant.get("client_auth"),
         tuple(sign_in.get("scope", ())),
         sign_in.get("parameters", {}),
-        {name: grant[name] for name in NETWORK if name in grant},
+        network_options(grant),
         min(30.0, timeout),
     )
+
+
+def _endpoint(profile: Profile, name: str, alternative: str) -> str:
+    """Return an endpoint of the profile. Raises ``click.UsageError`` if it has none."""
+    endpoint: str | None = profile.sign_in.get(name)
+    if not endpoint:
+        option = "--" + name.replace("_", "-")
+        raise click.UsageError(
+            f"there is no {name.replace('_', ' ')}: give {option}, or use {alternative}"
+        )
+    return endpoint
 
 
 def _with_browser(
@@ -180,15 +178,11 @@ def _with_browser(
 ) -> None:
     from ..sign_in.browser import DEFAULT_REDIRECT, with_browser
 
-    endpoint = profile.sign_in.get("authorization_endpoint")
-    if not endpoint:
-        raise click.UsageError(
-            "there is no authorization endpoint: give --authorization-endpoint, or use --device"
-        )
+    endpoint = _endpoint(profile, "authorization_endpoint", "--device")
 
     def show(url: str, opening: bool) -> None:
-        what = "A browser opens. If none does, visit" if opening else "To sign in, visit"
-        click.echo(f"{what}:\n\n  {url}\n")
+        lead = "Opening a browser. If none opens, visit" if opening else "To sign in, visit"
+        click.echo(f"{lead}:\n\n  {url}\n")
 
     with_browser(
         client,
@@ -209,12 +203,7 @@ def _with_device(
     from ..sign_in.device import DeviceCode, with_device
     from .countdown import Countdown
 
-    endpoint = profile.sign_in.get("device_authorization_endpoint")
-    if not endpoint:
-        raise click.UsageError(
-            "there is no device authorization endpoint: give --device-authorization-endpoint, or "
-            "sign in with a browser"
-        )
+    endpoint = _endpoint(profile, "device_authorization_endpoint", "--browser")
 
     def show(code: DeviceCode) -> None:
         click.echo(f"On any device visit {code.verification_uri} and enter the code:\n")
@@ -230,7 +219,7 @@ def _with_device(
 def _as_client(
     profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
 ) -> None:
-    """Prove once that the client's credentials work; from then on the grant needs nobody."""
+    """Check once that the client's credentials work; the grant then refreshes on its own."""
     from ..sign_in.machine import as_client
 
     keep(as_client(client))

@@ -21,11 +21,11 @@ from .times import since, until
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What there is to say of a profile. Times are Unix times in seconds."""
+    """The state of one profile. Times are Unix times in seconds."""
 
     name: str
     signed_in: bool | None
-    """``None`` where that cannot be told: see ``error``."""
+    """``None`` if it is unknown: see ``error``."""
     subject: str | None = None
     scope: list[str] = dataclasses.field(default_factory=list)
     expires_at: float | None = None
@@ -42,29 +42,27 @@ class Status:
 def status(names: tuple[str, ...], as_json: bool) -> int:
     """Show the profiles and their sessions.
 
-    Takes no lock, asks no server but the store, and prints no token. With NAMEs
-    the exit code is 3 where one of them is not signed in.
+    Takes no lock, contacts no server except the store's, and prints no token.
+    With NAMEs, the exit code is 3 if one of them is not signed in.
     """
-    found = [look(name) for name in names or profiles.listed()]
+    found = [status_of(name) for name in names or profiles.listed()]
     if as_json:
         click.echo(json.dumps([_as_json(one) for one in found], indent=2))
     elif found:
         _print(found)
     else:
-        click.echo("There are no profiles. Make one: silent-refresh sign-in --help")
+        click.echo("There are no profiles. To create one, see silent-refresh sign-in --help")
     if any(one.error for one in found):
         return exits.FAILED
     return exits.SIGNED_OUT if names and not all(one.signed_in for one in found) else exits.DONE
 
 
-def look(name: str) -> Status:
-    """Look at one profile. Never raises for what is wrong with it."""
+def status_of(name: str) -> Status:
+    """Return the status of one profile. Problems are reported in ``error``, never raised."""
+    known = Status(name, None)
     try:
         profile = profiles.load(name)
         known = Status(profile.name, None, origins=list(profile.origins), store=profile.place)
-    except (SilentRefreshError, ValueError, OSError) as error:
-        return Status(name, None, error=str(error))
-    try:
         state = profile.open_store().load()
     except (SilentRefreshError, ValueError, OSError) as error:
         return dataclasses.replace(known, error=str(error))
@@ -96,9 +94,9 @@ _HEAD = ("PROFILE", "SIGNED IN", "SCOPE", "EXPIRES", "GEN.", "REFRESHED", "STORE
 
 def _row(one: Status) -> tuple[str, ...]:
     if one.error is not None:
-        return (one.name, "?", "", "", "", "", f"{' '.join(one.error.split())}")
-    # Where the usual file is, is no news; `--json` and `doctor` have its path.
-    store = "file" if paths.is_usual(one.store or "") else one.store or ""
+        return (one.name, "?", "", "", "", "", " ".join(one.error.split()))
+    # The default path is not worth a column; `--json` and `doctor` show it.
+    store = "file" if paths.is_default(one.store or "") else one.store or ""
     if not one.signed_in:
         generation = "" if one.generation is None else str(one.generation)
         return (one.name, "no", "", "", generation, "", store)
@@ -114,10 +112,10 @@ def _row(one: Status) -> tuple[str, ...]:
 
 
 def _print(found: list[Status]) -> None:
-    """Print a line a profile: for the eye, and for grep.
+    """Print one line for each profile, readable and easy to grep.
 
-    By hand, because loading rich and having it lay out a hundred rows takes as
-    long as all the rest.
+    Does not use rich: importing it and laying out a hundred rows would double
+    the command's run time.
     """
     rows = [_HEAD, *(_row(one) for one in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

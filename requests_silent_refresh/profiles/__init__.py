@@ -1,4 +1,4 @@
-"""Profiles: a person signs in once, and every script on the machine just works.
+"""Profiles: sign in once, then use the session by name from any script on the machine.
 
 ::
 
@@ -6,7 +6,7 @@
 
     profiles.load("work").mount_on(session)
 
-The ``silent-refresh`` command makes them; see ``docs/profiles.rst``.
+The ``silent-refresh`` command creates them; see ``docs/profiles.rst``.
 """
 
 from .profile import Profile, listed, load

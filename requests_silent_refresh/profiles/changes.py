@@ -1,8 +1,10 @@
-"""Signing a profile in and out: settings and session change together, or not at all."""
+"""Changing a profile: settings and session change together, or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 from ..stores.contract import State, StateMoved, TokenStore
 from ..system.kernel_lock import KernelLock
@@ -12,34 +14,34 @@ from .profile import Profile, load
 from .references import Kept, resolve
 from .settings import ProfileError
 
-_PATIENCE = 10.0  # seconds; the lock is held for a save and a rename
+_TIMEOUT = 10.0  # seconds; the lock is held only for a save and a rename
 
 
 def sign_in(profile: Profile, token: Token) -> Profile | None:
     """Make ``token`` the profile's session and ``profile`` its settings.
 
-    The last one who comes wins, with settings and session both: a lock keeps
-    two terminals apart. Running scripts go on with the new session, as they do
-    after any sign-in elsewhere, if server and client are the same. Otherwise
-    the profile as it was is returned, whose session lies elsewhere and is to be
-    ended; ``None`` where there is none.
+    The last writer wins; settings and session are replaced together, under a
+    lock that excludes other sign-ins. If server and client are the same, running
+    scripts adopt the new session, as after any sign-in elsewhere. Otherwise the
+    profile's old session is in another place: the old profile is returned, and
+    the caller should end that session. Returns ``None`` if there is none.
 
-    What is true if this process dies after each step:
+    The state if this process dies after each step:
 
     1. The settings are written beside the old ones: nothing has changed.
-    2. Only where another server's or client's session lies in this very place
-       (a path or name that the user gave): it is wiped, so that its tokens meet
-       no settings but their own. The profile is signed out. The settings go
-       before the session then.
-    3. The session is saved. With other settings it lies in another file, so the
-       old ones still go with the old session.
-    4. The settings take their place, by a rename.
+    2. Only if the session of another server or client is stored in the same
+       place (a path or name that the user gave): that session is wiped and step
+       4 comes before step 3, so that its tokens are never combined with the new
+       settings. The profile is signed out.
+    3. The session is saved. If server or client changed, it is in another file,
+       so the old settings still refer to the old session.
+    4. The settings are renamed into place.
 
-    Raises ``StoreError`` or :class:`ProfileError`; then nothing has changed, but
-    for a wiped session in step 2. Blocks for 10 s at the most, and what the
-    store takes.
+    Raises ``StoreError`` or :class:`ProfileError`; then nothing has changed,
+    except that step 2 may have wiped a session. Blocks for at most 10 s, plus
+    the time the store takes.
     """
-    with _alone(profile.name):
+    with _locked(profile.name):
         return _sign_in(profile, token)
 
 
@@ -47,7 +49,7 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
     store = profile.open_store()
     if hasattr(store, "create_table"):
         store.create_table()
-    previous = _previous(profile.name)
+    previous = load_or_none(profile.name)
     state = State.first(token)
     subject = subject_of(token)
     profile = dataclasses.replace(
@@ -55,16 +57,16 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
     )
     draft = settings.Draft(profile.name, profile.to_settings())
     try:
-        is_in_the_way = (
+        must_wipe = (
             previous is not None
             and previous.place == profile.place
             and previous.identity != profile.identity
         )
-        if is_in_the_way:
+        if must_wipe:
             wipe(store)
             draft.put_in_place()
         store.replace(state, after=None)
-        if not is_in_the_way:
+        if not must_wipe:
             draft.put_in_place()
     except BaseException:
         draft.discard()
@@ -73,8 +75,8 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
 
 
 def forget(profile: Profile) -> None:
-    """Remove the profile's settings and its kept secret. Its session was ended before."""
-    with _alone(profile.name):
+    """Remove the profile's settings and its kept secret; the session must have been ended."""
+    with _locked(profile.name):
         settings.remove(profile.name)
         kept = _kept(profile)
         if kept is not None:
@@ -82,7 +84,7 @@ def forget(profile: Profile) -> None:
 
 
 def rotate_kept(profile: Profile) -> None:
-    """Encrypt the profile's kept secret, if it has one, with the newest key."""
+    """Encrypt the profile's kept secret, if any, with the newest key."""
     kept = _kept(profile)
     if kept is not None:
         kept.rotate_key()
@@ -94,7 +96,7 @@ def _kept(profile: Profile) -> Kept | None:
 
 
 def wipe(store: TokenStore) -> None:
-    """Replace whatever session is stored by the tombstone."""
+    """Replace the stored session with a tombstone, even if it is refreshed at the same time."""
     while (state := store.load()) is not None and state.token is not None:
         try:
             store.clear(after=state)
@@ -103,9 +105,10 @@ def wipe(store: TokenStore) -> None:
 
 
 def subject_of(token: Token) -> str | None:
-    """Return who signed in, as the ID token says or else a JWT access token; unverified.
+    """Return who signed in, from the ID token or else from a JWT access token.
 
-    For people to read, never to decide by.
+    Returns ``None`` if neither says. The claim is unverified: show it to people,
+    but never make a decision with it.
     """
     for text in (token.extra.get("id_token"), token.access_token.reveal()):
         claims = jwt_claims(text)
@@ -116,26 +119,21 @@ def subject_of(token: Token) -> str | None:
     return None
 
 
-def _previous(name: str) -> Profile | None:
+def load_or_none(name: str) -> Profile | None:
+    """Return the stored profile; ``None`` if there is none or its settings cannot be used."""
     try:
         return load(name)
     except ProfileError:
-        return None  # there is none, or one that cannot be used and is to be replaced
+        return None
 
 
-class _alone:  # noqa: N801 (used as a function)
-    """Hold the profile's lock, which only those who change its settings take."""
-
-    def __init__(self, name: str) -> None:
-        self._lock = KernelLock(paths.settings_file(name) + ".lock")
-
-    def __enter__(self) -> None:
-        try:
-            self._lock.acquire(_PATIENCE)
-            self._lock.sign()
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Hold the lock for changes of a profile's settings; waits at most 10 s to get it."""
+    lock = KernelLock(paths.settings_file(name) + ".lock")
+    try:
+        lock.acquire(_TIMEOUT)
+        lock.sign()
+        yield
+    finally:
+        lock.release()

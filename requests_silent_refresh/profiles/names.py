@@ -1,4 +1,4 @@
-"""Names of profiles, and the file names that stand for them whatever people type."""
+"""Names of profiles, and the file names made from them."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import unicodedata
 _PLAIN = frozenset(string.ascii_lowercase + string.digits + "-_")
 _ESCAPE = re.compile(r"=([0-9a-f]{2})")
 
-# Windows takes these for devices, with any ending.
+# Windows treats these as devices, whatever the extension.
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z")
 
-# Bytes: the longest name of a file beside it is 255 with everything that is put behind.
+# Bytes; leaves room for suffixes within the usual 255 bytes of a file name.
 _LONGEST = 180
 
 
 def normal(name: str) -> str:
-    """Return ``name`` in Unicode's composed form, in which two that look alike mostly are alike.
+    """Return ``name`` stripped and in Unicode's composed form (NFC), so that spellings agree.
 
-    Raises ``ValueError`` for a name that is empty, too long, or holds what
-    cannot be printed (which a terminal might obey).
+    Raises ``ValueError`` if the name is empty, too long, or contains unprintable
+    characters, which a terminal might interpret.
     """
     if not isinstance(name, str) or not name.strip():
-        raise ValueError("a profile has a name, such as 'work'")
+        raise ValueError("a profile needs a name, for example 'work'")
     name = unicodedata.normalize("NFC", name.strip())
     if not name.isprintable():
-        raise ValueError(f"a profile's name has no control characters: {name!r}")
+        raise ValueError(f"a profile's name must not contain unprintable characters: {name!r}")
     if len(_encoded(name)) > _LONGEST:
-        raise ValueError(f"a profile's name is shorter than this: {name[:40]}...")
+        raise ValueError(f"a profile's name must be shorter than this: {name[:40]}...")
     return name
 
 
 def to_file_name(name: str) -> str:
-    """Return the file name for a profile; ``from_file_name`` undoes it.
+    """Return the file name for a profile; :func:`from_file_name` reverses it.
 
-    Lower-case letters, digits, ``-`` and ``_`` stand for themselves; every other
-    byte of the UTF-8 is written ``=xx``, capitals too. So no two names meet on a
-    file system that does not tell capitals from small letters, none holds a
-    dot or a slash, and none is a device of Windows. Raises ``ValueError`` as
+    Lower-case letters, digits, ``-`` and ``_`` are kept; every other byte of the
+    UTF-8 encoding is written as ``=xx``, including capitals. So two names never
+    collide, even on a case-insensitive file system, and a file name contains no
+    dot or slash and is not a Windows device. Raises ``ValueError`` like
     :func:`normal`.
     """
     return _encoded(normal(name))
 
 
 def from_file_name(text: str) -> str | None:
-    """Return the profile's name; ``None`` where ``text`` is no file name of a profile."""
+    """Return the profile's name; ``None`` if ``text`` is not the file name of a profile."""
     try:
         raw = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text).encode("latin-1")
         name = raw.decode()

@@ -1,4 +1,4 @@
-"""Where a profile's files are: settings, tokens and key, each in a directory of its own kind."""
+"""Paths of a profile's files: settings, tokens and key are in three different directories."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def settings_file(name: str) -> str:
 def tokens_file(name: str, identity: str) -> str:
     """Return the file of a profile's tokens.
 
-    Tokens of another server or client, ``identity``, are another session and go
-    to another file. So whoever still has older settings never meets them.
+    ``identity`` stands for the server and the client. Each has its own file, so
+    a process with older settings never loads tokens that do not belong to them.
     """
     return os.path.join(_state_directory(name), f"{identity}.tokens")
 
 
-def is_usual(path: str) -> bool:
-    """Say whether ``path`` is where a profile's tokens are unless somebody wants it otherwise."""
+def is_default(path: str) -> bool:
+    """Return whether ``path`` is in the default directory for profiles' tokens."""
     return path.startswith(_state_root() + os.sep)
 
 
 def kept_file(name: str, what: str) -> str:
-    """Return the file in which a secret of the profile is kept, encrypted."""
+    """Return the encrypted file that keeps a secret of the profile."""
     return os.path.join(_state_directory(name), f"{what}.kept")
 
 
 def key_file(name: str) -> str:
-    """Return the profile's own key file; it lies apart from what it encrypts."""
+    """Return the profile's own key file, which is not stored with the files it encrypts."""
     data = platformdirs.user_data_dir(_APPLICATION, appauthor=False)
     return os.path.join(data, "keys", "profiles", to_file_name(name) + ".key")
 

@@ -1,4 +1,4 @@
-"""``Profile``: a session that was signed in once and that any script can use by its name."""
+"""``Profile``: a session that any script can use by its name after one sign-in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,39 +22,45 @@ if TYPE_CHECKING:
     from ..manager.manager import TokenManager
     from ..stores.contract import TokenStore
 
-# What a grant reaches its endpoint by; the sign-in goes the same way.
+#: A grant's connection settings. The sign-in and the other commands use the same ones.
 NETWORK = ("verify", "cert", "proxies")
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a script needs to know of a session: origins, grant and store. Immutable.
+    """The settings of a session: origins, grant and store. Immutable.
 
-    Everything here can be written to a file of JSON, and none of it is a secret:
-    a secret is named by where it is, ``{"environment": NAME}``, ``{"file":
-    PATH}``, ``{"keyring": SERVICE, "account": ACCOUNT}``, or ``{"kept":
-    "client_secret"}`` for one that was typed at a sign-in.
+    >>> from requests_silent_refresh import profiles
+    >>> grant = {"kind": "json", "url": "https://shop.example.com/auth/refresh"}
+    >>> profiles.Profile("shop", ["https://shop.example.com"], grant).save()
+    >>> profiles.load("shop").mount_on(requests.Session())
+
+    All fields can be written as JSON, and none contains a secret. A secret is
+    given by a reference: ``{"environment": NAME}``, ``{"file": PATH}``,
+    ``{"keyring": SERVICE, "account": ACCOUNT}``, or ``{"kept": "client_secret-..."}``
+    for one that was typed at a sign-in.
 
     ``origins``
-        Who may see a token, as ``"https://api.example.com"``.
+        Servers that may receive the token, e.g. ``"https://api.example.com"``.
     ``grant``
         ``{"kind": "refresh_token" | "client_credentials" | "json", ...}`` with the
         arguments of the grant's class.
     ``store``
-        ``{"kind": "file"}``, with ``"path"`` if not the usual one; or ``{"kind":
-        "redis" | "sql", "url": ..., "name": ...}``. The URL may be a reference.
+        ``{"kind": "file"}``, with a ``"path"`` to override the default; or
+        ``{"kind": "redis" | "sql", "url": ..., "name": ...}``. The URL may be a reference.
     ``key``
-        ``None``: a key file of the profile's own. Or a reference to a key,
-        ``{"key_file": PATH}``, ``{"passphrase": REFERENCE}``,
-        ``{"keyring": SERVICE}``, or a list of them (the first encrypts).
-    ``adapter``
-        Arguments for the adapter: ``header``, ``scheme``, ``allow_insecure_http``.
+        ``None`` for the profile's own key file; ``{"key_file": PATH}``,
+        ``{"passphrase": REFERENCE}``, ``{"keyring": SERVICE}``, a reference to a
+        key, or a list of them (the first encrypts).
+    ``adapter_options``
+        Arguments of the adapter: ``header``, ``scheme``, ``allow_insecure_http``. In the
+        settings file this is called ``adapter``.
     ``sign_in``
         How a person signs in: ``method``, ``issuer``, endpoints, ``scope``...
     ``signed_in``
-        Who did last: ``subject`` and ``lineage``, for :func:`status`.
+        The last sign-in, ``subject`` and ``lineage``; shown by ``silent-refresh status``.
 
-    Raises ``ValueError`` for a name that is none and for a secret that is written out.
+    Raises ``ValueError`` if the name is invalid or a field contains a literal secret.
     """
 
     name: str
@@ -69,17 +75,17 @@ class Profile:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", names.normal(self.name))
         if isinstance(self.origins, str) or not all(isinstance(o, str) for o in self.origins):
-            raise ValueError("origins is a list, such as ['https://api.example.com']")
+            raise ValueError("origins must be a list, for example ['https://api.example.com']")
         object.__setattr__(self, "origins", tuple(self.origins))
         for part in (self.grant, self.store, self.sign_in):
             references.refuse_literals(part)
 
     @cached_property
     def manager(self) -> TokenManager:
-        """The manager of this profile's session, made at first use.
+        """The manager of this profile's session, created at first use.
 
         Its ``SessionExpired`` names the command to sign in again. Raises
-        :class:`ProfileError` where the settings cannot be meant.
+        :class:`ProfileError` if the settings are invalid.
         """
         from ..manager.manager import TokenManager
 
@@ -91,41 +97,41 @@ class Profile:
 
     @cached_property
     def adapter(self) -> SilentRefreshAdapter:
-        """The adapter for this profile's origins, made at first use. Raises as :attr:`manager`."""
+        """The adapter for the origins, created at first use. Raises like :attr:`manager`."""
         from ..adapter.adapter import SilentRefreshAdapter
 
         manager = self.manager
-        with _blaming(self.name):
+        with _as_profile_error(self.name):
             return SilentRefreshAdapter(manager, self.origins, **self.adapter_options)
 
     def mount_on(self, session: requests.Session) -> None:
-        """Have ``session`` send this profile's token to its origins. Raises as :attr:`manager`."""
+        """Make ``session`` send the token to the origins. Raises like :attr:`manager`."""
         self.adapter.mount_on(session)
 
     @property
     def sign_in_command(self) -> str:
-        """What a person types to sign in again."""
+        """The command that signs in again."""
         return f"silent-refresh sign-in {_argument(self.name)}"
 
     @property
     def identity(self) -> str:
-        """Eight characters for the server and the client: tokens of another are another session."""
+        """Eight characters that identify server and client; a change of either is a new session."""
         endpoint = self.grant.get("token_endpoint") or self.grant.get("url")
         parts = [self.grant.get("kind"), endpoint, self.grant.get("client_id")]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:8]
 
     @property
     def place(self) -> str:
-        """Where the session is kept, for people, and to tell whether two profiles share one."""
+        """Where the session is stored: for people, and to see if two profiles share a session."""
         kind = self.store.get("kind", "file")
         if kind == "file":
             return os.path.abspath(os.path.expanduser(str(self._file())))
         url = self.store.get("url")
-        told = json.dumps(url) if isinstance(url, Mapping) else url
-        return f"{kind} {told} {self._session_name()}"
+        shown = json.dumps(url) if isinstance(url, Mapping) else url
+        return f"{kind} {shown} {self._session_name()}"
 
     def make_grant(self) -> Any:
-        """Return the grant. Raises :class:`ProfileError`."""
+        """Return the grant. Raises :class:`ProfileError` if its settings are invalid."""
         from ..grants.json_refresh import JSONRefresh
         from ..grants.oauth import ClientCredentialsGrant, RefreshTokenGrant
 
@@ -134,42 +140,41 @@ class Profile:
             "client_credentials": ClientCredentialsGrant,
             "json": JSONRefresh,
         }
-        with _blaming(self.name):
+        with _as_profile_error(self.name):
             arguments = {k: references.resolve(v, self.name) for k, v in self.grant.items()}
             kind = arguments.pop("kind", None)
             if kind not in kinds:
-                raise ValueError(f"grant: its kind is one of {', '.join(kinds)}, not {kind!r}")
+                raise ValueError(f"grant: kind must be one of {', '.join(kinds)}, not {kind!r}")
             return kinds[kind](**arguments)
 
     def open_store(self) -> TokenStore:
-        """Return the store; no file is touched yet. Raises :class:`ProfileError`."""
+        """Return the store; no file is opened. Raises :class:`ProfileError` as for the grant."""
         arguments = dict(self.store)
         kind = arguments.pop("kind", "file")
-        with _blaming(self.name):
+        with _as_profile_error(self.name):
             key = _key(self.key, self.name)
             if kind == "file":
                 from ..keys import KeyFile
                 from ..stores.file import EncryptedFileStore
 
                 arguments.pop("path", None)
-                _refuse_rest("store", arguments)
+                _refuse_unknown("store", arguments)
                 key = KeyFile(paths.key_file(self.name), make=True) if key is None else key
                 return EncryptedFileStore(self._file(), key)
             url = references.resolve(arguments.pop("url", None), self.name)
             name = arguments.pop("name", None) or self._session_name()
-            _refuse_rest("store", arguments)
+            _refuse_unknown("store", arguments)
             return _engine(kind)(url, name, key=key)  # type: ignore[no-any-return]
 
     def save(self) -> None:
-        """Write the settings, replacing those of the profile's name; the session is untouched.
+        """Write the settings, replacing any of the same name; the session is not changed.
 
-        Raises :class:`ProfileError`.
+        Raises :class:`ProfileError` if they cannot be written.
         """
-        draft = settings.Draft(self.name, self.to_settings())
-        draft.put_in_place()
+        settings.Draft(self.name, self.to_settings()).put_in_place()
 
     def to_settings(self) -> dict[str, Any]:
-        """Return the settings as JSON has them."""
+        """Return the settings as they are written to JSON."""
         fields = dataclasses.asdict(self)
         fields["adapter"] = fields.pop("adapter_options")
         return {name: value for name, value in fields.items() if value not in (None, {}, ())}
@@ -182,32 +187,29 @@ class Profile:
 
 
 def load(name: str) -> Profile:
-    """Return the profile ``name``, which ``silent-refresh sign-in`` made.
+    """Return the profile ``name``, which ``silent-refresh sign-in`` created.
 
-    Reads its settings and nothing else; no lock, no network. Raises
-    :class:`ProfileError` where there is none or its settings cannot be used,
-    and ``ValueError`` for a name that is none.
+    Reads only the settings, and uses neither a lock nor the network. Raises
+    :class:`ProfileError` if there is no such profile or its settings cannot be
+    used, and ``ValueError`` if the name is invalid.
     """
     name = names.normal(name)
     fields = settings.read(name)
     if fields is None:
         raise ProfileError(
-            f"there is no profile {name!r}: make it with silent-refresh sign-in {_argument(name)} "
-            "--issuer ... --client-id ... --origin ..."
+            f"there is no profile {name!r}: create it with silent-refresh sign-in "
+            f"{_argument(name)} --issuer ... --client-id ... --origin ..."
         )
-    known = {field.name for field in dataclasses.fields(Profile)} - {"adapter_options"}
-    with _blaming(name):
+    known = {field.name for field in dataclasses.fields(Profile)}
+    with _as_profile_error(name):
         if "adapter" in fields:
             fields["adapter_options"] = fields.pop("adapter")
-        _refuse_rest(
-            "the settings",
-            {k: v for k, v in fields.items() if k not in known and k != "adapter_options"},
-        )
+        _refuse_unknown("the settings", [field for field in fields if field not in known])
         profile = Profile(**fields)
     if profile.name != name:
         raise ProfileError(
-            f"{paths.settings_file(name)} holds the settings of {profile.name!r}: it was copied, "
-            "so change the name in it"
+            f"{paths.settings_file(name)} contains the settings of {profile.name!r}: if it was "
+            "copied, change the name in it"
         )
     return profile
 
@@ -222,9 +224,14 @@ def listed() -> list[str]:
     return sorted(name for name in map(names.from_file_name, stems) if name is not None)
 
 
+def network_options(grant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the connection settings of a profile's grant."""
+    return {name: grant[name] for name in NETWORK if name in grant}
+
+
 @contextlib.contextmanager
-def _blaming(name: str) -> Iterator[None]:
-    """Turn a wrong argument into a :class:`ProfileError` that names the profile."""
+def _as_profile_error(name: str) -> Iterator[None]:
+    """Turn an invalid argument into a :class:`ProfileError` that names the profile."""
     try:
         yield
     except (ValueError, TypeError, KeyError, ImportError) as error:
@@ -232,7 +239,7 @@ def _blaming(name: str) -> Iterator[None]:
 
 
 def _key(value: Any, profile: str) -> Any:
-    """Return what a store takes as a key, for how settings write it."""
+    """Return the ``key`` argument of a store for the ``key`` of the settings."""
     from .. import keys
 
     if isinstance(value, list):
@@ -240,7 +247,8 @@ def _key(value: Any, profile: str) -> Any:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise ValueError("a key is not written into settings: name where it is")  # noqa: TRY004
+        message = "a key must not be stored in settings: refer to it, e.g. by {'key_file': PATH}"
+        raise ValueError(message)  # noqa: TRY004
     if "key_file" in value:
         return keys.KeyFile(value["key_file"], make=bool(value.get("make")))
     if "passphrase" in value:
@@ -259,14 +267,14 @@ def _engine(kind: str) -> Any:
         from ..stores.sql import SQLStore
 
         return SQLStore
-    raise ValueError(f"store: its kind is file, redis or sql, not {kind!r}")
+    raise ValueError(f"store: kind must be file, redis or sql, not {kind!r}")
 
 
-def _refuse_rest(what: str, rest: Mapping[str, Any]) -> None:
+def _refuse_unknown(what: str, rest: Collection[str]) -> None:
     if rest:
-        raise ValueError(f"{what}: no such field as {', '.join(map(repr, rest))}")
+        raise ValueError(f"{what}: unknown field {', '.join(map(repr, rest))}")
 
 
 def _argument(name: str) -> str:
-    """Write a profile's name as one argument of a shell's command."""
+    """Quote a profile's name as one argument of a shell command."""
     return ("-- " if name.startswith("-") else "") + shlex.quote(name)

@@ -1,4 +1,4 @@
-"""Secrets in settings: never the secret itself, always where it is."""
+"""References to secrets: settings never contain a secret, only where to find it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ KINDS = ("environment", "file", "keyring", "kept")
 
 @dataclasses.dataclass(frozen=True)
 class FromKeyring:
-    """Reads a secret from the operating system's keyring each time it is asked (extra ``keyring``).
+    """Reads a secret from the operating system's keyring at each call (extra ``keyring``).
 
-    Calling it raises ``LookupError`` where the keyring holds none.
+    A call raises ``LookupError`` if the keyring has no such secret.
     """
 
     service: str
@@ -30,18 +30,18 @@ class FromKeyring:
         value = keyring.get_password(self.service, self.account)
         if not value:
             raise LookupError(
-                f"the keyring holds nothing for {self.account!r} of {self.service!r}: put the "
-                "secret there"
+                f"the keyring has no secret for account {self.account!r} of service "
+                f"{self.service!r}: store it there"
             )
         return value
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Reads a secret that was typed once and is kept encrypted, as the profile's tokens are.
+    """Reads a secret that was typed once and is kept encrypted, like the profile's tokens.
 
-    Calling it raises ``LookupError`` where none is kept, and ``StoreError``
-    where it cannot be read.
+    A call raises ``LookupError`` if none is kept, and ``StoreError`` if it
+    cannot be read. ``ValueError`` is raised if ``what`` is not a plain name.
     """
 
     profile: str
@@ -49,23 +49,25 @@ class Kept:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_-]{1,60}", self.what):
-            raise ValueError(f"no secret is kept under the name {self.what!r}")
+            raise ValueError(
+                f"{self.what!r} cannot name a kept secret: use lower-case letters, digits, - and _"
+            )
 
     def __call__(self) -> str:
         state = self._store().load()
         secret = None if state is None or state.token is None else state.token.extra.get("secret")
         if not secret:
             raise LookupError(
-                f"the secret of the profile {self.profile!r} is not kept any more: sign in with "
+                f"the secret of the profile {self.profile!r} is no longer kept: sign in with "
                 "--client-secret ask"
             )
         return str(secret)
 
     def keep(self, secret: str) -> None:
-        """Keep ``secret`` from now on. Raises ``StoreError`` where it cannot be saved."""
+        """Keep ``secret`` from now on. Raises ``StoreError`` if it cannot be saved."""
         from ..token import Token
 
-        # A store keeps tokens; what is kept rides along as an extra of one that is none.
+        # A store saves only tokens, so the secret is an extra field of a dummy token.
         self._store().save(Token("none", extra={"secret": secret}), after=None)
 
     def forget(self) -> None:
@@ -76,7 +78,7 @@ class Kept:
             store.clear(after=state)
 
     def rotate_key(self) -> None:
-        """Encrypt it with the profile's newest key."""
+        """Encrypt the secret with the profile's newest key."""
         self._store().rotate_key()
 
     def _store(self) -> Any:
@@ -88,12 +90,15 @@ class Kept:
 
 
 def is_reference(value: object) -> bool:
-    """Say whether ``value`` is how settings write where a secret is."""
+    """Return whether ``value`` is a reference to a secret."""
     return isinstance(value, Mapping) and any(kind in value for kind in KINDS)
 
 
 def resolve(value: Any, profile: str) -> Any:
-    """Return the callable that a reference stands for; anything else, with those in it resolved."""
+    """Return the callable for a reference. References inside other mappings are resolved too.
+
+    Raises ``ValueError`` if a reference has unknown fields.
+    """
     if not isinstance(value, Mapping):
         return value
     if not is_reference(value):
@@ -109,22 +114,22 @@ def resolve(value: Any, profile: str) -> Any:
     else:
         source = Kept(profile, fields.pop("kept"))
     if fields:
-        raise ValueError(f"{', '.join(fields)}: a reference to a secret has no such field")
+        raise ValueError(f"a reference to a secret has unknown fields: {', '.join(fields)}")
     return source
 
 
 def refuse_literals(settings: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` where a secret is written out; the message does not hold it."""
+    """Raise ``ValueError`` if a setting contains a secret; the message does not contain it."""
     for name, value in settings.items():
-        hint = "name where it is: {'environment': NAME}, {'file': PATH} or {'keyring': SERVICE}"
+        hint = "refer to it by {'environment': NAME}, {'file': PATH} or {'keyring': SERVICE}"
         if name == "client_secret" and not (value is None or is_reference(value)):
-            raise ValueError(f"client_secret is not written into settings: {hint}")
+            raise ValueError(f"client_secret must not be stored in settings: {hint}")
         if name in ("extra", "headers", "parameters") and isinstance(value, Mapping):
             from ..grants.base import literal_secrets
 
             plain = {k: v for k, v in value.items() if not is_reference(v)}
             for where in literal_secrets(name, plain):
-                raise ValueError(f"{where} is not written into settings: {hint}")
+                raise ValueError(f"{where} must not be stored in settings: {hint}")
         if name == "proxies" and isinstance(value, Mapping):
             for url in value.values():
                 _refuse_password(name, url)
@@ -136,9 +141,9 @@ def _refuse_password(name: str, url: object) -> None:
     try:
         password = urlsplit(url).password if isinstance(url, str) else None
     except ValueError:
-        return  # whoever uses it says what is wrong with it
+        return  # an invalid URL is reported when it is used
     if password:
         raise ValueError(
-            f"the password in {name} is not written into settings: put the whole URL into an "
-            "environment variable and name that, {'environment': NAME}"
+            f"the password in {name} must not be stored in settings: put the whole URL into an "
+            "environment variable and refer to it by {'environment': NAME}"
         )

@@ -1,4 +1,4 @@
-"""A profile's settings as a file: JSON, readable and writable by hand, without secrets."""
+"""A profile's settings file: JSON that people can read and edit, without secrets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ VERSION = 1
 
 
 class ProfileError(SilentRefreshError):
-    """There is no such profile, or its settings cannot be used. Nothing was changed."""
+    """The profile does not exist, or its settings cannot be used. Nothing was changed."""
 
 
 def read(name: str) -> dict[str, Any] | None:
-    """Return the settings of the profile ``name``; ``None`` where there is no such profile.
+    """Return the settings of the profile ``name``; ``None`` if there is no such profile.
 
-    Takes no lock: the file is only ever replaced whole. Raises
-    :class:`ProfileError`, and ``ValueError`` for a name that is none.
+    Takes no lock, because the file is always replaced as a whole. Raises
+    :class:`ProfileError` if the file cannot be used, and ``ValueError`` if
+    ``name`` is invalid.
     """
     path = paths.settings_file(name)
     try:
@@ -38,17 +39,18 @@ def read(name: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict) or settings.pop("format", None) != FORMAT:
-        raise ProfileError(f"{path} holds no settings of a profile: mend it, or remove it")
+        raise ProfileError(f"{path} does not contain a profile's settings: repair or remove it")
     version = settings.pop("version", None)
     if version != VERSION:
         raise ProfileError(
-            f"{path} is of version {version!r} and this release reads {VERSION}: upgrade it here"
+            f"{path} has version {version!r}, but this release reads version {VERSION}: upgrade "
+            "requests-silent-refresh"
         )
     return settings
 
 
 class Draft:
-    """Settings that are written beside the file and take its place when all else is done."""
+    """New settings, written to a file beside the current one; ``ProfileError`` if that fails."""
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         self._path = paths.settings_file(name)
@@ -61,7 +63,7 @@ class Draft:
             raise ProfileError(f"the settings cannot be written: {error}") from None
 
     def put_in_place(self) -> None:
-        """Make these the settings, durably. The caller holds the profile's lock."""
+        """Make these the settings, durably. Must be called with the profile's lock held."""
         try:
             private_files.rename(self._path + ".new", self._path)
         except OSError as error:
@@ -69,13 +71,13 @@ class Draft:
             raise ProfileError(f"the settings cannot be written: {error}") from None
 
     def discard(self) -> None:
-        """Remove what was not put in place."""
+        """Remove the new file if it was not put in place."""
         with contextlib.suppress(OSError):
             private_files.remove(self._path + ".new")
 
 
 def remove(name: str) -> None:
-    """Remove the settings. The caller holds the profile's lock."""
+    """Remove the settings. Must be called with the profile's lock held. May raise ProfileError."""
     try:
         private_files.remove(paths.settings_file(name))
     except OSError as error:

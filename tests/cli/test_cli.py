@@ -1,7 +1,8 @@
-"""``silent-refresh``: each command, its exit codes and its one line on standard error."""
+"""``silent-refresh``: each command, its exit codes and its one-line errors."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from file_faults import fail_with, tapped
 from signing_in import (
     PATIENCE,
     ROOT,
@@ -20,10 +22,12 @@ from signing_in import (
     Terminal,
     answer,
     come_back,
+    every_lock_held,
     files_in,
     home,  # noqa: F401 (a fixture)
     one_line,
     run,
+    send_through_ten_expiries,
     set_up,
     sign_in,
 )
@@ -41,7 +45,6 @@ from requests_silent_refresh import (
 from requests_silent_refresh.cli import exits
 from requests_silent_refresh.cli.times import since, span, until
 from requests_silent_refresh.profiles import Profile, changes, paths
-from requests_silent_refresh.system import private_files
 from requests_silent_refresh.testing import Answer, AuthorizationServer
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -49,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 @pytest.fixture
 def command(capsys, monkeypatch):
-    """Run a command in this process; returns exit code, stdout and stderr."""
+    """Run a command in this process, and return its exit code, stdout and stderr."""
 
     def command(*arguments, stdin=""):
         read, write = os.pipe()
@@ -65,7 +68,7 @@ def command(capsys, monkeypatch):
 
 @pytest.fixture
 def work(server):
-    """A profile that somebody signed in to."""
+    """A profile that is signed in."""
     changes.sign_in(profile(server), server.sign_in_token(scope="read"))
     return profiles.load("work")
 
@@ -81,7 +84,7 @@ def profile(server, name="work", **fields):
 
 
 def failed(result, code):
-    """Return the one line that a failed command says, having checked that it is one."""
+    """Check that a command failed with ``code`` and one line on stderr, and return that line."""
     assert result[0] == code, result
     (line,) = result[2].splitlines()
     assert line.startswith("silent-refresh: ")
@@ -92,30 +95,25 @@ def failed(result, code):
 
 
 def test_from_sign_in_to_sign_out(server):
-    """The whole way: sign in, ten expiries in a script, sign out, and what to type then."""
+    """Sign-in, ten expiries in a script, sign-out, and the command to sign in again."""
     done = sign_in(server, "work", "--scope", "openid read")
     assert "Signed in to work as ann." in done.out
     with requests.Session() as session:
-        profiles.load("work").mount_on(session)
-        for _ in range(10):
-            server.revoke_access_tokens()
-            assert session.get(server.resource).status_code == 200
-        assert server.counters.granted == 10
-        assert server.counters.reuse_detections == 0
+        send_through_ten_expiries(server, session)
         done = run("sign-out", "work")
         assert (done.code, done.out, done.err) == (0, "Signed out of work.\n", "")
         with pytest.raises(SessionExpired, match=r"run silent-refresh sign-in work$"):
             session.get(server.resource)
     assert run("token", "work").code == exits.SIGNED_OUT
-    # What was given the first time need not be given again.
+    # The settings of the first sign-in are not needed again.
     terminal = Terminal("sign-in", "work")
     answer(terminal.find(r"http\S+/authorize\S+"))
     assert terminal.finish().code == 0
     assert profiles.load("work").manager.signed_in
 
 
-def test_a_browser_is_opened_where_there_is_one(server, tmp_path):
-    """Sign-in: $BROWSER is started with the URL, and what it is is no affair of ours."""
+def test_a_browser_is_opened_if_there_is_one(server, tmp_path):
+    """Sign-in: $BROWSER is started with the URL, whatever program it names."""
     browser = tmp_path / "browser"
     browser.write_text(
         f"#!{sys.executable}\n"
@@ -125,20 +123,20 @@ def test_a_browser_is_opened_where_there_is_one(server, tmp_path):
     browser.chmod(0o700)
     done = run("sign-in", "work", *set_up(server), BROWSER=f"{browser} %s")
     assert done.code == 0, done
-    assert "A browser opens. If none does, visit:" in done.out
+    assert "Opening a browser. If none opens, visit:" in done.out
     assert "Signed in to work." in done.out
 
 
 @pytest.mark.parametrize("browser", ["/does/not/exist %s", "false"])
-def test_a_browser_that_cannot_be_opened_is_no_obstacle(server, browser):
-    """Sign-in: the URL is printed, and a person can take it elsewhere."""
+def test_a_sign_in_works_if_the_browser_cannot_be_opened(server, browser):
+    """Sign-in: the URL is printed, so a person can open it elsewhere."""
     terminal = Terminal("sign-in", "work", *set_up(server), BROWSER=browser)
     answer(terminal.find(r"http\S+/authorize\S+"))
     assert terminal.finish().code == 0
 
 
-def test_a_device_is_signed_in_elsewhere(server):
-    """Sign-in: the code is shown, and entering it elsewhere signs this machine in."""
+def test_a_device_is_signed_in_from_another_one(server):
+    """Sign-in: the code is shown; entering it on another device signs this machine in."""
     server.authorizations.device_interval = 0.1
     terminal = Terminal("sign-in", "work", "--device", *set_up(server))
     code = terminal.find(r"[A-Z]{4}-[A-Z]{4}")
@@ -150,7 +148,7 @@ def test_a_device_is_signed_in_elsewhere(server):
 
 
 def test_a_client_signs_itself_in(server, tmp_path):
-    """Sign-in: client credentials need nobody, and the secret is named by where it is."""
+    """Sign-in: client credentials need no person, and the secret is given by reference."""
     with AuthorizationServer(client_secret="s3cret") as server:
         options = [*set_up(server), "--scope", "a b", "--client-credentials"]
         secret = "environment:TEST_SECRET"
@@ -171,14 +169,14 @@ def test_a_client_signs_itself_in(server, tmp_path):
 
 
 def test_a_typed_secret_is_kept_encrypted(home):  # noqa: F811
-    """P12: --client-secret ask takes it from standard input; no file holds it in plain text."""
+    """P12: --client-secret ask reads it from standard input; no file contains it in plain text."""
     with AuthorizationServer(client_secret="s3cret") as server:
         options = [*set_up(server), "--client-credentials", "--client-secret", "ask"]
         assert run("sign-in", "bot", *options, stdin="s3cret\n").code == 0
         first = profiles.load("bot").grant["client_secret"]
         assert run("refresh", "bot").code == 0
         assert not [name for name, content in files_in(home).items() if b"s3cret" in content]
-        # A wrong one changes nothing; a new one takes the place of the old one.
+        # A wrong secret changes nothing; a new one replaces the old one.
         wrong = run("sign-in", "bot", "--client-secret", "ask", stdin="wrong\n")
         assert "invalid_client" in one_line(wrong)
         assert run("refresh", "bot").code == 0
@@ -187,29 +185,29 @@ def test_a_typed_secret_is_kept_encrypted(home):  # noqa: F811
         assert run("rotate-key", "bot").code == 0
         assert run("refresh", "bot").code == 0
         done = run("sign-out", "bot", "--forget")
-        assert (done.code, done.out) == (0, "Signed out of bot, which is forgotten.\n")
+        assert (done.code, done.out) == (0, "Signed out of bot, and removed its settings.\n")
         assert profiles.listed() == []
 
 
 def test_another_client_ends_the_session_of_the_first(server, work, command):
-    """Sign-in: the tokens that the profile had elsewhere are revoked and wiped."""
+    """Sign-in: the profile's tokens from the earlier server are revoked and wiped."""
     with AuthorizationServer() as other:
         terminal = Terminal("sign-in", "work", *set_up(other))
         answer(terminal.find(r"http\S+/authorize\S+"))
         done = terminal.finish()
         assert done.code == 0, done
-        assert "another server or client was ended" in done.out
+        assert "earlier session with another server or client was ended" in done.out
         assert server.counters.revocations == 1
         assert work.open_store().load().token is None
         assert profiles.load("work").origins == (other.url,)
 
 
-# What goes wrong at a sign-in: one line, and nothing half written.
+# Failed sign-ins: one line, and no file is changed.
 
 
 @pytest.fixture
 def nothing_changes(home, server):  # noqa: F811
-    """Check that what a test tries leaves every file as it was."""
+    """Check that the test leaves every file unchanged."""
     changes.sign_in(profile(server, "other"), server.sign_in_token())
     before = files_in(home)
     yield
@@ -217,7 +215,7 @@ def nothing_changes(home, server):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"state": "wrong"}, "wrong state"),
         ({"code": None, "error": "access_denied"}, "denied in the browser"),
@@ -226,17 +224,17 @@ def nothing_changes(home, server):  # noqa: F811
     ],
 )
 @pytest.mark.usefixtures("nothing_changes")
-def test_an_answer_that_is_not_ours_is_said(server, fields, said):
-    """Sign-in: one clear line, exit code 6, and nothing half written."""
+def test_a_wrong_answer_from_the_browser_is_reported(server, fields, message):
+    """Sign-in: one clear line, exit code 6, and no file is changed."""
     terminal = Terminal("sign-in", "work", *set_up(server))
     come_back(terminal.find(r"http\S+/authorize\S+"), **{"iss": server.issuer, **fields})
     done = terminal.finish()
     assert done.code == exits.NOT_COMPLETED
-    assert said in one_line(done)
+    assert message in one_line(done)
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_denied_or_expired_device_code_is_said(server):
+def test_a_denied_or_expired_device_code_is_reported(server):
     """Sign-in: both end with one clear line and exit code 6."""
     server.authorizations.device_interval = 0.05
     terminal = Terminal("sign-in", "work", "--device", *set_up(server))
@@ -251,7 +249,7 @@ def test_a_denied_or_expired_device_code_is_said(server):
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_port_that_is_taken_is_said(server, command):
+def test_a_port_in_use_is_reported(server, command):
     """Sign-in: the line names the port, and the option that helps."""
     port = server.url.rpartition(":")[2]
     taken = f"http://127.0.0.1:{port}/callback"
@@ -262,7 +260,7 @@ def test_a_port_that_is_taken_is_said(server, command):
 
 @pytest.mark.usefixtures("nothing_changes")
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--issuer", "{url}/", "--client-id", "c", "--origin", "{url}"], 4, "must be identical"),
         (["--issuer", "{url}", "--client-id", "c"], 2, "--origin is missing"),
@@ -301,25 +299,25 @@ def test_a_port_that_is_taken_is_said(server, command):
           "--origin", "{url}"], 4, "not a redirect URI on this machine"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_said(server, command, arguments, code, said):
-    """Sign-in: arguments are checked before anybody is asked, and no secret is shown again."""
+def test_invalid_arguments_are_reported(server, command, arguments, code, message):
+    """Sign-in: arguments are checked before the sign-in starts, and no secret is repeated."""
     arguments = [argument.format(url=server.url) for argument in arguments]
     line = failed(command("sign-in", "work", *arguments), code)
-    assert said in line
+    assert message in line
     assert "hunter2" not in line
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_an_issuer_without_s256_is_refused(server, command):
-    """RFC 9700 section 2.1.1: PKCE by S256, or no sign-in."""
+    """RFC 9700 section 2.1.1: a server without PKCE by S256 is refused."""
     where = "/.well-known/oauth-authorization-server"
     known = {"code_challenge_methods_supported": ["plain"]}
     server.on(where, lambda request, real: real.but(payload={**real.payload, **known}))
-    assert "not by S256" in failed(command("sign-in", "work", *set_up(server)), exits.SETUP)
+    assert "not with S256" in failed(command("sign-in", "work", *set_up(server)), exits.SETUP)
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_an_issuer_out_of_reach_is_said(server, command):
+def test_an_unreachable_issuer_is_reported(server, command):
     """Sign-in: exit code 5 means that trying again may help."""
     with AuthorizationServer() as gone:
         options = set_up(gone)
@@ -327,25 +325,14 @@ def test_an_issuer_out_of_reach_is_said(server, command):
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_settings_that_cannot_be_written_are_said(server, command):
-    """Sign-in: where the disk refuses, nothing is half written."""
+def test_settings_that_cannot_be_written_are_reported(command, monkeypatch):
+    """Sign-in: if the disk is full, no file is changed."""
+    monkeypatch.setenv("TEST_SECRET", "x")
     with AuthorizationServer(client_secret="x") as server:
-        options = [*set_up(server), "--client-credentials", "--client-secret", "environment:HOME"]
-        os.environ["HOME"], before = "x", os.environ["HOME"]
-        call = private_files.call
-
-        def full(function, *arguments, **settings):
-            if function is os.write:
-                raise OSError(28, "No space left on device")
-            return call(function, *arguments, **settings)
-
-        private_files.call = full
-        try:
-            line = failed(command("sign-in", "work", *options), exits.SETUP)
-        finally:
-            private_files.call = call
-            os.environ["HOME"] = before
-    assert "No space left" in line
+        secret = ["--client-secret", "environment:TEST_SECRET"]
+        with tapped("write", fail_with(errno.ENOSPC)):
+            done = command("sign-in", "work", *set_up(server), "--client-credentials", *secret)
+    assert "No space left" in failed(done, exits.SETUP)
 
 
 # Ctrl-C at each step.
@@ -354,7 +341,7 @@ def test_settings_that_cannot_be_written_are_said(server, command):
 @pytest.mark.usefixtures("nothing_changes")
 @pytest.mark.parametrize("step", ["discovery", "browser", "code", "device", "poll"])
 def test_ctrl_c_at_each_step_changes_nothing(server, step):
-    """Sign-in: one line, exit code 130, and nothing half written, wherever it was."""
+    """Sign-in: one line, exit code 130, and no file is changed, at whatever step it comes."""
     arrived, go_on = threading.Event(), threading.Event()
 
     def hold(request, real):
@@ -389,9 +376,9 @@ def test_ctrl_c_at_each_step_changes_nothing(server, step):
     assert one_line(done) == "silent-refresh: interrupted: nothing was changed"
 
 
-def test_ctrl_c_during_the_save_comes_too_late(server, tmp_path):
-    """Sign-in: once it is being stored it is finished, settings and session both."""
-    os.mkfifo(tmp_path / "saving")
+def test_ctrl_c_during_the_save_comes_too_late():
+    """Sign-in: a save that has begun is finished, both settings and session."""
+    # Patches the package, because nothing else sends the signal at each system call of the save.
     program = (
         "import os, signal, sys\n"
         "from requests_silent_refresh import cli\n"
@@ -429,8 +416,8 @@ def test_ctrl_c_during_the_save_comes_too_late(server, tmp_path):
 # Two terminals.
 
 
-def test_of_two_terminals_the_last_one_wins_whole(server):
-    """Sign-in: two at once; the last one's session and settings hold, and who runs adopts them."""
+def test_the_last_of_two_terminals_wins(server):
+    """Sign-in: the last of two sign-ins sets settings and session, and running scripts adopt it."""
     first = Terminal("sign-in", "work", *set_up(server), "--scope", "first")
     second = Terminal("sign-in", "work", *set_up(server), "--scope", "second")
     pages = {
@@ -455,8 +442,8 @@ def test_of_two_terminals_the_last_one_wins_whole(server):
 # The other commands.
 
 
-def test_status_tells_what_there_is_to_tell(server, work, command):
-    """Status: a line for each profile, and never a token."""
+def test_status_shows_each_profile(server, work, command):
+    """Status: one line for each profile, and never a token."""
     changes.sign_in(profile(server, "My other"), Token("secret-at", "secret-rt"))
     code, out, err = command("status")
     assert (code, err) == (0, "")
@@ -472,13 +459,13 @@ def test_status_tells_what_there_is_to_tell(server, work, command):
 
 
 def test_status_is_json_for_programs(server, work, command):
-    """Status: --json has the same, with times in Unix seconds."""
+    """Status: --json has the same fields, with times in Unix seconds."""
     code, out, err = command("status", "--json")
-    (told,) = json.loads(out)
+    (shown,) = json.loads(out)
     assert (code, err) == (0, "")
-    assert 3590 < told.pop("expires_in") <= 3600
+    assert 3590 < shown.pop("expires_in") <= 3600
     token = work.open_store().load().token
-    assert told == {
+    assert shown == {
         "name": "work",
         "signed_in": True,
         "subject": None,
@@ -493,19 +480,19 @@ def test_status_is_json_for_programs(server, work, command):
 
 
 def test_status_knows_who_signed_in_after_a_refresh(server, command):
-    """Status: the subject of the sign-in stays known while its session lives, and no longer."""
+    """Status: the subject of the sign-in is shown for as long as its session lasts."""
     payload = server.sign_in() | {"id_token": "x.eyJzdWIiOiAiYW5uIn0."}
     changes.sign_in(profile(server), Token.from_response(payload, received_at=time.time()))
     assert command("refresh", "work")[0] == 0
-    (told,) = json.loads(command("status", "--json")[1])
-    assert (told["subject"], told["generation"]) == ("ann", 2)
+    (shown,) = json.loads(command("status", "--json")[1])
+    assert (shown["subject"], shown["generation"]) == ("ann", 2)
     profiles.load("work").open_store().save(server.sign_in_token(), after=None)
-    (told,) = json.loads(command("status", "--json")[1])
-    assert told["subject"] is None
+    (shown,) = json.loads(command("status", "--json")[1])
+    assert shown["subject"] is None
 
 
-def test_status_of_one_that_is_signed_out(server, work, command):
-    """Status: exit code 3 where a profile that was named is not signed in."""
+def test_status_of_a_signed_out_profile(server, work, command):
+    """Status: exit code 3 if a profile named in the arguments is not signed in."""
     assert command("status", "work")[0] == exits.DONE
     assert command("sign-out", "work")[1] == "Signed out of work.\n"
     assert command("sign-out", "work")[1] == "Nobody was signed in to work.\n"
@@ -515,8 +502,8 @@ def test_status_of_one_that_is_signed_out(server, work, command):
     assert re.split("  +", out.splitlines()[1])[:3] == ["work", "no", "2"]
 
 
-def test_status_of_what_cannot_be_read(server, work, command):
-    """Status: one broken profile hides no other, and the exit code is 1."""
+def test_status_of_broken_profiles(server, work, command):
+    """Status: a broken profile does not hide the others, and the exit code is 1."""
     changes.sign_in(profile(server, "broken"), server.sign_in_token())
     with open(profiles.load("broken").place, "r+b") as file:
         file.write(b"x")
@@ -527,47 +514,51 @@ def test_status_of_what_cannot_be_read(server, work, command):
     _, broken, line, worse = out.splitlines()
     assert re.split("  +", broken)[1] == "?"
     assert line.startswith("work")
-    assert "holds no settings" in worse
+    assert "does not contain a profile's settings" in worse
     assert command("status", "nobody")[0] == exits.FAILED
 
 
 def test_status_without_profiles(command):
-    """Status: who has none is told how to make one."""
+    """Status: if there are no profiles, it says how to create one."""
     code, out, _ = command("status")
-    assert (code, out) == (0, "There are no profiles. Make one: silent-refresh sign-in --help\n")
+    hint = "To create one, see silent-refresh sign-in --help"
+    assert (code, out) == (0, f"There are no profiles. {hint}\n")
 
 
-def test_status_takes_no_lock(server, work, command):
-    """Status: while somebody holds both locks it says the same; and who waits is not held up."""
-    store = work.open_store()
-    with store.exclusive(1), store._file.writing(), changes._alone("work"):
+def test_status_takes_no_lock(work, command, home):  # noqa: F811
+    """Status: it succeeds at once while every lock of the profile is held."""
+    with work.open_store().exclusive(1):
+        pass  # creates the lock file that a refresh uses
+    with every_lock_held(home) as names:
         began = time.monotonic()
         assert command("status", "work")[0] == 0
         assert time.monotonic() - began < 2
+    tokens = Path(work.place).name
+    assert {"work.json.lock", f"{tokens}.lock", f"{tokens}.write.lock"} <= names
 
 
 def test_token_prints_the_current_token(server, work, command):
-    """Token: the token alone, refreshed where it is due, or a header for curl."""
+    """Token: prints only the token, refreshed if it is due, or a header for curl."""
     stored = work.open_store().load().token.access_token.reveal()
     assert command("token", "work") == (0, stored + "\n", "")
     assert command("token", "work", "--header") == (0, f"Authorization: Bearer {stored}\n", "")
-    over = Token(stored, work.open_store().load().token.refresh_token, expires_at=1.0)
-    work.open_store().save(over, after=work.open_store().load())
+    expired = Token(stored, work.open_store().load().token.refresh_token, expires_at=1.0)
+    work.open_store().save(expired, after=work.open_store().load())
     code, out, _ = command("token", "work")
     assert code == 0
     assert out.strip() != stored
     assert server.counters.granted == 1
 
 
-def test_a_header_is_the_profiles_own(server, command):
-    """Token: an API that wants it in another header gets that line."""
+def test_the_header_is_that_of_the_profile(server, command):
+    """Token: --header prints the header that the profile's adapter sends."""
     plain = profile(server, adapter_options={"header": "X-Token", "scheme": ""})
     changes.sign_in(plain, Token("secret-at"))
     assert command("token", "work", "--header")[1] == "X-Token: secret-at\n"
 
 
-def test_curl_gets_the_token_by_a_pipe(server, work):
-    """P12: as the docs show it; the token is in no process's arguments."""
+def test_curl_reads_the_token_from_a_pipe(server, work):
+    """P12: as in the docs; the token is never among a process's arguments."""
     line = f"{sys.executable} -m requests_silent_refresh token work --header"
     done = subprocess.run(
         ["sh", "-c", f"{line} | curl -s -H @- {server.resource}"],
@@ -578,12 +569,12 @@ def test_curl_gets_the_token_by_a_pipe(server, work):
         check=False,
     )
     if "not found" in done.stderr:
-        pytest.skip("there is no curl")
+        pytest.skip("curl is not installed")
     assert json.loads(done.stdout)["access_token_serial"] == 1
 
 
 def test_refresh_makes_a_new_token(server, work, command):
-    """Refresh: one exchange, also where the token was due anyway."""
+    """Refresh: exactly one exchange, even if the token was due anyway."""
     assert command("refresh", "work") == (
         0, "Refreshed work: the token expires in 59 min.\n", ""
     )  # fmt: skip
@@ -595,7 +586,7 @@ def test_refresh_makes_a_new_token(server, work, command):
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("fault", "code", "message"),
     [
         ({"status": 503}, exits.UNAVAILABLE, "503"),
         ({"status": 400, "body": '{"error": "invalid_client"}'}, exits.SETUP, "invalid_client"),
@@ -606,26 +597,26 @@ def test_refresh_makes_a_new_token(server, work, command):
         ),
     ],
 )
-def test_a_refresh_that_fails_has_the_exit_code_of_its_reason(
-    server, work, command, fault, code, said
+def test_a_failed_refresh_has_the_exit_code_of_its_cause(
+    server, work, command, fault, code, message
 ):
-    """Exit codes: try again, mend the set-up, or sign in."""
+    """Exit codes: they tell whether to try again, fix the set-up, or sign in."""
     server.fault("token", times=None, **fault)
-    assert said in failed(command("refresh", "work"), code)
+    assert message in failed(command("refresh", "work"), code)
 
 
-def test_a_secret_that_is_missing_is_named(server, command):
-    """Exit codes: a client secret in a variable that is not set is a wrong set-up, and named."""
+def test_a_missing_secret_is_named(server, command):
+    """Exit codes: if the variable of a client secret is not set, the set-up error names it."""
     grant = {**profile(server).grant, "client_secret": {"environment": "TEST_UNSET"}}
     changes.sign_in(profile(server, grant=grant), server.sign_in_token())
     assert "TEST_UNSET is not set" in failed(command("refresh", "work"), exits.SETUP)
 
 
-def test_doctor_names_who_holds_the_lock(server, work, command):
-    """Doctor: where a refresh hangs, the process that holds the lock is named."""
+def test_doctor_names_the_holder_of_the_lock(server, work, command):
+    """Doctor: if a refresh hangs, the process that holds the lock is named."""
     with work.open_store().exclusive(1):
         assert f"the lock is held by process {os.getpid()}" in command("doctor", "work")[1]
-    assert "nobody holds the lock" in command("doctor", "work")[1]
+    assert "the lock is free" in command("doctor", "work")[1]
 
 
 @pytest.mark.parametrize(
@@ -640,20 +631,20 @@ def test_doctor_names_who_holds_the_lock(server, work, command):
     ],
 )
 def test_every_failure_has_its_exit_code(error, code):
-    """Exit codes: try again, mend the set-up, or look at what is broken."""
+    """Exit codes: they tell whether to try again, fix the set-up, or look at what is broken."""
     assert exits.code_for(error) == code
     assert exits.line_for(error) == f"silent-refresh: {error}"
 
 
 @pytest.mark.parametrize("name", ["token", "refresh", "sign-out", "rotate-key"])
-def test_an_unknown_profile_is_said(command, name):
-    """Exit codes: 4, and what to type to make it."""
+def test_an_unknown_profile_is_reported(command, name):
+    """Exit codes: 4, with the command that creates the profile."""
     line = failed(command(name, "nobody"), exits.SETUP)
     assert "silent-refresh sign-in nobody --issuer" in line
 
 
-def test_import_takes_what_other_tools_kept(server, command):
-    """Import: a token endpoint's answer is stored as it is, with no exchange."""
+def test_import_accepts_a_token_endpoints_answer(server, command):
+    """Import: the tokens are stored as they are, without an exchange."""
     payload = json.dumps(server.sign_in(scope="read"))
     code, out, err = command("import", "work", *set_up(server), stdin=payload)
     assert (code, err) == (0, "")
@@ -662,8 +653,8 @@ def test_import_takes_what_other_tools_kept(server, command):
     assert profiles.load("work").sign_in["method"] == "import"
 
 
-def test_import_takes_a_refresh_token_alone(server, command):
-    """Import: it is exchanged at once, by the machinery that loses none (P5)."""
+def test_import_accepts_a_refresh_token_alone(server, command):
+    """Import: it is exchanged at once, by the manager, so that no token is lost (P5)."""
     refresh_token = server.sign_in()["refresh_token"]
     code, out, err = command("import", "work", *set_up(server), stdin=refresh_token + "\n")
     assert (code, err) == (0, "")
@@ -675,7 +666,7 @@ def test_import_takes_a_refresh_token_alone(server, command):
 
 
 def test_import_for_a_json_api(server, command):
-    """Import: an API that refreshes in JSON of its own, with the grant's own options."""
+    """Import: an API with its own JSON refresh, with options for the grant."""
     options = ["--json-refresh", server.json_endpoint + "/nested", "--origin", server.url]
     options += [
         "--grant-option",
@@ -695,15 +686,15 @@ def test_import_for_a_json_api(server, command):
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "two words", '{"access_token": 7}', "[" * 9999])
 @pytest.mark.usefixtures("nothing_changes")
-def test_import_of_what_holds_no_token(server, command, text):
-    """Import: one line, which shows nothing of what was given."""
+def test_import_of_input_without_a_token(server, command, text):
+    """Import: one line, which repeats nothing of the input."""
     line = failed(command("import", "work", *set_up(server), stdin=text), exits.SETUP)
     assert "words" not in line
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_import_of_too_much(server, command):
-    """Import: a log or a disk image is not read into memory."""
+    """Import: a log or a disk image is not read into memory as a whole."""
     done = run("import", "work", *set_up(server), stdin="x" * (1024 * 1024 + 1))
     assert done.code == exits.SETUP
     assert "larger than any tokens" in one_line(done)
@@ -711,14 +702,14 @@ def test_import_of_too_much(server, command):
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_import_cannot_read_two_things_from_standard_input(server, command):
-    """Import: the tokens have it, so the secret comes from elsewhere."""
+    """Import: standard input has the tokens, so the secret must come from elsewhere."""
     options = [*set_up(server), "--client-secret", "ask"]
     line = failed(command("import", "work", *options, stdin="x"), exits.USAGE)
     assert "standard input is for the tokens" in line
 
 
-def test_rotate_key_encrypts_anew_and_disturbs_nobody(server, work, command):
-    """Rotation: a new key in front, the tokens under it, the last one kept, older ones gone."""
+def test_rotate_key_does_not_disturb_running_scripts(server, work, command):
+    """Rotation: the new key encrypts, the previous one is kept, and older ones are removed."""
     running = profiles.load("work").manager
     assert running.token()
     path = Path(paths.key_file("work"))
@@ -727,7 +718,7 @@ def test_rotate_key_encrypts_anew_and_disturbs_nobody(server, work, command):
         code, out, _ = command("rotate-key", "work")
         assert code == 0
         keys.append(path.read_text().split())
-        assert out.startswith("The tokens of work are encrypted with the key ")
+        assert out.startswith("The tokens of work are now encrypted with the key ")
     assert [len(lines) for lines in keys] == [1, 2, 2, 2]
     assert keys[3][1] == keys[2][0]
     assert keys[0][0] not in keys[3]
@@ -735,8 +726,8 @@ def test_rotate_key_encrypts_anew_and_disturbs_nobody(server, work, command):
     assert profiles.load("work").manager.signed_in
 
 
-def test_rotate_key_of_a_key_from_elsewhere(server, command, tmp_path):
-    """Rotation: with keys that somebody else manages, the first one given encrypts from then on."""
+def test_rotate_key_with_keys_from_elsewhere(server, command, tmp_path):
+    """Rotation: with several keys in the settings, the first one encrypts from then on."""
     one = {"key_file": str(tmp_path / "one.key"), "make": True}
     two = {"key_file": str(tmp_path / "two.key"), "make": True}
     changes.sign_in(profile(server, key=one), server.sign_in_token())
@@ -751,20 +742,20 @@ def test_rotate_key_of_a_key_from_elsewhere(server, command, tmp_path):
     assert len((tmp_path / "two.key").read_text().split()) == 2
 
 
-def test_rotate_key_before_anybody_signed_in(server, command):
-    """Rotation: there is nothing to encrypt, and that is said."""
+def test_rotate_key_before_the_first_sign_in(server, command):
+    """Rotation: the output says that there is nothing to encrypt."""
     profile(server).save()
-    assert "nothing to encrypt yet" in command("rotate-key", "work")[1]
+    assert "nothing to encrypt" in command("rotate-key", "work")[1]
 
 
 def test_doctor_finds_nothing_wrong(server, work, command):
-    """Doctor: modes, key, state, lock, endpoints and clock, each with a line; no token is sent."""
+    """Doctor: a line each for modes, key, state, lock, endpoints and clock; no token is sent."""
     code, out, err = command("doctor")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "work:"
     assert {line.split()[0] for line in lines[1:]} == {"ok"}
-    for told in (
+    for expected in (
         "settings:",
         "key file:",
         "tokens:",
@@ -772,18 +763,18 @@ def test_doctor_finds_nothing_wrong(server, work, command):
         "the lock",
         "/token",
     ):
-        assert told in out
+        assert expected in out
     assert server.counters.granted == 0
 
 
 def test_doctor_finds_what_is_wrong(server, work, command, tmp_path):
-    """Doctor: each trouble has its line, and the exit code is 1."""
+    """Doctor: each problem has its line, and the exit code is 1."""
     os.chmod(paths.key_file("work"), 0o644)
     os.chmod(os.path.dirname(work.place), 0o777)
     code, out, _ = command("doctor", "work")
     assert code == exits.FAILED
-    assert re.search("warning +key file: .* can be opened by others", out)
-    assert re.search("problem +tokens: others may replace", out)
+    assert re.search("warning +key file: .* can be opened by other users", out)
+    assert re.search("problem +tokens: other users can replace", out)
     grant = {**profile(server).grant, "client_secret": {"environment": "TEST_UNSET"}}
     grant["revocation_endpoint"] = "https://127.0.0.1:1/revoke"
     key = {"passphrase": {"environment": "TEST_UNSET"}}
@@ -795,8 +786,8 @@ def test_doctor_finds_what_is_wrong(server, work, command, tmp_path):
     assert re.search("nobody:\n  problem +there is no profile", out)
 
 
-def test_doctor_looks_at_clock_and_session(server, command, monkeypatch):
-    """Doctor: a clock that is wrong, a session without refresh token, a server in trouble."""
+def test_doctor_warns_of_clock_session_and_server(server, command):
+    """Doctor: warns of a wrong clock, a session without refresh token, and a failing server."""
     changes.sign_in(profile(server), Token("a"))
     server.on("/token", lambda request, real: Answer(500))
     server.clock = lambda: time.time() - 3600
@@ -809,8 +800,8 @@ def test_doctor_looks_at_clock_and_session(server, command, monkeypatch):
     assert re.search(r"warning +this machine's clock is 3[56]\d\d s ahead of the server's", out)
 
 
-def test_doctor_of_a_profile_nobody_signed_in_to(server, command):
-    """Doctor: it says so, and what to type; a wrong grant or endpoint is found as well."""
+def test_doctor_of_a_profile_that_is_not_signed_in(server, command):
+    """Doctor: it names the command to sign in; it also finds a wrong grant or endpoint."""
     profile(server, "new").save()
     code, out, _ = command("doctor", "new")
     assert code == 0
@@ -825,7 +816,7 @@ def test_doctor_of_a_profile_nobody_signed_in_to(server, command):
 
 
 def test_completion_knows_commands_and_profiles(server, work, command):
-    """Completion: the shell's script, commands, and the names of the profiles."""
+    """Completion: the script for the shell, and the names of commands and profiles."""
     assert "_SILENT_REFRESH_COMPLETE=bash_complete" in command("completion", "bash")[1]
     done = run(
         _SILENT_REFRESH_COMPLETE="bash_complete",
@@ -836,7 +827,7 @@ def test_completion_knows_commands_and_profiles(server, work, command):
 
 
 def test_help_names_every_command_and_exit_code(command):
-    """Help: without arguments too; each command has one of its own."""
+    """Help: also without arguments; sign-in has its own help."""
     code, out, _ = command()
     assert code == 0
     assert command("--help") == (0, out, "")
@@ -848,29 +839,29 @@ def test_help_names_every_command_and_exit_code(command):
     assert command("--version")[1].startswith("silent-refresh, version ")
 
 
-def test_verbose_shows_what_is_being_done(server, work):
-    """Logging: -v prints the log to standard error, without it nothing is."""
+def test_verbose_shows_the_log(server, work):
+    """Logging: -v prints the log to standard error, without any token."""
     done = run("-v", "refresh", "work")
     assert "INFO refreshed" in done.err
     assert "at-" not in done.err
     assert "rt-" not in done.err
 
 
-def test_an_unknown_command_is_said(command):
-    """Exit codes: 2, in one line."""
+def test_an_unknown_command_is_reported(command):
+    """Exit codes: 2, with one line."""
     assert "No such command 'bogus'" in failed(command("bogus"), exits.USAGE)
 
 
 def test_the_demo_is_a_command_too(command):
-    """Demo: found among the commands, and run without click."""
+    """Demo: it can be run as one of click's commands, and parses its own arguments."""
     for arguments, code in ((["--help"], 0), (["--threads", "no number"], 2)):
         with pytest.raises(SystemExit) as caught:
             command("-v", "demo", *arguments)
         assert caught.value.code == code
 
 
-def test_without_the_extra_the_demo_works_and_the_rest_says_what_is_missing():
-    """Extras: without click, rich and oauthlib there is a line on how to get them."""
+def test_without_the_extra_only_the_demo_works():
+    """Extras: without click, rich and oauthlib, the other commands say what to install."""
     program = (
         "import sys\n"
         "for name in ('click', 'rich', 'oauthlib'): sys.modules[name] = None\n"
@@ -903,13 +894,13 @@ def test_without_the_extra_the_demo_works_and_the_rest_says_what_is_missing():
     [(0, "0 s"), (119, "119 s"), (120, "2 min"), (3600, "60 min"), (7200, "2 h"), (200000, "2 d")],
 )
 def test_durations_are_rounded_down(seconds, text):
-    """Times: the largest unit of which there are two."""
+    """Times: the largest unit that fits at least twice."""
     assert span(seconds) == text
 
 
-def test_moments_are_told_from_now():
-    """Times: past and future, and unknown ones."""
-    assert until(None) == "at a time the server did not say"
+def test_moments_are_relative_to_now():
+    """Times: past, future and unknown moments."""
+    assert until(None) == "at a time the server did not state"
     assert until(time.time() - 1) == "now"
     assert since(None) == ""
     assert since(time.time() + 60) == "0 s ago"

@@ -1,4 +1,4 @@
-"""``silent-refresh``: what the options make of a profile, and what they leave as it was."""
+"""``silent-refresh``: which settings the options change, and which they keep."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 import threading
 
 import pytest
-from signing_in import home, set_up  # noqa: F401 (home is a fixture)
+from signing_in import home, keyring_in_memory, run, set_up  # noqa: F401 (two fixtures)
 
 from requests_silent_refresh import Token, cli, profiles
-from requests_silent_refresh.cli import exits, keys
+from requests_silent_refresh.cli import exits
 from requests_silent_refresh.cli.app import uninterrupted
 from requests_silent_refresh.cli.sign_in import conclude
-from requests_silent_refresh.profiles import Profile, changes
+from requests_silent_refresh.keys import generate_key
+from requests_silent_refresh.profiles import Profile, changes, paths
 from requests_silent_refresh.testing import AuthorizationServer
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 @pytest.fixture
 def imported(server, capsys, monkeypatch):
-    """Import tokens with options, and return the profile that came of it (or the error)."""
+    """Import tokens with options, and return the resulting profile, or stderr if it failed."""
 
     def imported(*options, fresh=True, code=0):
         read, write = os.pipe()
@@ -38,7 +39,7 @@ def imported(server, capsys, monkeypatch):
     return imported
 
 
-def test_everything_is_written_down(server, imported):
+def test_the_options_become_settings(server, imported):
     """Options: the issuer's endpoints, client, origins and scope become the profile's settings."""
     profile = imported("--scope", "a b", "--scope", "c", "--origin", "https://api.example.com")
     assert profile.origins == (server.url, "https://api.example.com")
@@ -58,16 +59,16 @@ def test_everything_is_written_down(server, imported):
     }
 
 
-def test_what_is_left_out_stays(imported):
-    """Options: a later command changes what it names, and nothing else."""
+def test_settings_without_an_option_are_kept(imported):
+    """Options: a later command changes only the settings it names."""
     first = imported("--scope", "a")
     second = imported("--scope", "b", fresh=False)
     assert second.sign_in == {**first.sign_in, "scope": ["b"]}
     assert (second.grant, second.origins) == (first.grant, first.origins)
 
 
-def test_endpoints_by_hand_go_before_those_of_an_issuer(server, imported):
-    """Options: --token-endpoint takes the issuer's place; other endpoints may be given with it."""
+def test_endpoints_in_options_override_those_of_an_issuer(server, imported):
+    """Options: --token-endpoint replaces the issuer; other endpoints can be given with it."""
     imported()
     hand = server.url + "/json/../token"
     profile = imported("--token-endpoint", hand, "--revocation-endpoint", hand, fresh=False)
@@ -88,8 +89,8 @@ def test_endpoints_by_hand_go_before_those_of_an_issuer(server, imported):
         ("keyring:service", {"keyring": "service"}),
     ],
 )
-def test_a_client_secret_is_named_by_where_it_is(imported, option, reference):
-    """P12: the settings get a reference, and 'none' takes it away again."""
+def test_a_client_secret_is_stored_as_a_reference(imported, option, reference):
+    """P12: the settings contain only a reference, and 'none' removes it."""
     profile = imported("--client-secret", option, "--client-auth", "post")
     assert profile.grant["client_secret"] == reference
     assert profile.grant["client_auth"] == "post"
@@ -100,21 +101,26 @@ def test_a_client_secret_is_named_by_where_it_is(imported, option, reference):
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        (["environment:NAME"], {"environment": "NAME"}),
+        (["environment:TEST_KEY"], {"environment": "TEST_KEY"}),
         (["keyring:service/account"], {"keyring": "service", "account": "account"}),
-        (["passphrase-environment:NAME"], {"passphrase": {"environment": "NAME"}}),
-        (["passphrase-file:/x"], {"passphrase": {"file": "/x"}}),
+        (["passphrase-environment:TEST_KEY"], {"passphrase": {"environment": "TEST_KEY"}}),
+        (["passphrase-file:phrase"], {"passphrase": {"file": "phrase"}}),
         (
-            ["key-file:/a", "key-file:/b"],
-            [{"key_file": "/a", "make": True}, {"key_file": "/b", "make": True}],
+            ["key-file:a", "key-file:b"],
+            [{"key_file": "a", "make": True}, {"key_file": "b", "make": True}],
         ),
     ],
 )
-def test_a_key_is_named_by_where_it_is(server, options, key):
-    """P12: each source of keys has an option, and several of them make a rotation."""
-    from requests_silent_refresh.cli.options import _key
-
-    assert _key({"keys": options}, None) == key
+@pytest.mark.usefixtures("keyring_in_memory")
+def test_a_key_is_stored_as_a_reference(imported, options, key, tmp_path, monkeypatch):
+    """P12: each source of keys has an option, and several of them allow a rotation."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TEST_KEY", generate_key())
+    (tmp_path / "phrase").write_text("a long passphrase")
+    profile = imported(*(word for option in options for word in ("--key", option)))
+    assert profile.key == key
+    assert profile.manager.signed_in
+    assert not os.path.exists(paths.key_file("work")), "the profile has no key file of its own"
 
 
 def test_a_store_is_named_by_its_url(server, imported, tmp_path, monkeypatch):
@@ -126,20 +132,18 @@ def test_a_store_is_named_by_its_url(server, imported, tmp_path, monkeypatch):
     key = ["--key", f"key-file:{tmp_path / 'key'}"]
     profile = imported("--store", url, "--store-name", "shared", *key)
     assert profile.store == {"kind": "sql", "url": url, "name": "shared"}
-    assert profile.manager.signed_in
-    profile.manager._store.close()
+    assert run("token", "work").out.startswith("at-")
     monkeypatch.setenv("TEST_URL", url)
     profile = imported("--store", "environment:TEST_URL")
     assert profile.store == {"kind": "sql", "url": {"environment": "TEST_URL"}}
-    assert profile.manager.signed_in
-    profile.manager._store.close()
+    assert run("token", "work").out.startswith("at-")
     err = imported("--store", "postgresql://user:hunter2@db/x", code=exits.SETUP)
-    assert "not written into settings" in err
+    assert "must not be stored in settings" in err
     assert "hunter2" not in err
 
 
-def test_a_store_for_a_fleet_needs_a_key_that_every_host_has(imported, tmp_path):
-    """Options: the profile's own key file is one machine's, so an engine asks for another."""
+def test_a_shared_store_needs_a_key_that_every_host_has(imported, tmp_path):
+    """Options: the profile's own key file is local, so an engine needs another key."""
     pytest.importorskip("sqlalchemy")
     err = imported("--store", f"sqlite:///{tmp_path / 'db'}", code=exits.SETUP)
     assert err.startswith("silent-refresh: the profile 'work' cannot be used: ")
@@ -147,7 +151,7 @@ def test_a_store_for_a_fleet_needs_a_key_that_every_host_has(imported, tmp_path)
 
 
 def test_a_profile_changes_its_kind(server, imported):
-    """Options: from JSON to OAuth and back, nothing of the other kind stays."""
+    """Options: from JSON to OAuth and back, no setting of the other kind is kept."""
     url = server.json_endpoint
     profile = imported("--json-refresh", url, "--grant-option", "timeout=5")
     assert profile.grant == {"kind": "json", "url": url, "timeout": 5}
@@ -157,16 +161,13 @@ def test_a_profile_changes_its_kind(server, imported):
     assert imported("--json-refresh", url).grant == {"kind": "json", "url": url}
 
 
-def test_a_machine_sends_its_parameters_at_each_refresh():
-    """Options: for client credentials, scope and parameters belong to the grant itself."""
+def test_client_credentials_send_their_parameters_at_each_refresh(monkeypatch):
+    """Options: for client credentials, scope and parameters become settings of the grant."""
+    monkeypatch.setenv("TEST_SECRET", "s3cret")
     with AuthorizationServer(client_secret="s3cret") as server:
         options = ["--client-credentials", "--client-secret", "environment:TEST_SECRET"]
         options += ["--scope", "a", "--parameter", "audience=x"]
-        os.environ["TEST_SECRET"] = "s3cret"
-        try:
-            assert cli.main(["sign-in", "bot", *set_up(server), *options]) == 0
-        finally:
-            del os.environ["TEST_SECRET"]
+        assert cli.main(["sign-in", "bot", *set_up(server), *options]) == 0
     grant = profiles.load("bot").grant
     assert (grant["kind"], grant["scope"], grant["extra"]) == (
         "client_credentials",
@@ -175,8 +176,8 @@ def test_a_machine_sends_its_parameters_at_each_refresh():
     )
 
 
-def test_an_earlier_session_that_cannot_be_ended_is_said(server, capsys, tmp_path):
-    """Sign-in: the new session holds all the same; the old one's trouble is a line."""
+def test_an_earlier_session_that_cannot_be_ended_is_reported(server, capsys, tmp_path):
+    """Sign-in: the new session is stored all the same; the failure is one line."""
 
     def profile(client_id, path):
         grant = {"kind": "refresh_token", "token_endpoint": server.token_endpoint}
@@ -191,36 +192,21 @@ def test_an_earlier_session_that_cannot_be_ended_is_said(server, capsys, tmp_pat
     assert "earlier session could not be ended" in err
 
 
-def test_settings_that_are_broken_are_not_in_the_way(server, capsys):
-    """Sign-in: what was broken meanwhile is replaced, not stumbled over."""
+def test_a_sign_in_replaces_broken_settings(server, capsys):
+    """Sign-in: settings that were damaged while the person signed in are replaced."""
     grant = {"kind": "refresh_token", "token_endpoint": server.token_endpoint, "client_id": "c"}
     profile = Profile("work", [server.url], grant)
     profile.save()
-    with open(profiles.profile.paths.settings_file("work"), "w") as file:
+    with open(paths.settings_file("work"), "w") as file:
         file.write("{")
     assert cli.main(["sign-in", "work", *set_up(server)]) == exits.SETUP
-    assert "mend it, or remove it" in capsys.readouterr().err
+    assert "repair or remove it" in capsys.readouterr().err
     conclude(profile, Token("a"), None)
     assert profiles.load("work").manager.signed_in
 
 
-def test_a_store_without_keys_has_none_to_rotate(monkeypatch, capsys):
-    """Rotation: somebody's own store may not know it; that is said, and nothing is changed."""
-    Profile(
-        "work", ["https://a.example"], {"kind": "json", "url": "https://a.example/refresh"}
-    ).save()
-
-    class Bare:
-        def open_store(self):
-            return object()
-
-    monkeypatch.setattr(keys, "load", lambda name: Bare())
-    assert cli.main(["rotate-key", "work"]) == exits.USAGE
-    assert "has no keys to rotate" in capsys.readouterr().err
-
-
-def test_nothing_at_the_prompt_is_no_secret(server, capsys, monkeypatch):
-    """Sign-in: an empty line is not taken for a secret."""
+def test_an_empty_secret_is_refused(server, capsys, monkeypatch):
+    """Sign-in: an empty line at the prompt is not used as the secret."""
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         options = ["--client-credentials", "--client-secret", "ask"]
@@ -228,8 +214,8 @@ def test_nothing_at_the_prompt_is_no_secret(server, capsys, monkeypatch):
     assert "Client secret: nothing was given" in capsys.readouterr().err
 
 
-def test_outside_the_main_thread_nothing_is_done_about_ctrl_c():
-    """Interrupts: only the main thread may; elsewhere the work is done all the same."""
+def test_ctrl_c_is_left_alone_outside_the_main_thread():
+    """Interrupts: only the main thread can set signal handlers; elsewhere the body still runs."""
     done = []
 
     def work():

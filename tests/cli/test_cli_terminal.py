@@ -1,4 +1,4 @@
-"""``silent-refresh`` on a real terminal: prompts, countdown, table; and how long it takes."""
+"""``silent-refresh`` on a real terminal: prompts, countdown and table; and its speed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pty = pytest.importorskip("pty")
 
 pytestmark = pytest.mark.usefixtures("home")
 
-# Makes the terminal the process's own, so that Ctrl-C arrives as from a keyboard.
+# Makes this the controlling terminal, so that Ctrl-C arrives as from a keyboard.
 _ATTACH = (
     "import fcntl, os, sys, termios\n"
     "os.setsid()\n"
@@ -33,7 +33,7 @@ _ATTACH = (
 
 
 class Screen:
-    """The command on a terminal of 120 columns, and what was written to it."""
+    """The command on a terminal of 120 columns, with its output in ``text``."""
 
     def __init__(self, *arguments: str) -> None:
         self._terminal, end = pty.openpty()
@@ -49,18 +49,18 @@ class Screen:
         self.text = ""
 
     def find(self, pattern: str) -> str:
-        """Wait until what was written matches, and return the match."""
+        """Wait until the output matches ``pattern``, and return the match."""
         deadline = time.monotonic() + PATIENCE
         while (found := re.search(pattern, self.text)) is None:
             assert self._read(deadline), f"no {pattern!r} in {self.text!r}"
         return found[0]
 
     def type(self, keys: str) -> None:
-        """Press keys."""
+        """Type ``keys``."""
         os.write(self._terminal, keys.encode())
 
     def finish(self) -> int:
-        """Wait for the end, and return the exit code."""
+        """Wait for the process to end, and return its exit code."""
         deadline = time.monotonic() + PATIENCE
         while self._read(deadline):
             pass
@@ -72,14 +72,14 @@ class Screen:
         assert ready, f"nothing more came after {self.text!r}"
         with contextlib.suppress(OSError):  # the other end is closed
             content = os.read(self._terminal, 65536)
-            # Colours and cursor movements stand between the words.
+            # Remove colours and cursor movements.
             self.text += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", content.decode())
             return bool(content)
         return False
 
 
-def test_a_countdown_shows_how_long_the_code_is_good(server):
-    """RFC 8628: the seconds run down while somebody looks for the other device."""
+def test_a_countdown_shows_how_long_the_code_is_valid(server):
+    """RFC 8628: the seconds count down while the person uses the other device."""
     server.authorizations.device_interval = 30.0
     server.authorizations.device_code_lifetime = 90.0
     screen = Screen("sign-in", "work", "--device", *set_up(server))
@@ -94,7 +94,7 @@ def test_a_countdown_shows_how_long_the_code_is_good(server):
 
 
 def test_a_secret_is_typed_without_echo():
-    """P12: what is typed at the prompt does not appear on the screen."""
+    """P12: a secret typed at the prompt does not appear on the screen."""
     with AuthorizationServer(client_secret="s3cret") as server:
         options = ["--client-credentials", "--client-secret", "ask"]
         screen = Screen("sign-in", "bot", *set_up(server), *options)
@@ -106,7 +106,7 @@ def test_a_secret_is_typed_without_echo():
 
 
 def test_a_refresh_token_is_pasted_without_echo(server):
-    """P12: import asks for one where nothing is piped in."""
+    """P12: import prompts for a refresh token if standard input is a terminal."""
     refresh_token = server.sign_in()["refresh_token"]
     screen = Screen("import", "work", *set_up(server))
     screen.find("Refresh token: ")
@@ -118,7 +118,7 @@ def test_a_refresh_token_is_pasted_without_echo(server):
 
 @pytest.mark.parametrize("keys", ["\x03", "\x04"])
 def test_ctrl_c_at_a_prompt_changes_nothing(server, keys):
-    """Sign-in: Ctrl-C and Ctrl-D at the prompt end it with one line."""
+    """Sign-in: Ctrl-C and Ctrl-D at the prompt end the command with one line."""
     options = ["--client-credentials", "--client-secret", "ask"]
     screen = Screen("sign-in", "bot", *set_up(server), *options)
     screen.find("Client secret: ")
@@ -130,7 +130,7 @@ def test_ctrl_c_at_a_prompt_changes_nothing(server, keys):
 
 
 def test_status_is_a_table_on_a_terminal():
-    """Status: the table, with names as they are."""
+    """Status: the table, with names printed literally."""
     make_profile("[bold]work", Token("secret-at", "secret-rt", expires_at=time.time() + 3600))
     screen = Screen("status")
     assert screen.finish() == 0
@@ -148,8 +148,8 @@ def make_profile(name, token):
 
 @pytest.fixture
 def hundred(home, monkeypatch):  # noqa: F811
-    """A hundred profiles that somebody signed in to."""
-    # Only here: what is measured is reading, and syncing 600 files to a slow disk is not.
+    """Sign in to a hundred profiles, and return the command that lists them."""
+    # Reading is measured, not writing: without this, a slow disk syncs 600 files.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     for number in range(100):
         make_profile(f"profile {number}", Token("a", "r", expires_at=time.time() + 3600, scope="x"))
@@ -157,14 +157,14 @@ def hundred(home, monkeypatch):  # noqa: F811
 
 
 def test_status_of_a_hundred_profiles_is_quick(hundred):
-    """Status: 100 profiles in less than 300 ms of processor time, start of Python included."""
+    """Status: 100 profiles in less than 300 ms of processor time, including Python's start."""
     best = 10.0
-    # As people start it: Python's development mode takes half as long again.
+    # As users start it: Python's development mode takes half as long again.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    measured = any(name.startswith("COVERAGE_") for name in os.environ)  # line by line: slow
+    measured = any(name.startswith("COVERAGE_") for name in os.environ)  # tracing is slow
     limit = 2.0 if measured else 0.3
-    for _ in range(15):  # others on the machine make it slower, nothing makes it faster
+    for _ in range(15):  # other processes can only make it slower, so the best run counts
         before = os.times()
         done = subprocess.run(
             hundred, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
@@ -181,14 +181,14 @@ def test_status_of_a_hundred_profiles_is_quick(hundred):
 
 
 def test_looking_at_a_hundred_profiles_is_quick(hundred):
-    """Status: without the imports it is 200 ms of processor time at the most, usually a quarter."""
-    from requests_silent_refresh.cli.status import look
+    """Status: without the imports it takes at most 200 ms of processor time, usually 50 ms."""
+    from requests_silent_refresh.cli.status import status_of
 
-    look("profile 0")  # imports
+    status_of("profile 0")  # imports
     best = 10.0
     for _ in range(5):
         began = time.process_time()
-        found = [look(name) for name in profiles.listed()]
+        found = [status_of(name) for name in profiles.listed()]
         best = min(best, time.process_time() - began)
         assert all(one.signed_in for one in found)
     assert len(found) == 100

@@ -1,4 +1,4 @@
-"""``python -m requests_silent_refresh demo``, in this process and as one of its own."""
+"""``python -m requests_silent_refresh demo``, in this process and as a separate one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = ("--threads", "8", "--expiries", "2", "--seconds", "0")
 
 @pytest.fixture(autouse=True)
 def _home_of_its_own(tmp_path, monkeypatch):
-    """Keep default state and keys of whoever runs the tests out of it."""
+    """Keep the tests away from the default state and keys of the current user."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -46,7 +46,7 @@ def state(tmp_path) -> Path:
 
 @pytest.fixture
 def run(capsys, state) -> Callable[..., tuple[int, str, str]]:
-    """Run the demo in this process; returns its exit code, stdout and stderr."""
+    """Run the demo in this process, and return its exit code, stdout and stderr."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(["demo", "--state", str(state), *SMALL, *arguments])
@@ -67,7 +67,7 @@ def as_process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def test_64_threads_through_5_expiries():
-    """P1, P2: the demo as a person starts it: 5 exchanges, 320 401s, no failure, no reuse."""
+    """P1, P2: with its default arguments: 5 exchanges, 320 401s, no failure, no reuse."""
     process = as_process("demo", "--json", "--seconds", "0")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
@@ -81,22 +81,22 @@ def test_64_threads_through_5_expiries():
     assert Path(report["state"]).is_relative_to(os.environ["HOME"])
 
 
-def test_started_again_it_goes_on_without_signing_in(run, state):
-    """The encrypted file: a second run uses the first one's session and says so."""
+def test_the_next_run_continues_without_signing_in(run, state):
+    """The encrypted file: a second run uses the session of the first one and says so."""
     code, out, _ = run()
     assert code == 0
-    assert f"Signed in. The tokens are kept, encrypted, in {state}" in out
+    assert f"Signed in. The tokens are stored, encrypted, in {state}" in out
     code, out, _ = run("--json")
     assert code == 0
     assert json.loads(out)["session"] == "went on"
     code, out, _ = run()
     assert code == 0
-    assert f"Went on without signing in, with the tokens in {state}" in out
+    assert f"Continued without signing in, with the tokens in {state}" in out
     assert "Signed in" not in out
 
 
 def test_plain_output_has_a_line_for_each_phase_and_a_table(run):
-    """Not on a terminal: plain lines, phases in order, then the table; no control characters."""
+    """Without a terminal: plain lines, phases in order, then the table; no control characters."""
     _, out, err = run()
     assert err == ""
     assert not re.search(r"[^\n -~]", out)
@@ -113,8 +113,8 @@ def test_plain_output_has_a_line_for_each_phase_and_a_table(run):
     assert re.fullmatch(r"0\.\d{3} s", table["wait, p99"])
 
 
-def test_no_token_is_written_in_the_open(run, state):
-    """P12: neither the output nor any file beside the state holds a token in plain text."""
+def test_no_token_is_written_in_plain_text(run, state):
+    """P12: neither the output nor any file beside the state contains a token in plain text."""
     _, out, _ = run()
     files = [path for path in state.parent.iterdir() if path.is_file()]
     assert {path.name for path in files} >= {"tokens", "tokens.server"}
@@ -123,8 +123,8 @@ def test_no_token_is_written_in_the_open(run, state):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_killed_in_the_middle_it_goes_on(state):
-    """P5: SIGKILL after a refresh; the next run goes on with the session that was saved."""
+def test_a_killed_demo_can_be_continued(state):
+    """P5: SIGKILL after a refresh; the next run continues the saved session."""
     options = ("demo", "--state", str(state), "--threads", "8", "--expiries", "2")
     with as_process(*options, "--seconds", "0.5") as process:
         _until(process, "replayed")  # of the first expiry; the second is half a second away
@@ -136,25 +136,26 @@ def test_killed_in_the_middle_it_goes_on(state):
 
 
 def _until(process: subprocess.Popen[str], text: str) -> str:
-    """Read lines of the process's output until one holds ``text``; returns that one."""
+    """Read lines of the process's output until one contains ``text``, and return that one."""
     assert process.stdout is not None
     return next(line for line in process.stdout if text in line)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child alone")
-def test_ctrl_c_ends_it_in_one_line(state):
-    """Ctrl-C: exit code 130, one line, no traceback; the state stays good."""
+def test_ctrl_c_ends_it_with_one_line(run, state):
+    """Ctrl-C: exit code 130, one line, no traceback; the next run continues the session."""
     options = ("demo", "--state", str(state), "--threads", "8", "--expiries", "1")
     with as_process(*options, "--seconds", "600") as process:
         _until(process, "at work")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, "interrupted; started again it goes on from here\n")
+    assert (process.returncode, err) == (130, "interrupted; the next run continues from here\n")
+    assert json.loads(run("--json")[1])["session"] == "went on"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 def test_on_a_terminal_lines_are_rewritten(state):
-    """On a terminal: counts grow in place, each line ends with its final count."""
+    """On a terminal: counts are updated in place, and each line ends with its final count."""
     import pty
 
     master, slave = pty.openpty()
@@ -169,7 +170,7 @@ def test_on_a_terminal_lines_are_rewritten(state):
     try:
         while piece := os.read(master, 65536):
             output += piece
-    except OSError:  # how a pseudo-terminal says that its other end is closed
+    except OSError:  # raised when the other end of the pseudo-terminal is closed
         pass
     finally:
         os.close(master)
@@ -181,7 +182,7 @@ def test_on_a_terminal_lines_are_rewritten(state):
 
 
 def test_a_failed_request_is_exit_code_1(state):
-    """Exit code 1: a token endpoint that answers 400 fails the batch, and the table says so."""
+    """Exit code 1: a 400 from the token endpoint fails the batch, and the table shows it."""
     arguments = argparse.Namespace(threads=4, expiries=2, seconds=0.0)
     state.parent.mkdir()
     run = command.Demo(arguments, str(state), Screen(None))
@@ -194,18 +195,18 @@ def test_a_failed_request_is_exit_code_1(state):
     assert "first error" in report.as_table()
 
 
-def test_a_session_the_server_has_forgotten_is_signed_in_again(run, state):
-    """Without the server's file the stored session is over, and the demo says what it did."""
+def test_it_signs_in_again_if_the_server_lost_the_session(run, state):
+    """Without the server's database the stored session has ended, and the output says so."""
     run()
     Path(f"{state}.server").unlink()
     code, out, _ = run()
     assert code == 0
-    assert "Signed in again: the server does not know the stored session any more." in out
+    assert "Signed in again: the server no longer knows the stored session." in out
     assert re.search(r"^  at the start +1$", out, re.MULTILINE)
 
 
-def test_an_access_token_that_expired_meanwhile_is_refreshed_first(run, state):
-    """Days later: the kept access token is over, the refresh token carries on."""
+def test_an_expired_stored_token_is_refreshed_first(run, state):
+    """A run days later: the stored access token has expired, and the refresh token is used."""
     state.parent.mkdir()
     with AuthorizationServer(
         client_id="demo", database=f"{state}.server", access_token_lifetime=0
@@ -221,17 +222,23 @@ def test_an_access_token_that_expired_meanwhile_is_refreshed_first(run, state):
     assert report["exchanges_per_expiry"] == [1, 1]
 
 
-def test_two_demos_on_one_state_are_kept_apart(run, state):
-    """A second demo on the same state says who has it, and touches nothing."""
-    with command._alone(str(state)):
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child alone")
+def test_a_second_demo_on_the_same_state_is_refused(run, state):
+    """A second demo names the process that uses the state, and does not change the tokens."""
+    with as_process("demo", "--state", str(state), *SMALL, "--seconds", "600") as first:
+        _until(first, "at work")
+        before = state.read_bytes()
         code, out, err = run()
+        assert state.read_bytes() == before
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=30)
     assert (code, out) == (1, "")
-    assert f"another demo (process {os.getpid()}" in err
-    assert not state.exists()
+    assert f"another demo (process {first.pid}" in err
+    assert first.returncode == 130, "the first one was not disturbed"
 
 
-def test_a_state_that_cannot_be_read_is_one_line_on_stderr(run, state):
-    """Bad input: a wrong key or a foreign file is an error that says what, not a traceback."""
+def test_an_unreadable_state_is_one_line_on_stderr(run, state):
+    """Bad input: a wrong key or another program's file is a clear error, not a traceback."""
     state.parent.mkdir()
     EncryptedFileStore(state, key=b"0" * 43 + b"=").save(Token("a", "b"), after=None)
     before = state.read_bytes()
@@ -248,23 +255,23 @@ def test_a_state_that_cannot_be_read_is_one_line_on_stderr(run, state):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--threads", "0"], "'0' is not a whole number from 1 up"),
-        (["demo", "--expiries", "x"], "'x' is not a whole number from 1 up"),
+        (["demo", "--threads", "0"], "'0' is not a whole number of at least 1"),
+        (["demo", "--expiries", "x"], "'x' is not a whole number of at least 1"),
         (["demo", "--seconds", "-1"], "'-1' is not a number from 0 to 3000"),
         (["demo", "--seconds", "nan"], "'nan' is not a number from 0 to 3000"),
         (["demo", "--seconds", "soon"], "'soon' is not a number from 0 to 3000"),
     ],
 )
-def test_arguments_that_cannot_be_meant(capsys, arguments, message):
-    """Exit code 2, and the argument is named."""
+def test_invalid_arguments(capsys, arguments, message):
+    """Exit code 2, and the message names the argument."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_what_the_log_says_is_what_the_report_says():
-    """The table's numbers come from the server's log, split at each expiry."""
+def test_the_report_is_measured_from_the_servers_log():
+    """The table's numbers come from the server's log, counted for each expiry."""
     log = EventLog(lambda: 0.0)
     log.append("exchange")
     for _ in range(2):
@@ -285,7 +292,7 @@ def test_what_the_log_says_is_what_the_report_says():
 
 @pytest.fixture
 def crowd_of_two():
-    """Two threads whose first requests stay in the server until their event is set."""
+    """Start two threads whose first requests stay in the server until their event is set."""
     go, arrived = (threading.Event(), threading.Event()), threading.Semaphore(0)
 
     def stay(request: Request, answer: Answer) -> None:
@@ -313,12 +320,12 @@ def reached(condition: Callable[[], bool]) -> bool:
     return Screen(None).follow(str, condition, timeout=30)
 
 
-def test_an_expiry_is_over_when_those_it_hit_have_their_answers(crowd_of_two):
-    """A request that was answered before the token ended is not taken for a replay."""
+def test_an_expiry_is_over_when_its_requests_are_answered(crowd_of_two):
+    """A request that was answered before the token was revoked is not counted as a replay."""
     server, manager, crowd, go = crowd_of_two
     with server.token_gate() as gate:
         expiry = Expiry(server, manager, crowd)
-        go[0].set()  # each thread gets an answer, then both are held, and their token ends
+        go[0].set()  # each thread gets an answer; then both are held and their token is revoked
         go[1].set()
         assert gate.arrived.wait(30)
         assert not expiry.is_over()
@@ -326,11 +333,11 @@ def test_an_expiry_is_over_when_those_it_hit_have_their_answers(crowd_of_two):
     assert (expiry.rejected(), expiry.refreshed()) == (2, 1)
 
 
-def test_an_expiry_given_up_holds_nobody(crowd_of_two):
-    """Ctrl-C while threads are being held: they go on, so that the demo can end."""
+def test_giving_up_an_expiry_releases_the_threads(crowd_of_two):
+    """Ctrl-C while threads are being held: they continue, so that the demo can end."""
     server, manager, crowd, go = crowd_of_two
     expiry = Expiry(server, manager, crowd)
-    go[1].set()  # thread 0 stays where it is, so the gate does not fill
+    go[1].set()  # thread 0 stays in its first request, so the gate does not fill
     assert reached(lambda: expiry.gate.held == 1)
     before = crowd.finished[1]
     expiry.give_up()
@@ -339,7 +346,7 @@ def test_an_expiry_given_up_holds_nobody(crowd_of_two):
 
 
 def test_lines_are_rewritten_on_a_terminal_only():
-    """Screen: a terminal sees counts grow in place, a pipe the final line alone, None nothing."""
+    """Screen: updates in place on a terminal, only the final line in a pipe, nothing for None."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -358,8 +365,8 @@ def test_lines_are_rewritten_on_a_terminal_only():
     ("failures", "exchanges", "ok"),
     [(0, [1, 1], True), (1, [1, 1], False), (0, [2, 1], False), (0, [1, 0], False)],
 )
-def test_what_counts_as_a_good_run(failures, exchanges, ok):
-    """Exit code 1 if any request failed or an expiry cost another number of exchanges than one."""
+def test_the_exit_code_of_a_run(failures, exchanges, ok):
+    """Exit code 1 if a request failed or an expiry did not cost exactly one exchange."""
     report = Report(
         session="went on",
         state="x",

@@ -1,4 +1,4 @@
-"""docs/command-line.rst and docs/profiles.rst: every command and every block runs as it stands."""
+"""docs/command-line.rst and docs/profiles.rst: every command and code block runs as written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blocks(page, language):
 
 
 def commands():
-    """Return the commands of the page, those that go over several lines joined."""
+    """Return the commands of the page, with continuation lines joined."""
     text = "\n".join(blocks("command-line.rst", "console")).replace("\\\n", " ")
     return re.findall(r"^\$ (.*)$", text, re.MULTILINE)
 
@@ -48,7 +48,7 @@ def machines():
 
 @pytest.fixture
 def shell(server, machines, home):  # noqa: F811
-    """Run a command as a person types it, with somebody at the browser and at the other device."""
+    """Run a command as typed; a script acts as the person at the browser and the other device."""
     tools = home / "bin"
     tools.mkdir()
     script(tools / "silent-refresh", "import sys", "from requests_silent_refresh.cli import main",
@@ -71,12 +71,12 @@ def shell(server, machines, home):  # noqa: F811
     )
 
     def shell(line):
-        for written, meant in {
+        for documented, real in {
             "https://auth.example.com": server.url,
             "https://machines.example.com": machines.url,
             "https://api.example.com": server.url,
         }.items():
-            line = line.replace(written, meant)
+            line = line.replace(documented, real)
         return subprocess.run(
             ["bash", "-o", "pipefail", "-c", line],
             cwd=home,
@@ -104,7 +104,7 @@ def script(path, *lines):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_command_of_the_page_runs(shell, server):
-    """Docs: the commands one after the other, from the first sign-in to the last sign-out."""
+    """Docs: the commands in order, from the first sign-in to the last sign-out."""
     found = [line for line in commands() if not line.startswith("pip install")]
     for line in found:
         done = shell(line)
@@ -120,14 +120,14 @@ def test_every_command_of_the_page_runs(shell, server):
 
 
 def test_the_page_lists_every_exit_code():
-    """Docs: the table is the one that the command keeps to."""
+    """Docs: the table lists exactly the exit codes that the command uses."""
     text = (ROOT / "docs" / "command-line.rst").read_text(encoding="utf-8")
     listed = {int(code) for code in re.findall(r"^(\d+) {2,}\S", text, re.MULTILINE)}
     assert listed == {value for name, value in vars(exits).items() if name.isupper()}
 
 
-def test_the_blocks_of_the_profiles_page_run(server, capsys, monkeypatch, home):  # noqa: F811
-    """Docs: the one line, what lies behind it, and what an ended session says."""
+def test_the_blocks_of_the_profiles_page_run(server, machines, capsys, monkeypatch, home):  # noqa: F811
+    """Docs: loading a profile, its manager, an ended session, and settings from a program."""
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("REPORTS_SECRET", "s3cret")
     grant = {"kind": "refresh_token", "token_endpoint": server.token_endpoint}
@@ -136,19 +136,20 @@ def test_the_blocks_of_the_profiles_page_run(server, capsys, monkeypatch, home):
     names = {}
     for block in blocks("profiles.rst", "python"):
         code = block.replace("https://api.example.com", server.url)
+        code = code.replace("https://auth.example.com", machines.url)
         exec(compile(code, "profiles.rst", "exec"), names)
-    status, behind, said = capsys.readouterr().out.splitlines()
+    status, behind, message = capsys.readouterr().out.splitlines()
     assert status == "200"
     assert behind == "True silent-refresh sign-in work"
-    assert said.endswith("; run silent-refresh sign-in work")
+    assert message.endswith("; run silent-refresh sign-in work")
     reports = profiles.load("reports")
-    assert reports.make_grant()._client_secret() == "s3cret"
+    assert reports.make_grant()(machines.sign_in_token()).access_token, "the secret was sent"
     assert reports.place == str(home / ".local/state/reports/tokens")
     names["session"].close()
 
 
 def test_a_proxy_of_the_environment_does_not_see_a_loopback_sign_in(server, shell):
-    """P11: plain loopback is safe only where no proxy applies: the line says so."""
+    """P11: plain loopback is safe only if no proxy applies, and the error says so."""
     line = next(line for line in commands() if "sign-in work --issuer" in line)
     done = shell(f"http_proxy=http://127.0.0.1:9 {line}")
     assert done.returncode == exits.SETUP

@@ -1,4 +1,4 @@
-"""Profiles: names, settings without secrets, and sign-ins that are whole or have not happened."""
+"""Profiles: names, settings without secrets, and sign-ins that happen completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
-import keyring
-import keyring.backend
 import pytest
 import requests
+from file_faults import tapped
 from hypothesis import given
 from hypothesis import strategies as st
-from signing_in import files_in, home  # noqa: F401 (a fixture)
+from signing_in import (
+    every_lock_held,
+    files_in,
+    home,  # noqa: F401 (a fixture)
+    keyring_in_memory,  # noqa: F401 (a fixture)
+    run,
+    send_through_ten_expiries,
+)
 
 from requests_silent_refresh import (
     ClientCredentialsGrant,
     EncryptedFileStore,
     JSONRefresh,
+    RefreshFailed,
     SessionExpired,
     Token,
+    keys,
     profiles,
 )
 from requests_silent_refresh.profiles import Profile, ProfileError, changes, names, paths
@@ -76,7 +85,7 @@ def signed_in(server, name="work", **fields):
     ],
 )
 def test_a_name_becomes_a_safe_file_name(name, file):
-    """Names: whatever people type, the file name is plain, and two spellings of one are one."""
+    """Names: any name gets a plain file name, and two spellings of a name get the same one."""
     assert names.to_file_name(name) == file
     assert names.from_file_name(file) == names.normal(name)
 
@@ -84,13 +93,13 @@ def test_a_name_becomes_a_safe_file_name(name, file):
 SAFE = frozenset(string.ascii_lowercase + string.digits + "-_=")
 
 printable = st.text(min_size=1, max_size=15).filter(
-    lambda text: text.strip() and names.unicodedata.normalize("NFC", text.strip()).isprintable()
+    lambda text: text.strip() and unicodedata.normalize("NFC", text.strip()).isprintable()
 )
 
 
 @given(printable, printable)
-def test_names_never_meet_and_come_back(one, other):
-    """Names: reversible, and free of collisions where capitals do not count."""
+def test_names_never_collide_and_are_reversible(one, other):
+    """Names: reversible, and free of collisions even on a case-insensitive file system."""
     file = names.to_file_name(one)
     assert set(file) <= SAFE
     assert names.from_file_name(file) == names.normal(one)
@@ -101,20 +110,20 @@ def test_names_never_meet_and_come_back(one, other):
 @pytest.mark.parametrize(
     "name", ["", "  ", "a\nb", "a\x1b[2J", "\x00", "x" * 500, "\udcff", "\u202ework", None, 7]
 )
-def test_what_is_no_name_is_refused(name):
-    """Names: empty, endless, unprintable ones are a ValueError that says so."""
+def test_invalid_names_are_refused(name):
+    """Names: an empty, too long or unprintable name is a ValueError that says so."""
     with pytest.raises(ValueError, match="a profile"):
         names.to_file_name(name)
 
 
 @pytest.mark.parametrize("file", ["Work", "=2", "=zz", "wo rk", "a.b", "=77ork", "=ff", ""])
-def test_other_files_are_no_profiles(file):
-    """Names: what this package would not have written is not listed."""
+def test_other_files_are_not_profiles(file):
+    """Names: a file name that this package would not have written is not a profile's."""
     assert names.from_file_name(file) is None
 
 
 def test_profiles_are_listed_by_name(server):
-    """Names: sorted, and files that are none passed over."""
+    """Names: the list is sorted, and other files are skipped."""
     assert profiles.listed() == []
     for name in ("b", "A b", "a"):
         profile_for(server, name).save()
@@ -125,30 +134,25 @@ def test_profiles_are_listed_by_name(server):
     assert profiles.listed() == ["A b", "a", "b"]
 
 
-# What a script does.
+# Use in a script.
 
 
 def test_a_script_needs_one_line(server):
-    """Profiles: ``profiles.load(NAME).mount_on(session)`` is all; it survives ten expiries (P1)."""
+    """Profiles: ``profiles.load(NAME).mount_on(session)`` is enough, for ten expiries (P1)."""
     signed_in(server)
     with requests.Session() as session:
-        profiles.load("work").mount_on(session)
-        for _ in range(10):
-            server.revoke_access_tokens()
-            assert session.get(server.resource).status_code == 200
-    assert server.counters.granted == 10
-    assert server.counters.reuse_detections == 0
+        send_through_ten_expiries(server, session)
 
 
-def test_a_manager_that_was_not_used_before_signs_out(server):
-    """Sign-out: a process that does nothing else revokes and wipes all the same."""
+def test_an_unused_manager_can_sign_out(server):
+    """Sign-out: a process that does nothing else still revokes and wipes the tokens."""
     signed_in(server).manager.sign_out()
     assert profiles.load("work").manager.signed_in is False
     assert server.counters.revocations == 1
 
 
 def test_an_unknown_profile_names_the_command(server):
-    """Profiles: who has none is told how to make one."""
+    """Profiles: the error says how to create the profile."""
     with pytest.raises(ProfileError, match="silent-refresh sign-in 'my work' --issuer"):
         profiles.load("my work")
 
@@ -157,7 +161,7 @@ def test_an_unknown_profile_names_the_command(server):
     ("name", "command"), [("work", "sign-in work"), ("-x y", "sign-in -- '-x y'")]
 )
 def test_an_ended_session_names_the_command_to_sign_in(server, name, command):
-    """P9: SessionExpired through a profile says what to type, then and for each later request."""
+    """P9: a profile's SessionExpired names the command, at the first and each later request."""
     profile = signed_in(server, name)
     with requests.Session() as session:
         profile.mount_on(session)
@@ -169,15 +173,16 @@ def test_an_ended_session_names_the_command_to_sign_in(server, name, command):
 
 
 def test_a_refused_refresh_names_the_command_to_sign_in(server):
-    """P9: the server's own verdict is followed by what to type."""
+    """P9: the server's refusal is followed by the command to sign in."""
     profile = signed_in(server)
     server.fault("token", status=400, body='{"error": "invalid_grant"}')
     with pytest.raises(SessionExpired, match=r"\(invalid_grant\); run silent-refresh sign-in work"):
         profile.manager.renew(profile.manager.token())
 
 
-def test_client_credentials_and_json_are_grants_too():
-    """Profiles: any grant, with its class's own arguments."""
+def test_client_credentials_and_json_are_grants_too(monkeypatch):
+    """Profiles: any grant, with the arguments of its class."""
+    monkeypatch.setenv("TEST_SECRET", "s3cret")
     with AuthorizationServer(client_secret="s3cret") as server:
         grant = {
             "kind": "client_credentials",
@@ -185,13 +190,9 @@ def test_client_credentials_and_json_are_grants_too():
             "client_id": "client",
             "client_secret": {"environment": "TEST_SECRET"},
         }
-        os.environ["TEST_SECRET"] = "s3cret"
-        try:
-            machine = profile_for(server, "machine", grant=grant)
-            assert isinstance(machine.make_grant(), ClientCredentialsGrant)
-            assert machine.manager.token().access_token
-        finally:
-            del os.environ["TEST_SECRET"]
+        machine = profile_for(server, "machine", grant=grant)
+        assert isinstance(machine.make_grant(), ClientCredentialsGrant)
+        assert machine.manager.token().access_token
         shop = signed_in(
             server, "shop", grant={"kind": "json", "url": server.json_endpoint + "/flat"}
         )
@@ -200,17 +201,17 @@ def test_client_credentials_and_json_are_grants_too():
 
 
 def test_any_store_can_be_named(server, tmp_path):
-    """Profiles: a file elsewhere, SQL and Redis, with a key from where it is said."""
+    """Profiles: a file elsewhere, SQL and Redis, with a given key."""
     key = {"key_file": str(tmp_path / "fleet.key"), "make": True}
     elsewhere = signed_in(server, store={"kind": "file", "path": str(tmp_path / "t" / "tokens")})
     assert elsewhere.place == str(tmp_path / "t" / "tokens")
     assert elsewhere.manager.signed_in
     pytest.importorskip("sqlalchemy")
     url = f"sqlite:///{tmp_path / 'tokens.db'}"
-    sql = signed_in(server, "sql", store={"kind": "sql", "url": url, "name": "x"}, key=key)
-    assert sql.manager.renew(sql.manager.token())
-    sql.open_store().close()
-    sql.manager._store.close()
+    signed_in(server, "sql", store={"kind": "sql", "url": url, "name": "x"}, key=key)
+    done = run("refresh", "sql")
+    assert (done.code, done.err) == (0, "")
+    assert server.counters.granted == 1
     pytest.importorskip("redis")
     redis = profile_for(
         server, store={"kind": "redis", "url": {"environment": "REDIS_URL"}}, key=key
@@ -220,7 +221,7 @@ def test_any_store_can_be_named(server, tmp_path):
 
 
 def test_adapter_options_reach_the_adapter(server):
-    """Profiles: an API that wants the token in another header gets it there."""
+    """Profiles: the token is sent in the header that the settings name."""
     signed_in(server, adapter_options={"header": "X-Token", "scheme": ""})
     with requests.Session() as session:
         profiles.load("work").mount_on(session)
@@ -231,19 +232,20 @@ def test_adapter_options_reach_the_adapter(server):
 # Settings.
 
 
-def test_settings_are_a_private_file_without_secrets(server, home):  # noqa: F811
-    """P12: 0600, and neither tokens nor a typed secret are in it or beside it in plain text."""
-    token = server.sign_in_token()
-    grant = refresh_grant(server.token_endpoint, client_secret={"kept": "client_secret-1"})
-    Kept("work", "client_secret-1").keep("typed s3cret")
-    changes.sign_in(profile_for(server, grant=grant), token)
-    path = paths.settings_file("work")
-    assert os.stat(path).st_mode & 0o777 == 0o600
-    for content in files_in(home).values():
-        for secret in (token.access_token, token.refresh_token):
-            assert secret.reveal().encode() not in content
-        assert b"typed s3cret" not in content
-    assert profiles.load("work").make_grant()._client_secret() == "typed s3cret"
+def test_settings_are_a_private_file_without_secrets(home):  # noqa: F811
+    """P12: mode 0600; no file contains tokens or a typed secret in plain text."""
+    with AuthorizationServer(client_secret="typed s3cret") as server:
+        token = server.sign_in_token()
+        grant = refresh_grant(server.token_endpoint, client_secret={"kept": "client_secret-1"})
+        Kept("work", "client_secret-1").keep("typed s3cret")
+        changes.sign_in(profile_for(server, grant=grant), token)
+        path = paths.settings_file("work")
+        assert os.stat(path).st_mode & 0o777 == 0o600
+        for content in files_in(home).values():
+            for secret in (token.access_token, token.refresh_token):
+                assert secret.reveal().encode() not in content
+            assert b"typed s3cret" not in content
+        assert profiles.load("work").make_grant()(token).access_token, "the secret was sent"
 
 
 @pytest.mark.parametrize(
@@ -259,67 +261,69 @@ def test_settings_are_a_private_file_without_secrets(server, home):  # noqa: F81
     ],
 )
 def test_a_secret_is_not_written_into_settings(fields):
-    """P12: a literal secret is refused, and the message does not show it."""
-    with pytest.raises(ValueError, match="not written into settings") as caught:
+    """P12: a literal secret is refused, and the message does not contain it."""
+    with pytest.raises(ValueError, match="must not be stored in settings") as caught:
         Profile("work", ["https://api.example.com"], **fields)
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_literal_key_is_not_used(server):
-    """P12: nor is an encryption key."""
-    with pytest.raises(ProfileError, match="a key is not written into settings"):
+    """P12: a literal encryption key is refused, too."""
+    with pytest.raises(ProfileError, match="a key must not be stored in settings"):
         profile_for(server, key="A" * 43 + "=").open_store()
 
 
-class InMemory(keyring.backend.KeyringBackend):
-    """A keyring for the tests, as ``keyring`` wants one."""
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"environment": "TEST_SECRET"},
+        {"file": "secret"},
+        {"keyring": "service", "account": "account"},
+        {"kept": "client_secret-1"},
+    ],
+)
+def test_a_secret_is_read_at_each_exchange(
+    reference,
+    keyring_in_memory,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """P12: from environment, file, keyring, or the profile's own kept secret."""
 
-    priority = 1
+    def put(secret):
+        if "environment" in reference:
+            monkeypatch.setenv("TEST_SECRET", secret)
+        elif "file" in reference:
+            (tmp_path / "secret").write_text(secret + "\n")
+        elif "keyring" in reference:
+            keyring_in_memory.set_password("service", "account", secret)
+        else:
+            Kept("work", "client_secret-1").keep(secret)
 
-    def __init__(self):
-        self.held = {}
-
-    def get_password(self, service, username):
-        return self.held.get((service, username))
-
-    def set_password(self, service, username, password):
-        self.held[service, username] = password
-
-    def delete_password(self, service, username):
-        del self.held[service, username]
-
-
-def test_a_secret_comes_from_where_it_is_said_to_be(tmp_path, monkeypatch):
-    """P12: environment, file, keyring, or kept: asked for at each exchange."""
-    (tmp_path / "secret").write_text("from a file\n")
-    monkeypatch.setenv("TEST_SECRET", "from the environment")
-    before = keyring.get_keyring()
-    keyring.set_keyring(InMemory())
-    try:
-        keyring.set_password("service", "account", "from the keyring")
-        Kept("work", "client_secret-1").keep("kept")
-        told = {
-            "from the environment": {"environment": "TEST_SECRET"},
-            "from a file": {"file": str(tmp_path / "secret")},
-            "from the keyring": {"keyring": "service", "account": "account"},
-            "kept": {"kept": "client_secret-1"},
-        }
-        for secret, reference in told.items():
-            profile = Profile(
-                "work", ["https://api.example.com"], refresh_grant(client_secret=reference)
-            )
-            assert profile.make_grant()._client_secret() == secret
-        missing = Profile(
-            "work", ["https://a.example"], refresh_grant(client_secret={"keyring": "nobody"})
-        )
-        with pytest.raises(LookupError, match="holds nothing for 'work' of 'nobody'"):
-            missing.make_grant()._client_secret()
-    finally:
-        keyring.set_keyring(before)
+    monkeypatch.chdir(tmp_path)
+    with AuthorizationServer(client_secret="right") as server:
+        token = server.sign_in_token()
+        settings = refresh_grant(server.token_endpoint, client_secret=reference)
+        grant = profile_for(server, grant=settings).make_grant()
+        put("wrong")
+        with pytest.raises(RefreshFailed, match="invalid_client"):
+            grant(token)
+        put("right")
+        assert grant(token).access_token
 
 
-def test_a_secret_that_is_not_kept_any_more_is_said():
-    """Profiles: the message names what to type."""
+@pytest.mark.usefixtures("keyring_in_memory")
+def test_a_secret_missing_from_the_keyring_is_named(server):
+    """P12: the cause of the error names account and service."""
+    settings = refresh_grant(server.token_endpoint, client_secret={"keyring": "nobody"})
+    with pytest.raises(RefreshFailed) as caught:
+        profile_for(server, grant=settings).make_grant()(server.sign_in_token())
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert "no secret for account 'work' of service 'nobody'" in str(caught.value.__cause__)
+
+
+def test_a_secret_that_is_no_longer_kept_is_reported():
+    """Profiles: the message names the option that keeps it again."""
     with pytest.raises(LookupError, match="--client-secret ask"):
         Kept("work", "client_secret-1")()
     kept = Kept("work", "client_secret-1")
@@ -330,73 +334,81 @@ def test_a_secret_that_is_not_kept_any_more_is_said():
     kept.forget()
     with pytest.raises(LookupError):
         kept()
-    with pytest.raises(ValueError, match="no secret is kept under"):
+    with pytest.raises(ValueError, match="cannot name a kept secret"):
         Kept("work", "../../x")
 
 
+KEY = keys.generate_key()
+
+
 @pytest.mark.parametrize(
-    ("key", "kind"),
+    ("key", "source"),
     [
-        ({"key_file": "~/some.key"}, "KeyFile"),
-        ({"passphrase": {"environment": "TEST_PASSPHRASE"}}, "Passphrase"),
-        ({"keyring": "silent-refresh"}, "KeyringKey"),
-        ({"environment": "TEST_KEY"}, "Asked"),
-        ([{"key_file": "~/a"}, {"key_file": "~/b"}], "Several"),
+        ({"key_file": "a", "make": True}, lambda: keys.KeyFile("a")),
+        ({"passphrase": {"environment": "TEST_KEY"}}, lambda: keys.Passphrase(KEY)),
+        ({"keyring": "silent-refresh"}, lambda: keys.KeyringKey("silent-refresh", "key of work")),
+        ({"keyring": "x", "account": "y"}, lambda: keys.KeyringKey("x", "y")),
+        ({"environment": "TEST_KEY"}, lambda: KEY),
+        ([{"environment": "TEST_KEY"}, {"key_file": "b"}], lambda: KEY),
     ],
 )
-def test_a_key_comes_from_where_it_is_said_to_be(server, key, kind):
-    """Profiles: every source of keys has its way to be written down."""
-    store = profile_for(server, key=key).open_store()
-    assert type(store._source).__name__ == kind
+@pytest.mark.usefixtures("keyring_in_memory")
+def test_a_key_comes_from_its_reference(server, key, source, tmp_path, monkeypatch):
+    """Profiles: each source of keys can be named, and encrypts; the first of several does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TEST_KEY", KEY)
+    keys.KeyFile("b", make=True).add_key()
+    profile = signed_in(server, key=key)
+    assert EncryptedFileStore(profile.place, source()).load().token.access_token
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ("{", "holds no settings"),
-        ("[]", "holds no settings"),
-        ('{"format": "another"}', "holds no settings"),
-        ('{"version": 2}', "is of version 2 and this release reads 1"),
+        ("{", "does not contain a profile's settings"),
+        ("[]", "does not contain a profile's settings"),
+        ('{"format": "another"}', "does not contain a profile's settings"),
+        ('{"version": 2}', "has version 2, but this release reads version 1"),
         ('{"name": "work"}', "missing"),
-        ('{"name": "work", "origins": "https://a.example", "grant": {}}', "origins is a list"),
-        ('{"name": "work", "origins": [7], "grant": {}}', "origins is a list"),
-        ('{"name": "work", "origins": [], "grant": {}, "extra": 1}', "no such field as 'extra'"),
+        ('{"name": "work", "origins": "https://a.example", "grant": {}}', "origins must be a list"),
+        ('{"name": "work", "origins": [7], "grant": {}}', "origins must be a list"),
+        ('{"name": "work", "origins": [], "grant": {}, "extra": 1}', "unknown field 'extra'"),
         ('{"name": "other", "origins": [], "grant": {}}', "it was copied"),
-        ('{"name": "work", "origins": [], "grant": {"client_secret": "x"}}', "not written"),
+        ('{"name": "work", "origins": [], "grant": {"client_secret": "x"}}', "must not be stored"),
     ],
 )
-def test_settings_that_cannot_be_used_are_said(content, said):
-    """Profiles: one error that names the profile or its file, and why."""
+def test_unusable_settings_are_reported(content, message):
+    """Profiles: one error that names the profile or its file, and the reason."""
     path = paths.settings_file("work")
     private_files.make_directories(os.path.dirname(path))
     if content.startswith('{"'):
         fields = {"format": "requests-silent-refresh profile", "version": 1, **json.loads(content)}
         content = json.dumps(fields)
     private_files.write_private(path, content.encode())
-    with pytest.raises(ProfileError, match=said):
+    with pytest.raises(ProfileError, match=message):
         profiles.load("work")
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
-        ({"grant": {"kind": "magic"}}, "its kind is one of"),
+        ({"grant": {"kind": "magic"}}, "kind must be one of"),
         ({"grant": refresh_grant(wrong=1)}, "wrong"),
-        ({"grant": refresh_grant(client_secret={"file": "x", "y": 1})}, "no such field"),
-        ({"grant": refresh_grant(), "store": {"kind": "tape"}}, "its kind is file, redis or sql"),
-        ({"grant": refresh_grant(), "store": {"kind": "file", "x": 1}}, "no such field as 'x'"),
+        ({"grant": refresh_grant(client_secret={"file": "x", "y": 1})}, "unknown fields: y"),
+        ({"grant": refresh_grant(), "store": {"kind": "tape"}}, "kind must be file, redis or sql"),
+        ({"grant": refresh_grant(), "store": {"kind": "file", "x": 1}}, "unknown field 'x'"),
         ({"grant": refresh_grant(), "origins": []}, "at least one origin"),
         ({"grant": refresh_grant(), "adapter_options": {"colour": 1}}, "colour"),
     ],
 )
-def test_a_profile_that_cannot_be_meant_is_said_at_first_use(fields, said):
-    """Profiles: a wrong argument is a ProfileError that names the profile."""
+def test_an_invalid_profile_is_reported_at_first_use(fields, message):
+    """Profiles: an invalid argument is a ProfileError that names the profile."""
     profile = Profile("work", **{"origins": ["https://api.example.com"], **fields})
-    with pytest.raises(ProfileError, match=f"the profile 'work' cannot be used: .*{said}"):
+    with pytest.raises(ProfileError, match=f"the profile 'work' cannot be used: .*{message}"):
         profile.mount_on(requests.Session())
 
 
-def test_settings_that_are_a_link_are_refused(tmp_path):
+def test_settings_behind_a_symbolic_link_are_refused(tmp_path):
     """P12: a planted link could send tokens to another origin."""
     path = paths.settings_file("work")
     private_files.make_directories(os.path.dirname(path))
@@ -410,7 +422,7 @@ def test_settings_that_are_a_link_are_refused(tmp_path):
 
 
 def test_a_running_script_adopts_the_next_sign_in(server):
-    """P9: whoever runs goes on with the new session, without a restart."""
+    """P9: it continues with the new session, without a restart."""
     running = signed_in(server)
     assert running.manager.token()
     profiles.load("work").manager.sign_out()
@@ -422,48 +434,37 @@ def test_a_running_script_adopts_the_next_sign_in(server):
 
 
 def test_tokens_of_another_client_are_another_session(server):
-    """Sign-in: settings and session change together; the profile as it was is handed back."""
+    """Sign-in: settings and session change together; the old profile is returned."""
     old = signed_in(server)
     token = server.sign_in_token()
     grant = refresh_grant(server.token_endpoint, client_id="another")
-    left = changes.sign_in(profile_for(server, grant=grant), token)
-    assert left is not None
-    assert left.identity == old.identity
-    assert left.place != profiles.load("work").place
+    earlier = changes.sign_in(profile_for(server, grant=grant), token)
+    assert earlier is not None
+    assert earlier.identity == old.identity
+    assert earlier.place != profiles.load("work").place
     assert old.manager.signed_in
     assert changes.sign_in(profile_for(server, grant=grant), server.sign_in_token()) is None
 
 
 def test_a_session_of_another_client_in_the_same_place_is_wiped_first(server, tmp_path):
-    """P11: a token never meets another server's settings, not even between two steps."""
+    """P11: a token is never combined with another server's settings, not even between steps."""
     store = {"kind": "file", "path": str(tmp_path / "tokens")}
     signed_in(server, store=store)
     seen = []
-    call = private_files.call
 
-    def watch(function, *arguments, **options):
-        if function is os.replace:
-            seen.append((profiles.load("work").grant["client_id"], state_of(tmp_path)))
-        return call(function, *arguments, **options)
+    def stored():
+        profile = profiles.load("work")
+        return profile.grant["client_id"], profile.open_store().load().token is not None
 
     grant = refresh_grant(server.token_endpoint, client_id="another")
-    private_files.call = watch
-    try:
+    with tapped("replace", lambda call: seen.append(stored())):
         changes.sign_in(profile_for(server, grant=grant, store=store), server.sign_in_token())
-    finally:
-        private_files.call = call
     assert seen == [("client", True), ("client", False), ("another", False)]
-    assert state_of(tmp_path) is True
+    assert stored() == ("another", True)
 
 
-def state_of(tmp_path):
-    """Say whether the store at ``tmp_path`` holds a session."""
-    key = profiles.load("work").open_store()._source
-    return EncryptedFileStore(tmp_path / "tokens", key).load().token is not None
-
-
-# Runs in a process of its own. At each system call of a sign-in it is killed there (in a
-# child), or refused there with a full disk; then looks what a newcomer finds.
+# Runs in a separate process. At each system call of a sign-in, it kills a child there or lets
+# the call fail with a full disk; then it prints what another process would find.
 ATTACKER = """
 import json, os, sys
 from file_faults import fail_with, kill, tapped
@@ -496,7 +497,7 @@ while True:
                 changes.sign_in(profile(new), Token("new", "new-refresh"))
             os._exit(0)
         done = not os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        over = done
+        finished = done
     else:
         done = False
         with tapped(point, fail_with(28)) as tap:
@@ -505,10 +506,10 @@ while True:
                 done = True
             except (SilentRefreshError, OSError):
                 pass
-        over = len(tap.calls) < point
+        finished = len(tap.calls) < point
         assert not os.path.exists(paths.settings_file("work") + ".new"), point
     print(json.dumps([done, *found()]), flush=True)
-    if over:
+    if finished:
         break
 """
 
@@ -516,11 +517,11 @@ while True:
 @pytest.mark.skipif(os.name == "nt", reason="processes fork here")
 @pytest.mark.parametrize("how", ["kill", "fail"])
 @pytest.mark.parametrize("way", ["same client", "another client", "same place"])
-def test_a_sign_in_is_whole_or_has_not_happened(home, way, how):  # noqa: F811
-    """P5: killed, or out of room, at any system call: the old settings and session, or the new.
+def test_a_sign_in_happens_completely_or_not_at_all(home, way, how):  # noqa: F811
+    """P5: after a kill or a full disk at any system call, settings and session are old or new.
 
-    Where the session of another client lies in the same place it may have been wiped; a token
-    never meets the settings of another client.
+    If the session of another client is stored in the same place, it may have been wiped; a
+    token is never combined with the settings of another client.
     """
     environment = {
         **os.environ,
@@ -552,8 +553,8 @@ def session_of(name):
     return profile.grant["client_id"], state.token.access_token.reveal()
 
 
-def test_of_two_sign_ins_at_once_the_last_one_wins_whole(server):
-    """Sign-in: whatever the interleaving, settings and session are of one sign-in."""
+def test_concurrent_sign_ins_are_not_mixed(server):
+    """Sign-in: settings and session are always those of one and the same sign-in."""
     tokens = {f"client {n}": server.sign_in_token() for n in range(8)}
     barrier = threading.Barrier(8)
 
@@ -572,7 +573,7 @@ def test_of_two_sign_ins_at_once_the_last_one_wins_whole(server):
 
 
 def test_a_forgotten_profile_is_gone(server):
-    """Sign-out: settings and kept secret are removed."""
+    """Sign-out: forgetting a profile removes its settings and its kept secret."""
     grant = refresh_grant(server.token_endpoint, client_secret={"kept": "client_secret-1"})
     Kept("work", "client_secret-1").keep("x")
     changes.sign_in(profile_for(server, grant=grant), server.sign_in_token())
@@ -583,8 +584,8 @@ def test_a_forgotten_profile_is_gone(server):
         Kept("work", "client_secret-1")()
 
 
-def test_wiping_what_is_refreshed_meanwhile_wipes_the_newer_state(server):
-    """P4: a rotation between the look and the wipe does not bring the session back."""
+def test_a_wipe_during_a_refresh_wipes_the_newer_state(server):
+    """P4: a rotation between the load and the wipe does not bring the session back."""
     store = signed_in(server).open_store()
     load, raced = store.load, []
 
@@ -616,15 +617,19 @@ def test_wiping_what_is_refreshed_meanwhile_wipes_the_newer_state(server):
         ),
     ],
 )
-def test_the_subject_is_read_where_it_is_known(token, subject):
-    """Status: who signed in, for people to read; what cannot be printed is passed over."""
+def test_the_subject_is_read_from_the_tokens(token, subject):
+    """Status: who signed in, for people to read; an unprintable claim is ignored."""
     assert changes.subject_of(token) == subject
 
 
-def test_loading_a_profile_asks_for_no_lock(server):
-    """P14: settings and state are read while somebody holds both locks."""
+def test_loading_a_profile_takes_no_lock(server, home):  # noqa: F811
+    """P14: settings and state are read while every lock of the profile is held."""
     profile = signed_in(server)
-    with profile.open_store().exclusive(1), changes._alone("work"):
+    with profile.open_store().exclusive(1):
+        pass  # creates the lock file that a refresh uses
+    with every_lock_held(home) as names:
         began = time.monotonic()
         assert profiles.load("work").manager.signed_in
         assert time.monotonic() - began < 5
+    tokens = Path(profile.place).name
+    assert {"work.json.lock", f"{tokens}.lock", f"{tokens}.write.lock"} <= names

@@ -1,5 +1,5 @@
-"""``demo``: many threads, a server that rotates, and tokens that end while they are in flight."""
+"""``demo``: many threads, a server that rotates, and tokens that are revoked in flight."""
 
-from .arguments import add_to
+from .arguments import main
 
-__all__ = ["add_to"]
+__all__ = ["main"]

@@ -1,25 +1,27 @@
-"""The demo's arguments; the demo itself is loaded when it is run."""
+"""The demo's arguments. The demo itself is imported only when it runs."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-from typing import Any
+from collections.abc import Sequence
 
-_LONGEST = 3000  # seconds; the server's tokens live an hour, and none may expire by itself
+_LONGEST = 3000  # seconds; below the hour that the server's tokens live, so none expires by itself
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers; the parsed ``run(arguments)`` runs it."""
-    parser = commands.add_parser(
-        "demo",
-        help="watch threads work through expiring tokens, against a server of its own",
+def main(argv: Sequence[str]) -> int:
+    """Run the demo with the arguments that follow ``demo``, and return its exit code.
+
+    Raises ``SystemExit`` with code 2 if they are invalid.
+    """
+    parser = argparse.ArgumentParser(
+        prog="silent-refresh demo",
         description=(
             "Starts a server on loopback that rotates refresh tokens and revokes the whole "
-            "session when one is used twice. Threads work against it, and again and again the "
-            "server ends their access token while a request of every thread is in flight. "
-            "Started again it goes on with the session of last time. "
-            "Exit code 1: a request failed, or an expiry cost another number of exchanges than 1."
+            "session if one is used twice. Threads send requests to it, and the server repeatedly "
+            "revokes their access token while each thread has a request in flight. "
+            "The next run continues the stored session. "
+            "Exits with 1 if a request failed or an expiry did not cost exactly one exchange."
         ),
     )
     parser.add_argument("--threads", type=_count, default=64, help="default: %(default)s")
@@ -28,20 +30,17 @@ def add_to(commands: Any) -> None:
         "--seconds",
         type=_seconds,
         default=1.0,
-        help="how long each access token is in use before the server ends it (default: 1)",
+        help="how long each access token is in use before the server revokes it (default: 1)",
     )
     parser.add_argument(
         "--state",
         metavar="PATH",
         default=None,
         help="file for the encrypted tokens (default: in the user's state directory); "
-        "the server keeps its own beside it",
+        "the server's database is stored beside it",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
-    parser.set_defaults(run=_run)
-
-
-def _run(arguments: argparse.Namespace) -> int:
+    arguments = parser.parse_args(argv)
     from .command import run
 
     return run(arguments)
@@ -49,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 

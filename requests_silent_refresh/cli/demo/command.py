@@ -1,4 +1,4 @@
-"""The demo's run: a server, a manager, a crowd, and one expiry after the other."""
+"""The demo's run: a server, a manager, a crowd of threads, and one expiry after another."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .expiry import Expiry, Phase
 from .report import Report, measure
 from .screen import Screen
 
-_LATENCY = 0.25  # seconds an exchange takes, as at a server that hashes secrets
-_PATIENCE = 60.0  # seconds after which a phase is given up
+_LATENCY = 0.25  # seconds an exchange takes, as on a server that hashes secrets
+_TIMEOUT = 60.0  # seconds to wait for a phase to end
 
 _CLIENT_ID = "demo"
 
@@ -32,12 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen(None if arguments.json else sys.stdout)
     try:
         path = os.path.abspath(os.path.expanduser(arguments.state or _default_state()))
-        with _alone(path):
+        with _locked(path):
             report = Demo(arguments, path, screen).run()
     except KeyboardInterrupt:
-        print("interrupted; started again it goes on from here", file=sys.stderr)
+        print("interrupted; the next run continues from here", file=sys.stderr)
         return 130
-    except (OSError, ValueError, RuntimeError) as error:  # all of requests' and ours among them
+    except (OSError, ValueError, RuntimeError) as error:  # includes requests' errors and ours
         print(f"demo: {error}", file=sys.stderr)
         return 1
     print(report.as_json() if arguments.json else "\n" + report.as_table())
@@ -45,12 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def exit_code(report: Report) -> int:
-    """Return 1 where a request failed or an expiry cost another number of exchanges than one."""
+    """Return 1 if a request failed or an expiry did not cost exactly one exchange, else 0."""
     return 0 if report.ok else 1
 
 
 class Demo:
-    """One run; ``server`` is there before it begins."""
+    """One run. Its ``server`` exists, but does not listen, before :meth:`run` is called."""
 
     def __init__(self, arguments: argparse.Namespace, path: str, screen: Screen) -> None:
         self.server = AuthorizationServer(
@@ -63,11 +63,11 @@ class Demo:
         self._screen = screen
 
     def run(self) -> Report:
-        """Run it and return what came of it."""
+        """Run the demo and return the report."""
         began = time.monotonic()
         with self.server as server:
             self._screen.say(
-                f"A server on {server.url} rotates refresh tokens, and revokes the session when "
+                f"The server at {server.url} rotates refresh tokens, and revokes the session if "
                 "one is used twice."
             )
             manager = self._manager()
@@ -75,7 +75,7 @@ class Demo:
             session = self._begin(manager, crowd)
             try:
                 crowd.start()
-                self._screen.say(f"{self._threads} threads are at work: a session each, 1 manager.")
+                self._screen.say(f"{self._threads} threads at work: one session each, one manager.")
                 for number in range(1, self._expiries + 1):
                     if not self._expire(number, manager, crowd):
                         break
@@ -94,35 +94,35 @@ class Demo:
         )
 
     def _manager(self) -> TokenManager:
-        """Make the manager. Refresh ahead is off: the demo is about tokens that are rejected."""
+        """Make the manager. Refresh ahead is off, because the demo shows rejected tokens."""
         grant = RefreshTokenGrant(self.server.token_endpoint, client_id=_CLIENT_ID, proxies={})
         return TokenManager(grant, store=EncryptedFileStore(self._path), refresh_ahead=0)
 
     def _begin(self, manager: TokenManager, crowd: Crowd) -> str:
-        """Go on with the stored session, or sign in; make one request; say which it was."""
+        """Continue the stored session or sign in, make one request, and return which it was."""
         server, screen = self.server, self._screen
         url = server.resource + "/first"
         if not manager.signed_in:
             manager.sign_in(server.sign_in_token())
             how = "signed in"
-            screen.say(f"Signed in. The tokens are kept, encrypted, in {self._path}")
+            screen.say(f"Signed in. The tokens are stored, encrypted, in {self._path}")
         else:
             how = "went on"
         with crowd.session() as session:
             try:
                 session.get(url).raise_for_status()
             except SessionExpired:
-                # The server's file is gone, or older than ours.
+                # The server's database is gone, or older than our tokens.
                 manager.sign_in(server.sign_in_token())
                 session.get(url).raise_for_status()
                 how = "signed in again"
-                screen.say("Signed in again: the server does not know the stored session any more.")
+                screen.say("Signed in again: the server no longer knows the stored session.")
         if how == "went on":
-            screen.say(f"Went on without signing in, with the tokens in {self._path}")
+            screen.say(f"Continued without signing in, with the tokens in {self._path}")
         return how
 
     def _expire(self, number: int, manager: TokenManager, crowd: Crowd) -> bool:
-        """Let everybody work, end their token, follow what happens; ``False`` if it got stuck."""
+        """Let the threads work, revoke their token, and return whether each phase ended in time."""
         screen = self._screen
         work_until = time.monotonic() + self._seconds
         screen.say("")
@@ -134,7 +134,7 @@ class Demo:
         expiry = Expiry(self.server, manager, crowd)
         try:
             return all(
-                screen.follow(partial(_line, phase), phase.is_over, _PATIENCE)
+                screen.follow(partial(_line, phase), phase.is_over, _TIMEOUT)
                 for phase in expiry.phases()
             )
         finally:
@@ -146,8 +146,8 @@ def _line(phase: Phase) -> str:
 
 
 @contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """Keep a second demo off the same state; its server would not know what ours rotates."""
+def _locked(path: str) -> Iterator[None]:
+    """Keep a second demo off the same state: its server would not know the tokens ours rotates."""
     lock = KernelLock(path + ".demo.lock")
     if not lock.try_acquire():
         holder = lock.holder()
@@ -166,6 +166,5 @@ def _alone(path: str) -> Iterator[None]:
 def _default_state() -> str:
     from platformdirs import user_state_dir
 
-    return os.path.join(
-        user_state_dir("requests-silent-refresh", appauthor=False), "demo", "tokens"
-    )
+    directory = user_state_dir("requests-silent-refresh", appauthor=False)
+    return os.path.join(directory, "demo", "tokens")

@@ -1,4 +1,4 @@
-"""The demo's threads: a session each, one manager, requests until told to stop."""
+"""The demo's threads: each has its own session, all share one manager."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import requests
 from ...adapter.adapter import SilentRefreshAdapter
 from ...manager.manager import TokenManager
 
-_PAUSE = 0.05  # seconds a thread rests between two requests
+_PAUSE = 0.05  # seconds between two requests of a thread
 
 
 class Crowd:
-    """Threads that do what a scraper's do: get, get, get.
+    """Threads that send GET requests until they are stopped, as a scraper's do.
 
-    Each thread writes only its own place in ``finished`` and ``failed``, so
-    nothing here needs a lock.
+    Each thread writes only its own element of ``finished`` and ``failed``, so
+    no lock is needed.
     """
 
     def __init__(self, count: int, manager: TokenManager, origin: str, url: str) -> None:
         self.finished = [0] * count
-        """Requests that have ended, by thread; well or not."""
+        """Requests that have ended, successful or not, by thread."""
         self.failed = [0] * count
-        """Those among them that raised, or were answered with an error."""
+        """Those of them that raised or got an error status."""
         self.first_error: str | None = None
         self._manager = manager
         self._origin = origin
@@ -35,21 +35,21 @@ class Crowd:
         ]
 
     def start(self) -> None:
-        """Start all threads. Raises ``RuntimeError`` where this machine allows no more."""
+        """Start all threads. Raises ``RuntimeError`` if the machine cannot start another one."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Let each thread end its request, and wait for that."""
+        """Stop the threads, and block until each has finished its current request."""
         self._over.set()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
 
     def session(self) -> requests.Session:
-        """Return a session as a user makes one: two lines more than without refresh."""
+        """Return a session, set up as a user would do it."""
         session = requests.Session()
-        session.trust_env = False  # the demo's server is on this machine, behind no proxy
+        session.trust_env = False  # no proxy applies to the demo's server on this machine
         SilentRefreshAdapter(self._manager, self._origin).mount_on(session)
         return session
 
@@ -58,7 +58,7 @@ class Crowd:
             while not self._over.is_set():
                 try:
                     session.get(f"{self._url}/{number}", timeout=60).raise_for_status()
-                except Exception as error:  # noqa: BLE001 (whatever it is: the demo counts it)
+                except Exception as error:  # noqa: BLE001 (the demo counts every failure)
                     self.failed[number] += 1
                     self.first_error = self.first_error or f"{type(error).__name__}: {error}"
                 self.finished[number] += 1

@@ -1,4 +1,4 @@
-"""One expiry of the demo: the token ends under everybody's request, and what comes of it."""
+"""One expiry of the demo: the token is revoked while every thread has a request in flight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .crowd import Crowd
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What is counted, and when the count is final."""
+    """A count to show, and when it is final."""
 
     name: str
     count: Callable[[], int]
@@ -21,11 +21,11 @@ class Phase:
 
 
 class Expiry:
-    """Begins when it is made; :meth:`phases` then come one after the other.
+    """One expiry. It begins when the object is created; then iterate over :meth:`phases`.
 
-    The server holds requests until one of every thread is in flight, ends the
-    access token that all of them carry, and answers. All counts are differences
-    to the beginning. ``gate`` is what holds them.
+    ``gate`` holds requests in the server until one from each thread is in flight.
+    Then the server revokes the access token that all of them carry, and answers.
+    All counts start from zero at creation.
     """
 
     def __init__(self, server: AuthorizationServer, manager: TokenManager, crowd: Crowd) -> None:
@@ -38,13 +38,13 @@ class Expiry:
         self.gate = server.gate(len(crowd.finished), self._end_the_token)
 
     def phases(self) -> Iterator[Phase]:
-        """Yield the phases, in the order in which they come to an end."""
-        everybody = len(self._crowd.finished)
+        """Yield the phases, in the order in which they end."""
+        threads = len(self._crowd.finished)
         yield Phase(
             "rejected",
             self.rejected,
-            lambda: self.rejected() >= everybody or self.is_over(),
-            "got a 401: the server ended the token while all were in flight",
+            lambda: self.rejected() >= threads or self.is_over(),
+            "got a 401: the server revoked the token while all were in flight",
         )
         yield Phase(
             "waiting",
@@ -56,7 +56,7 @@ class Expiry:
             "refreshed",
             self.refreshed,
             lambda: self.refreshed() > 0 or self.is_over(),
-            "exchange granted, and saved before anybody uses it",
+            "exchange granted, and saved before the token is used",
         )
         yield Phase(
             "replayed",
@@ -66,24 +66,24 @@ class Expiry:
         )
 
     def rejected(self) -> int:
-        """401s so far."""
+        """Return the number of 401s so far."""
         return self._server.counters.rejected - self._counters.rejected
 
     def refreshed(self) -> int:
-        """Exchanges granted so far."""
+        """Return the number of exchanges granted so far."""
         return self._server.counters.granted - self._counters.granted
 
     def is_over(self) -> bool:
-        """Whether everybody whose token was ended has an answer, good or bad."""
+        """Return whether each thread whose token was revoked has an answer, good or bad."""
         return self.gate.is_open and all(
             now > before for now, before in zip(self._crowd.finished, self._finished, strict=True)
         )
 
     def give_up(self) -> None:
-        """Hold no request any longer."""
+        """Release the requests that are being held, without revoking the token."""
         self.gate.release()
 
     def _end_the_token(self) -> None:
-        # Nobody's count moves now: everybody has a request in flight.
+        # No count changes now, because each thread has a request in flight.
         self._finished = list(self._crowd.finished)
         self._server.revoke_access_tokens()

@@ -1,4 +1,4 @@
-"""What the demo measured: most of it read from the server's log, not from the client's word."""
+"""What the demo measured, mostly read from the server's log instead of from the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...testing.events import Event
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The demo's outcome. Waits are in seconds: from a 401 to the arrival of its replay."""
+    """The demo's outcome. A wait is the seconds from a 401 to the arrival of its replay."""
 
     session: str
     state: str
@@ -32,15 +32,15 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no request failed and each expiry cost one exchange."""
+        """Whether no request failed and each expiry cost exactly one exchange."""
         return self.failures == 0 and self.exchanges_per_expiry == [1] * self.expiries
 
     def as_json(self) -> str:
-        """Return it as a JSON object."""
+        """Return the report as a JSON object."""
         return json.dumps({**dataclasses.asdict(self), "ok": self.ok}, indent=2)
 
     def as_table(self) -> str:
-        """Return it as lines for a person."""
+        """Return the report as a table for people."""
         rows = [
             ("requests", f"{self.requests:,}"),
             ("failures", f"{self.failures:,}"),
@@ -60,7 +60,7 @@ class Report:
 
 
 def measure(log: Iterable[Event], expiries: int) -> dict[str, Any]:
-    """Return the fields of a :class:`Report` that the server's log tells."""
+    """Return the fields of a :class:`Report` that come from the server's log."""
     rejected = [0] * (expiries + 1)
     exchanges = [0] * (expiries + 1)
     reuse_detections = expiry = 0
@@ -73,7 +73,7 @@ def measure(log: Iterable[Event], expiries: int) -> dict[str, Any]:
             exchanges[expiry] += 1
             reuse_detections += event.reason == "reuse"
         elif event.kind == "resource":
-            # Each thread has a path of its own, so the next request there is the replay.
+            # Each thread has its own path, so the next request to that path is the replay.
             since = rejected_at.pop(event.path, None)
             if since is not None:
                 waits.append(event.began - since)
@@ -91,7 +91,7 @@ def measure(log: Iterable[Event], expiries: int) -> dict[str, Any]:
 
 
 def percentile(values: list[float], share: float) -> float | None:
-    """Return the smallest value that at least ``share`` of ``values`` do not exceed."""
+    """Return the ``share`` percentile (0 to 1, nearest rank); ``None`` if there are no values."""
     if not values:
         return None
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,27 +1,25 @@
-"""Lines on a terminal that are rewritten while they change, or plain lines elsewhere."""
+"""Output of the demo: lines rewritten in place on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import TextIO
 
-_TICK = 0.05  # seconds between two looks
+_TICK = 0.05  # seconds between two updates
 
 _CLEAR_LINE = "\r\x1b[2K"
 
 
 class Screen:
-    """Writes to ``stream``; on a terminal it shows counts while they grow.
+    """Writes to ``stream``; on a terminal, counts are updated in place.
 
-    ``stream=None`` says nothing. One thread uses it.
+    Writes nothing if ``stream`` is ``None``. Not thread-safe.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
-        self._live = stream is not None and stream.isatty()
-        self._never = threading.Event()
+        self._terminal = stream if stream is not None and stream.isatty() else None
 
     def say(self, text: str) -> None:
         """Write one line."""
@@ -29,14 +27,14 @@ class Screen:
             print(text, file=self._stream, flush=True)
 
     def follow(self, line: Callable[[], str], done: Callable[[], bool], timeout: float) -> bool:
-        """Show ``line()`` until ``done()``, or for ``timeout`` seconds; say whether it was done."""
+        """Show ``line()`` until ``done()``, for at most ``timeout`` seconds; return ``done()``."""
         deadline = time.monotonic() + timeout
         while not (is_done := done()) and time.monotonic() < deadline:
-            if self._live and self._stream is not None:
-                self._stream.write(_CLEAR_LINE + line())
-                self._stream.flush()
-            self._never.wait(_TICK)
-        if self._live and self._stream is not None:
-            self._stream.write(_CLEAR_LINE)
+            if self._terminal is not None:
+                self._terminal.write(_CLEAR_LINE + line())
+                self._terminal.flush()
+            time.sleep(_TICK)
+        if self._terminal is not None:
+            self._terminal.write(_CLEAR_LINE)
         self.say(line())
         return is_done

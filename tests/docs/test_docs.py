@@ -13,18 +13,10 @@ import keyring
 import keyring.backend
 import pytest
 import requests
-from engines.fleet import KEY
 from pages import ROOT, blocks, run, text_of
 
 import requests_silent_refresh
-from requests_silent_refresh import (
-    EncryptedFileStore,
-    RefreshTokenGrant,
-    SilentRefreshAdapter,
-    Token,
-    TokenManager,
-)
-from requests_silent_refresh.keys import generate_key
+from requests_silent_refresh import RefreshTokenGrant, SilentRefreshAdapter, TokenManager
 from requests_silent_refresh.testing import AuthorizationServer
 
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.rst"))
@@ -56,26 +48,8 @@ def reporting(request):
     assert printed[1] == "the session is over: invalid_grant"
 
 
-@contextlib.contextmanager
-def engines(request):
-    """Start a Redis and a database, and store a session in a file."""
-    redis_server, sqlite, environment, capsys = map(
-        request.getfixturevalue, ("redis_server", "sqlite", "monkeypatch", "capsys")
-    )
-    redis_server.empty()
-    environment.setenv("REDIS_URL", redis_server.url)
-    environment.setenv("DATABASE_URL", sqlite.url)
-    environment.setenv("FLEET_KEY", KEY)
-    environment.setenv("FLEET_KEY_BEFORE", generate_key())
-    EncryptedFileStore("~/.local/state/nightly-report/tokens").save(Token("a", "r"), None)
-    names = {}
-    yield names
-    assert "CREATE TABLE silent_refresh_tokens" in capsys.readouterr().out
-    names["store"].close()
-
-
 class Vault(keyring.backend.KeyringBackend):
-    """A keyring in memory, so that no test changes the keyring of the person who runs it."""
+    """A keyring that stores nothing, so that no test changes the keyring of the user."""
 
     priority = 1
     get_password = set_password = delete_password = lambda self, *words: None
@@ -83,7 +57,7 @@ class Vault(keyring.backend.KeyringBackend):
 
 @contextlib.contextmanager
 def vault(request):
-    """Use a keyring in memory, and unset the environment variables of the page."""
+    """Replace the keyring, and restore the environment variables that the page sets."""
     home, environment, capsys = map(request.getfixturevalue, ("tmp_path", "monkeypatch", "capsys"))
     for name in ("REPORT_TOKEN_KEY", "REPORT_PASSPHRASE"):
         environment.setenv(name, "")
@@ -116,12 +90,12 @@ def root_logger(request):
         root.handlers[:], root.level = handlers, level
 
 
-# command-line.rst and profiles.rst run in test_cli_docs.py, grants.rst and testing.rst in the
-# tests of their subjects.
+# The code of the other pages runs elsewhere: command-line.rst and profiles.rst in
+# test_cli_docs.py, fleet.rst in test_fleet_docs.py, grants.rst in tests/grants/test_grants.py,
+# and testing.rst in tests/testing/test_pytest_plugin.py.
 @pytest.mark.parametrize(
     ("page", "count", "start"),
     [
-        ("fleet.rst", 4, engines),
         ("origins.rst", 2, root_logger),
         ("outcomes.rst", 5, reporting),
         ("queue.rst", 2, signed_in),

@@ -1,4 +1,4 @@
-"""The suite on every Python, on the oldest dependencies, and the linters: ``nox``."""
+"""Run the tests on every Python and with the oldest dependencies, and the linters: ``nox``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
 def lower_bounds(session: nox.Session) -> None:
-    """Run the tests on the oldest dependencies that setup.cfg allows."""
+    """Run the tests with the oldest dependencies that setup.cfg allows."""
     setup = configparser.ConfigParser()
     setup.read("setup.cfg")
     with tempfile.TemporaryDirectory() as directory:
@@ -35,7 +35,7 @@ def lower_bounds(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Lint, check the format and the types."""
+    """Run the linter, and check the formatting and the types."""
     session.install(".[lint,test]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")

@@ -1,1 +1,1 @@
-"""What the library costs, beside the libraries people use today: ``python -m benchmarks``."""
+"""The cost of this library, compared with other libraries: ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--quick] [--output DIRECTORY] [PART ...]``: run and write the report."""
+"""``python -m benchmarks [--quick] [--output DIRECTORY] [PART ...]``: run, then write a report."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ PARTS: dict[str, Callable[[bool, Path], Any]] = {
 
 
 def main() -> None:
-    """Run the parts asked for, all by default, and write ``results.json`` and ``results.md``."""
+    """Run the given parts (default: all), then write ``results.json`` and ``results.md``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
-        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part: {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": _machine()}
     for name in arguments.parts or PARTS:

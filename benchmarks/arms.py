@@ -1,18 +1,17 @@
-"""The arms: this library and its peers, each used as its own documentation says.
+"""The arms: this library and its peers, each used as its own documentation describes.
 
-An arm is made for one server and one signed-in token and gives ``get(url)``, a
+An arm is created for one server and one signed-in token. It provides ``get(url)``, a
 function that any thread may call, on one session that all threads share.
-``leeway`` is how many seconds before its end it takes a token for expired.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import requests
@@ -22,23 +21,24 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 CLIENT = ("client", "secret")
 POOL = 1024
-KEY = b"benchmarks" * 4 + b"keY="  # of nothing worth protecting
+KEY = b"benchmarks" * 4 + b"keY="  # protects nothing of value
 
 Get = Callable[[str], requests.Response]
 
-#: Whether sessions look at the environment (netrc, proxies), as ``requests`` does by default.
+#: Whether sessions read netrc and proxies from the environment, as ``requests`` does by default.
 trust_env = True
 
-# Two peers refuse plain http unless they are told that it is a test.
+# Two peers refuse plain http unless these are set.
 os.environ.setdefault("OAUTHLIB_INSECURE_TRANSPORT", "1")
 os.environ.setdefault("AUTHLIB_INSECURE_TRANSPORT", "1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way of getting through an expiry; ``make(server, answer)`` gives its ``get``.
+    """One way to handle an expiry; ``make(server, answer)`` returns its ``get``.
 
     ``answer`` is the token endpoint's answer to the sign-in, with ``expires_at``.
+    ``leeway`` is the number of seconds before its end at which it treats a token as expired.
     """
 
     name: str
@@ -47,12 +47,27 @@ class Arm:
 
 
 class Address:
-    """Where a server is that runs in another process, or nowhere."""
+    """The URLs of a server that runs in another process or does not exist."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.resource = url + "/resource"
         self.token_endpoint = url + "/token"
+
+
+def signed_in(server: AuthorizationServer, lifetime: float = 3600.0) -> dict[str, Any]:
+    """Sign in and return the token endpoint's answer, with ``expires_at`` from ``lifetime``."""
+    return {**server.sign_in(), "expires_at": time.time() + lifetime}
+
+
+def long_lived(access_token: str, refresh_token: str) -> dict[str, Any]:
+    """Return the answer to a sign-in whose access token is valid for a day."""
+    return {
+        "access_token": access_token,
+        "refresh_token": refresh_token,
+        "token_type": "Bearer",
+        "expires_at": time.time() + 86400,
+    }
 
 
 def _session(session: requests.Session | None = None) -> requests.Session:
@@ -77,25 +92,14 @@ def _exchange(server: AuthorizationServer, refresh_token: str) -> dict[str, Any]
 
 
 def floor(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
-    """Plain ``requests`` with a fixed header: what everything else is measured against."""
+    """Plain ``requests`` with a fixed header: the baseline of all other arms."""
     session = _session()
     session.headers["Authorization"] = "Bearer " + answer["access_token"]
     return session.get
 
 
 def ours(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
-    """This library, as its README says."""
-    from requests_silent_refresh import RefreshTokenGrant, SilentRefreshAdapter, TokenManager
-
-    manager = TokenManager(RefreshTokenGrant(server.token_endpoint, *CLIENT))
-    manager.sign_in(answer)
-    session = _session()
-    SilentRefreshAdapter(manager, server.url, pool_maxsize=POOL).mount_on(session)
-    return session.get
-
-
-def ours_in_a_file(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
-    """This library with the session in a file, which processes share; ``answer["path"]``."""
+    """This library, as in its README; processes share the session if ``answer`` has a ``path``."""
     from requests_silent_refresh import (
         EncryptedFileStore,
         RefreshTokenGrant,
@@ -103,19 +107,21 @@ def ours_in_a_file(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
         TokenManager,
     )
 
+    answer = dict(answer)
+    path = answer.pop("path", None)
     manager = TokenManager(
         RefreshTokenGrant(server.token_endpoint, *CLIENT),
-        store=EncryptedFileStore(answer["path"], key=KEY),
+        store=EncryptedFileStore(path, key=KEY) if path else None,
     )
     if not manager.signed_in:
-        manager.sign_in({k: v for k, v in answer.items() if k != "path"})
+        manager.sign_in(answer)
     session = _session()
     SilentRefreshAdapter(manager, server.url, pool_maxsize=POOL).mount_on(session)
     return session.get
 
 
 def _lock_snippet(recheck: bool) -> Callable[[AuthorizationServer, dict[str, Any]], Get]:
-    """The snippet that everybody copies: a lock around the refresh."""
+    """The common snippet: a lock around the refresh."""
 
     def make(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
         session = _session()
@@ -186,7 +192,7 @@ def authlib(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
 
 
 def oauth2client(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
-    """requests-oauth2client: a ``BearerToken`` renewed by its ``OAuth2Client``."""
+    """requests-oauth2client: a ``BearerToken`` that its ``OAuth2Client`` renews."""
     from requests_oauth2client import BearerToken, OAuth2AccessTokenAuth, OAuth2Client
 
     client = OAuth2Client(token_endpoint=server.token_endpoint, auth=CLIENT, testing=True)
@@ -196,9 +202,7 @@ def oauth2client(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
         BearerToken(
             access_token=answer["access_token"],
             refresh_token=answer["refresh_token"],
-            expires_at=datetime.datetime.fromtimestamp(
-                answer["expires_at"], tz=datetime.timezone.utc
-            ),
+            expires_at=datetime.fromtimestamp(answer["expires_at"], tz=timezone.utc),
         ),
     )
     return session.get
@@ -209,7 +213,7 @@ def google_auth(server: AuthorizationServer, answer: dict[str, Any]) -> Get:
     from google.auth.transport.requests import AuthorizedSession
     from google.oauth2.credentials import Credentials
 
-    expiry = datetime.datetime.fromtimestamp(answer["expires_at"], tz=datetime.timezone.utc)
+    expiry = datetime.fromtimestamp(answer["expires_at"], tz=timezone.utc)
     credentials = Credentials(
         answer["access_token"],
         refresh_token=answer["refresh_token"],
@@ -233,5 +237,4 @@ PEERS = (
     Arm("requests-oauth2client", oauth2client, leeway=20.0),
     Arm("google-auth", google_auth, leeway=225.0),
 )
-OURS_IN_A_FILE = Arm("requests_silent_refresh", ours_in_a_file)
 ARMS = (FLOOR, OURS, *PEERS)

@@ -1,17 +1,29 @@
-"""Many threads at once, timed, and what a list of times says."""
+"""Running many threads at once and timing them."""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+
+@contextlib.contextmanager
+def running(count: int, work: Callable[[int], object]) -> Iterator[None]:
+    """Run ``work(n)`` in ``count`` threads; the end of the block waits until all have returned."""
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    yield
+    for thread in threads:
+        thread.join()
 
 
 def at_once(count: int, work: Callable[[int], int]) -> tuple[list[float], list[object]]:
-    """Run ``work(n)`` in ``count`` threads together; return seconds taken and what came of each.
+    """Run ``work(n)`` in ``count`` threads at the same moment; return the seconds and the results.
 
-    An exception is what came of it too: a peer that fails is reported as failing.
+    The result of a call that raises is the exception's name: a failing peer is reported as such.
     """
     seconds = [0.0] * count
     outcomes: list[object] = [None] * count
@@ -22,21 +34,17 @@ def at_once(count: int, work: Callable[[int], int]) -> tuple[list[float], list[o
         began = time.perf_counter()
         try:
             outcomes[number] = work(number)
-        except Exception as error:  # noqa: BLE001 (whatever the arm raises is its result)
+        except Exception as error:  # noqa: BLE001 (any exception is the arm's result)
             outcomes[number] = type(error).__name__
         seconds[number] = time.perf_counter() - began
 
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    for thread in threads:
-        thread.join()
+    with running(count, run):
+        start.wait()
     return seconds, outcomes
 
 
 def p99(values: Sequence[float]) -> float:
-    """The 99th percentile."""
+    """Return the 99th percentile."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
 

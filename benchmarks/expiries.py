@@ -1,4 +1,4 @@
-"""Request latency over time, across expiries: what a caller notices of a refresh."""
+"""Request latency over time, across expiries: whether a caller notices a refresh."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from requests_silent_refresh import RefreshTokenGrant, SilentRefreshAdapter, Tok
 from requests_silent_refresh.testing import AuthorizationServer
 
 from . import arms
-from .crowd import median, p99
+from .crowd import median, p99, running
 
 
 def timeline(
     get: arms.Get, url: str, threads: int, seconds: float, pace: float
 ) -> tuple[list[tuple[float, float]], int]:
-    """Have each thread send a request every ``pace`` seconds: (when, took) each, and failures.
+    """Send a request every ``pace`` seconds in each thread for ``seconds``.
 
-    A thread whose requests take longer sends fewer.
+    Returns (start, duration) of each request, in seconds, and the number of failures. A
+    thread whose requests take longer than ``pace`` sends fewer of them.
     """
     points: list[tuple[float, float]] = []
     failures = 0
@@ -36,7 +37,7 @@ def timeline(
             began = time.perf_counter()
             try:
                 failed += get(url).status_code != 200
-            except Exception:  # noqa: BLE001 (whatever the arm raises is a failure)
+            except Exception:  # noqa: BLE001 (any exception is a failure)
                 failed += 1
             mine.append((began - start, time.perf_counter() - began))
             at += pace
@@ -44,21 +45,18 @@ def timeline(
             points.extend(mine)
             failures += failed
 
-    workers = [threading.Thread(target=run, args=(n,)) for n in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with running(threads, run):
+        pass
     return sorted(points), failures
 
 
 def refresh_ahead(
     pairs: int = 11, threads: int = 64, lifetime: float = 2.0, expiries: int = 2
 ) -> dict[str, Any]:
-    """The bar: with a known expiry nobody sees a 401, nobody waits, and p99 stays what it was.
+    """Target: with a known expiry no request gets a 401, none waits, and p99 does not change.
 
-    Pairs of runs with tokens that expire and tokens that do not, in turns that
-    change sides, all else alike.
+    Each pair has a run with tokens that expire and a run with tokens that do not, in
+    alternating order. Everything else is the same.
     """
     seconds = lifetime * (expiries + 0.5)
     ratios, rejected, waits, exchanges = [], 0, 0, 0
@@ -79,7 +77,7 @@ def refresh_ahead(
                     points, failures = timeline(
                         session.get, server.resource, threads, seconds, pace=0.2
                     )
-                # The first requests open their connections, with or without expiries.
+                # The first requests open connections, so they are left out of both runs.
                 figures[expiring] = p99([took for at, took in points if at > 0.4])
                 rejected += server.counters.rejected + failures
                 waits += manager.stats.waits
@@ -97,10 +95,10 @@ def refresh_ahead(
 
 
 def picture(path: str, threads: int = 32, seconds: float = 9.0, lifetime: float = 3.0) -> None:
-    """Draw each arm's latency over time, the token endpoint taking 0.3 s, as a PNG.
+    """Draw each arm's latency over time as a PNG; the token endpoint takes 0.3 s.
 
-    A token lives longer by the arm's leeway, so that each arm meets its expiries at
-    the same times: some would take one of three seconds for expired at its issue.
+    A token lives longer by the arm's leeway, so that all arms treat it as expired at the same
+    time. Otherwise some arms would treat a token of three seconds as expired from the start.
     """
     import matplotlib
 
@@ -116,8 +114,7 @@ def picture(path: str, threads: int = 32, seconds: float = 9.0, lifetime: float 
         with AuthorizationServer(
             client_secret=arms.CLIENT[1], latency=0.3, access_token_lifetime=lives
         ) as server:
-            answer = {**server.sign_in(), "expires_at": time.time() + lives}
-            get = arm.make(server, answer)
+            get = arm.make(server, arms.signed_in(server, lives))
             points, failures = timeline(get, server.resource, threads, seconds, pace=0.1)
         axis.plot(
             [at for at, _ in points],

@@ -1,9 +1,9 @@
-"""A hundred processes that find one expired token at once, beside a hundred that only read.
+"""A hundred processes that find one expired token at once, compared with a hundred that only read.
 
-The control is the least that would do the same: one process asks the token
-endpoint and replaces the file; the others look at it as often as ours do at the
-lock, then read it and decrypt. All are forked by a process that has imported
-everything, have read the expired token before, and start together.
+The control does the minimum: one process posts to the token endpoint and replaces the
+file, and the others check the file as often as this library checks the lock, then read
+and decrypt it. All processes are forked from one that has imported everything, have
+already read the expired token, and start together.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from cryptography.fernet import Fernet
 from requests_silent_refresh import EncryptedFileStore, RefreshTokenGrant, Token, TokenManager
 from requests_silent_refresh.testing import AuthorizationServer
 
+from .arms import KEY
 from .crowd import median
-
-KEY = "k" * 43 + "="
 
 
 def last_served(
     rounds: int = 5, processes: int = 100, latency: float = 0.1, directory: Path | None = None
 ) -> dict[str, Any]:
-    """Seconds from the start until the last process has the new token: ours, and the control."""
+    """Measure the seconds until the last process has the new token, for both arms."""
     took: dict[str, list[float]] = {"ours": [], "control": []}
     exchanges = 0
     for turn in range(rounds):
@@ -67,20 +66,20 @@ def _run(arguments: list[str]) -> float:
     return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
-# In the process that forks the others.
+# The rest runs in the process that forks the others, and in those.
 
 
 def main(arm: str, token_endpoint: str, path: str, refresh_token: str, processes: str) -> None:
-    """Fork them, let them start together, and print how long the last one took."""
+    """Fork the processes, start them together, and print the seconds that the last one took."""
     count = int(processes)
     ready, says_ready = os.pipe()
     gate, opener = os.pipe()
     served, says_served = os.pipe()
     for number in range(count):
         if os.fork() == 0:
-            with _leaving():
+            with _exiting():
                 os.close(opener)
-                # The control's one who writes is neither the first to be forked nor the last.
+                # In the control, the process that writes is neither the first nor the last forked.
                 exchanges = number == count // 2
                 work = _ours if arm == "ours" else _control
                 wait = work(token_endpoint, path, refresh_token, exchanges)
@@ -99,13 +98,13 @@ def main(arm: str, token_endpoint: str, path: str, refresh_token: str, processes
 
 
 @contextlib.contextmanager
-def _leaving() -> Iterator[None]:
-    """End this process, whatever happens."""
+def _exiting() -> Iterator[None]:
+    """Exit this process at the end of the block, also after an exception."""
     try:
         yield
         os._exit(0)
     finally:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # only after an exception
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # reached only after an exception
         os._exit(1)
 
 
@@ -155,6 +154,6 @@ def _control(
 
 
 if __name__ == "__main__":
-    import filelock  # noqa: F401 (loaded once, before the fork, as the rest)
+    import filelock  # noqa: F401 (imported before the fork, like everything else)
 
     main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What a request costs with a fresh token: instructions, and CPU time on loopback."""
+"""The cost of a request with a fresh token: instructions, and CPU time on loopback."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _COLLECTED = re.compile(r"Collected\s*:\s*(\d+)")
 
 
 def instructions() -> dict[str, Any]:
-    """Instructions for one request over a stubbed transport, for every arm.
+    """Count the instructions of one request over a stubbed transport, for every arm.
 
-    Counted by valgrind in processes of their own, as the difference between
-    many requests and few, so that start and import do not count. Counts are the
-    same however busy the machine is, so there is a process for each core.
+    valgrind counts them in separate processes. The result is the difference between
+    many requests and few, which excludes start and imports. The counts do not depend on
+    the load of the machine, so each core runs a process.
     """
     if shutil.which("valgrind") is None:
         return {"skipped": "valgrind is not installed"}
@@ -66,15 +66,15 @@ def _count(place: int, requests: int, trust_env: bool) -> int:
 
 
 def loopback(pairs: int = 15, requests: int = 600) -> dict[str, Any]:
-    """CPU time of this process for requests to a server in another, every arm against the floor.
+    """Compare the CPU time of each arm's requests with the floor's; the server is another process.
 
-    In a pair the arm and the floor take turns request by request and change
-    sides each time, because a machine's speed drifts by more than is asked
-    about within a second. The figure is the median of the pairs' ratios.
+    In a pair the arm and the floor alternate request by request, and swap the order each
+    time, because within a second a machine's speed drifts by more than the difference
+    that is measured. The result is the median of the pairs' ratios.
     """
     with _ServerElsewhere() as server:
         return {
-            # The floor against itself: how far from 1 chance alone goes.
+            # Includes the floor against itself, which shows the deviation by chance alone.
             arm.name: _ratio(server, arm, pairs, requests)
             for arm in arms.ARMS
         }
@@ -106,10 +106,10 @@ def _cpu(get: arms.Get, url: str) -> float:
 
 
 class _ServerElsewhere(arms.Address):
-    """The server in a process of its own, so that its CPU time is not ours."""
+    """A server in another process, so that its CPU time is not counted; a context manager."""
 
     def __init__(self) -> None:
-        """Begin with ``with``, which starts it."""
+        """Do nothing: the server starts, and its address is known, at the ``with`` statement."""
 
     def __enter__(self) -> _ServerElsewhere:
         self._process = subprocess.Popen(
@@ -118,12 +118,7 @@ class _ServerElsewhere(arms.Address):
         assert self._process.stdout is not None
         url, access_token, refresh_token = self._process.stdout.readline().split()
         super().__init__(url)
-        self.answer = {
-            "access_token": access_token,
-            "refresh_token": refresh_token,
-            "token_type": "Bearer",
-            "expires_at": time.time() + 86400,
-        }
+        self.answer = arms.long_lived(access_token, refresh_token)
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -1,13 +1,12 @@
-"""One arm sending N requests through a stubbed transport; counted from outside by valgrind.
+"""Send N requests of one arm through a stubbed transport, while valgrind counts instructions.
 
-Run by :mod:`benchmarks.overhead` as ``python -m benchmarks.overhead_probe ARM N TRUST_ENV``,
-``ARM`` by its place in ``arms.ARMS``.
+:mod:`benchmarks.overhead` runs it as ``python -m benchmarks.overhead_probe ARM N TRUST_ENV``.
+``ARM`` is an index into ``arms.ARMS``.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import requests
@@ -21,11 +20,12 @@ URL = "https://api.example.com"
 def answer_at_once(
     self: HTTPAdapter, request: requests.PreparedRequest, *args: Any, **kwargs: Any
 ) -> requests.Response:
-    """Take the place of ``HTTPAdapter.send`` in every arm: a bare 200, as little as will do."""
+    """Replace ``HTTPAdapter.send`` in every arm, and return a minimal 200 at once."""
     response = requests.Response()
     response.status_code = 200
     response.url = request.url or ""
     response.request = request
+    # requests has no public way to give a response its body without reading it from a stream.
     response._content = b"{}"
     response._content_consumed = True  # type: ignore[attr-defined]
     return response
@@ -36,12 +36,7 @@ def main() -> None:
     place, count, trust_env = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
     HTTPAdapter.send = answer_at_once  # type: ignore[method-assign]
     arms.trust_env = trust_env
-    answer = {
-        "access_token": "a" * 40,
-        "refresh_token": "r" * 40,
-        "token_type": "Bearer",
-        "expires_at": time.time() + 86400,
-    }
+    answer = arms.long_lived("a" * 40, "r" * 40)
     get = arms.ARMS[place].make(arms.Address(URL), answer)  # type: ignore[arg-type]
     for _ in range(count):
         get(URL + "/resource")

@@ -1,4 +1,4 @@
-"""The results as markdown, for a person to read."""
+"""The results as Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Return the report on whatever parts were run."""
+    """Return a report on the parts that were run."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lines = [
@@ -74,13 +74,7 @@ def _arms(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return _table(
         head,
         (
-            (
-                name,
-                f"{r['failed']} of {r['of']}",
-                r["exchanges"],
-                r["sessions_lost"],
-                r["slowest"],
-            )
+            (name, f"{r['failed']} of {r['of']}", r["exchanges"], r["sessions_lost"], r["slowest"])
             for name, r in arms.items()
         ),
     )

@@ -1,4 +1,4 @@
-"""What the encrypted file costs, and the import."""
+"""The cost of the encrypted file, and of the import."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .crowd import median
 
 
 def file_store(rounds: int = 200, directory: Path | None = None) -> dict[str, Any]:
-    """``load`` against a bare open, read and decrypt; ``save`` against its own fsyncs.
+    """Compare ``load`` with a bare open, read and decrypt, and ``save`` with its own fsyncs.
 
-    ``directory`` lies on the disk to be measured; where temporary files are kept in
-    memory a sync costs nothing, and the ratio says nothing.
+    ``directory`` must be on the disk to be measured. If temporary files are kept in memory,
+    an fsync costs nothing and the ratio is meaningless.
     """
     key = Fernet.generate_key()
     fernet = Fernet(key)
@@ -43,7 +43,7 @@ def file_store(rounds: int = 200, directory: Path | None = None) -> dict[str, An
                 fernet.decrypt(file.read())
 
         def load() -> None:
-            store.close()  # forgets what it read, so that it decrypts again
+            store.close()  # drops the cached state, so that the next load decrypts
             store.load()
 
         loads = _ratios(load, bare_load, rounds)
@@ -64,7 +64,7 @@ def file_store(rounds: int = 200, directory: Path | None = None) -> dict[str, An
 
 @contextlib.contextmanager
 def _timed_syncs() -> Iterator[list[float]]:
-    """Have the seconds noted that each fsync of the store takes."""
+    """Record the seconds of each fsync of the store."""
     seconds: list[float] = []
     before = private_files.call
 
@@ -96,19 +96,19 @@ def _ratios(ours: Callable[[], None], bare: Callable[[], None], rounds: int) -> 
 
 
 def import_cost(rounds: int = 15) -> dict[str, Any]:
-    """Milliseconds that imports add to ``import requests``; medians of fresh interpreters.
+    """Measure the milliseconds that imports add to ``import requests``, in fresh interpreters.
 
-    The names are loaded when they are used, so the second figure is what a program
-    pays that uses them all.
+    The package loads its names on first use, so the second figure is the cost for a program
+    that uses all of them.
     """
     names = "EncryptedFileStore, RefreshTokenGrant, SilentRefreshAdapter, Token, TokenManager"
     imports = {
         "import requests_silent_refresh": "import requests_silent_refresh",
-        "and all that the quick start uses": f"from requests_silent_refresh import {names}",
+        "and the names of the README's example": f"from requests_silent_refresh import {names}",
     }
     with tempfile.TemporaryDirectory() as bytecode:
         for line in imports.values():
-            _took(line, bytecode)  # compiles, as an installation does
+            _took(line, bytecode)  # compiles the modules, as an installation does
         return {
             name: median([_took(line, bytecode) for _ in range(rounds)])
             for name, line in imports.items()

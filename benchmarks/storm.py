@@ -1,4 +1,4 @@
-"""Many threads at an expiry: who gets through, with how many exchanges, and how long it takes."""
+"""Many threads at an expiry: failed requests, exchanges, and the slowest request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .crowd import at_once, median
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """One kind of expiry. ``early``: revoked before its time, while all requests are in flight."""
+    """One kind of expiry. ``early``: the token is revoked while all requests are in flight."""
 
     threads: int
     early: bool
@@ -37,9 +37,10 @@ SCENARIOS = tuple(
 
 
 def run(scenario: Scenario, rounds: int = 5) -> dict[str, Any]:
-    """Let each arm through the scenario ``rounds`` times, in turns; medians over the rounds.
+    """Run the scenario ``rounds`` times for each arm, in turn; return medians over the rounds.
 
-    Once where an exchange takes a second: a lock around each keeps 64 threads for a minute.
+    There is only one round if an exchange takes a second: with a lock around each exchange,
+    64 threads take a minute.
     """
     rounds = rounds if scenario.latency < 1 else 1
     found: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms.ARMS[1:]}
@@ -61,11 +62,11 @@ def run(scenario: Scenario, rounds: int = 5) -> dict[str, Any]:
 
 def _once(scenario: Scenario, arm: arms.Arm) -> dict[str, Any]:
     with AuthorizationServer(client_secret=arms.CLIENT[1], latency=scenario.latency) as server:
-        answer = {**server.sign_in(), "expires_at": time.time() + 3600}
+        answer = arms.signed_in(server)
         if scenario.early:
             server.gate(scenario.threads, then=server.revoke_access_tokens)
         else:
-            # Expired by its own word and at the server, as at the end of its hour.
+            # Past its expiry and rejected by the server, as at the end of its lifetime.
             answer["expires_at"] = time.time() - 1
             answer["expires_in"] = -1
             server.revoke_access_tokens()
@@ -81,17 +82,17 @@ def _once(scenario: Scenario, arm: arms.Arm) -> dict[str, Any]:
 
 
 def early_revocation_against_no_auth(threads: int = 256, rounds: int = 9) -> dict[str, Any]:
-    """The bar: the slowest of 256 rejected requests, against twice as many without any auth.
+    """Compare the slowest of 256 rejected requests with 256 pairs of requests without auth.
 
-    A rejected request is two requests and an exchange, so its fair measure is
-    the slowest of two consecutive batches of the same size without auth.
+    A rejected request consists of two requests and an exchange, so it is compared with the
+    slowest thread that sends two requests in a row without auth.
     """
     latency = 0.05
     excess = []
     exchanges = failed = 0
     for _ in range(rounds):
         with AuthorizationServer(client_secret=arms.CLIENT[1], latency=latency) as server:
-            answer = {**server.sign_in(), "expires_at": time.time() + 3600}
+            answer = arms.signed_in(server)
             floor, get = arms.floor(server, answer), arms.ours(server, answer)
 
             def twice(_: int, floor: arms.Get = floor, url: str = server.url) -> int:
@@ -117,21 +118,21 @@ def early_revocation_against_no_auth(threads: int = 256, rounds: int = 9) -> dic
 def processes(
     latency: float, count: int = 4, threads: int = 8, expiries: int = 3
 ) -> dict[str, Any]:
-    """Several processes of several threads share one session, where the arm can share it at all.
+    """Run several processes of several threads that share one session, if the arm supports that.
 
-    Peers keep their tokens in memory, so each process gets the same sign-in,
-    as when each reads the same configuration at its start.
+    Peers keep their tokens in memory, so each process starts with the same tokens, as if it
+    had read them from the same configuration.
     """
     found = {}
-    for arm in (arms.OURS_IN_A_FILE, *arms.PEERS):
+    for arm in (arms.OURS, *arms.PEERS):
         with (
             AuthorizationServer(client_secret=arms.CLIENT[1], latency=latency) as server,
             tempfile.TemporaryDirectory() as directory,
         ):
-            answer = {**server.sign_in(), "expires_at": time.time() + 3600}
-            if arm is arms.OURS_IN_A_FILE:
+            answer = arms.signed_in(server)
+            if arm is arms.OURS:
                 answer["path"] = f"{directory}/tokens"
-                arm.make(server, answer)  # one sign-in, before there are several processes
+                arm.make(server, answer)  # one sign-in, before the processes start
             context = multiprocessing.get_context("fork")
             ready, go = context.Barrier(count + 1), context.Barrier(count + 1)
             results: Any = context.SimpleQueue()
@@ -147,16 +148,16 @@ def processes(
                 ready.wait()
                 server.gate(count * threads, then=server.revoke_access_tokens)
                 go.wait()
-            came = [results.get() for _ in workers]
+            received = [results.get() for _ in workers]
             for worker in workers:
                 worker.join()
             found[arm.name] = {
-                "failed": sum(failed for failed, _ in came),
+                "failed": sum(failed for failed, _ in received),
                 "of": count * threads * expiries,
                 "exchanges": server.counters.exchanges,
                 "expiries": expiries,
                 "sessions_lost": int(server.counters.reuse_detections > 0),
-                "slowest": max(slowest for _, slowest in came),
+                "slowest": max(slowest for _, slowest in received),
             }
     return found
 

@@ -1,4 +1,4 @@
-"""What waiting costs: waking 1,000 threads, and what is left after 10,000 expiries."""
+"""The cost of waiting: waking 1,000 threads, and memory after 10,000 expiries."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import gc
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 from requests_silent_refresh import Token, TokenManager
 
-from .crowd import median
+from .crowd import median, running
+
+Calls = tuple[Callable[[], object], Callable[[], object], Callable[[], object]]
+"""How a thread waits, how to block until all threads wait, and how to release them."""
 
 
 def wake_up(threads: int = 1000, rounds: int = 9) -> dict[str, Any]:
-    """The last of ``threads`` waiters to be released, against a bare ``Condition.notify_all``.
+    """Compare the release of the last of ``threads`` waiters with a bare ``Condition.notify_all``.
 
-    Both arms interleaved in one run; each figure is the time from the release
-    until the last thread is past its wait.
+    Both arms alternate in one run. Each figure is the time from the release until the last
+    thread has returned from its wait.
     """
     ratios, ours, bare = [], [], []
     for turn in range(rounds):
         for arm in (_ours, _bare) if turn % 2 else (_bare, _ours):
-            (ours if arm is _ours else bare).append(arm(threads))
+            (ours if arm is _ours else bare).append(_released(threads, *arm(threads)))
         ratios.append(ours[-1] / bare[-1])
     return {
         "threads": threads,
@@ -32,25 +36,26 @@ def wake_up(threads: int = 1000, rounds: int = 9) -> dict[str, Any]:
     }
 
 
-def _released(threads: int, wait: Any, all_wait: Any, release: Any) -> float:
+def _released(
+    threads: int,
+    wait: Callable[[], object],
+    all_wait: Callable[[], object],
+    release: Callable[[], object],
+) -> float:
     done = [0.0] * threads
 
     def run(number: int) -> None:
         wait()
         done[number] = time.perf_counter()
 
-    workers = [threading.Thread(target=run, args=(n,)) for n in range(threads)]
-    for worker in workers:
-        worker.start()
-    all_wait()
-    began = time.perf_counter()
-    release()
-    for worker in workers:
-        worker.join()
+    with running(threads, run):
+        all_wait()
+        began = time.perf_counter()
+        release()
     return max(done) - began
 
 
-def _bare(threads: int) -> float:
+def _bare(threads: int) -> Calls:
     condition, waiting, released = threading.Condition(), [0], [False]
     full = threading.Event()
 
@@ -69,13 +74,13 @@ def _bare(threads: int) -> float:
 
     def all_wait() -> None:
         full.wait()
-        with condition:  # the last one has let go of it: all are waiting
+        with condition:  # free only once the last thread waits on it
             pass
 
-    return _released(threads, wait, all_wait, release)
+    return wait, all_wait, release
 
 
-def _ours(threads: int) -> float:
+def _ours(threads: int) -> Calls:
     answer = threading.Event()
 
     def refresh(token: Token | None) -> Token:
@@ -83,8 +88,7 @@ def _ours(threads: int) -> float:
         return Token("b" * 20, "r" * 20)
 
     manager = TokenManager(refresh, wait_timeout=30)
-    old = Token("a" * 20, "r" * 20)
-    manager.sign_in(old)
+    manager.sign_in(Token("a" * 20, "r" * 20))
     rejected = manager.token()
 
     def all_wait() -> None:
@@ -92,11 +96,11 @@ def _ours(threads: int) -> float:
         while manager.stats.waits < threads:
             pause.wait(0.01)
 
-    return _released(threads, lambda: manager.renew(rejected), all_wait, answer.set)
+    return lambda: manager.renew(rejected), all_wait, answer.set
 
 
 def memory(expiries: int = 10_000) -> dict[str, Any]:
-    """Bytes that are left behind by ``expiries`` refreshes, after a thousand to warm up."""
+    """Measure the bytes that ``expiries`` refreshes leave behind, after a thousand to warm up."""
     manager = TokenManager(lambda token: Token("b" * 20, "r" * 20))
     manager.sign_in(Token("a" * 20, "r" * 20))
     _expire(manager, 1000)
@@ -116,19 +120,17 @@ def _expire(manager: TokenManager, times: int) -> None:
 
 
 def memory_of_a_waiter(threads: int = 200) -> dict[str, Any]:
-    """Bytes that each waiting thread holds beyond those of a thread that waits on a bare Event."""
+    """Compare the bytes held by a waiting thread with those of one that waits on a bare Event."""
 
-    def measure(wait: Any, release: Any, all_wait: Any) -> float:
+    def measure(
+        wait: Callable[[], object], all_wait: Callable[[], object], release: Callable[[], object]
+    ) -> float:
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
-        workers = [threading.Thread(target=wait) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        all_wait()
-        held = tracemalloc.get_traced_memory()[0] - before
-        release()
-        for worker in workers:
-            worker.join()
+        with running(threads, lambda number: wait()):
+            all_wait()
+            held = tracemalloc.get_traced_memory()[0] - before
+            release()
         return held / threads
 
     tracemalloc.start()
@@ -138,22 +140,7 @@ def memory_of_a_waiter(threads: int = 200) -> dict[str, Any]:
         started.wait()
         event.wait(30)
 
-    base = measure(bare, event.set, started.wait)
-    answer = threading.Event()
-
-    def refresh(token: Token | None) -> Token:
-        answer.wait()
-        return Token("b" * 20, "r" * 20)
-
-    manager = TokenManager(refresh, wait_timeout=30)
-    manager.sign_in(Token("a" * 20, "r" * 20))
-    rejected = manager.token()
-
-    def all_wait() -> None:
-        pause = threading.Event()
-        while manager.stats.waits < threads:
-            pause.wait(0.01)
-
-    ours = measure(lambda: manager.renew(rejected), answer.set, all_wait)
+    base = measure(bare, started.wait, event.set)
+    ours = measure(*_ours(threads))
     tracemalloc.stop()
     return {"bare Event": base, "ours": ours, "difference": ours - base}

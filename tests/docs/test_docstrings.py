@@ -32,13 +32,13 @@ PUBLIC = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_class_has_an_example(name):
-    """A reader sees how a class is used where it is documented."""
+    """The docstring of every public class contains an example."""
     assert ">>> " in (inspect.getdoc(PUBLIC[name]) or "")
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_of_a_module_run(module, tmp_path, monkeypatch):
-    """With the package's names, ``requests`` and a signed-in ``manager`` at hand."""
+    """They may use the package's public names, ``requests`` and a signed-in ``manager``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for kind in ("CONFIG", "STATE", "DATA"):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
-from pathlib import Path
-
 from engines.fleet import KEY
+from pages import blocks, run
 
 from requests_silent_refresh import EncryptedFileStore, Token
 from requests_silent_refresh.keys import generate_key
 
-PAGE = Path(__file__).parents[2] / "docs" / "fleet.rst"
+# Not in test_docs.py, so that the workers of pytest-xdist can run it with the other tests of
+# engines, which are started once.
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys, redis_server, sqlite):
@@ -23,11 +21,9 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys, redis_server, sqlite):
     monkeypatch.setenv("FLEET_KEY", KEY)
     monkeypatch.setenv("FLEET_KEY_BEFORE", generate_key())
     EncryptedFileStore("~/.local/state/nightly-report/tokens").save(Token("a", "r"), None)
-    page = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page)
-    names: dict = {"__name__": "page"}
-    for block in blocks:
-        exec(compile(textwrap.dedent(block), str(PAGE), "exec"), names)
-    assert len(blocks) == 4
+    code, names = blocks("docs/fleet.rst"), {"__name__": "page"}
+    assert len(code) == 4
+    for block in code:
+        run(block, "fleet.rst", names)
     assert "CREATE TABLE silent_refresh_tokens" in capsys.readouterr().out
     names["store"].close()

@@ -1,9 +1,9 @@
 """Token families: issue, rotation, the grace window, reuse detection, revocation.
 
-A *family* is what one sign-in grew into: each exchange under rotation spends a
-refresh token and issues its successor. A refresh token that comes a second time
-is either stolen or lost, and nobody can tell which, so the whole family is
-revoked (RFC 6819 section 5.2.2.3, RFC 9700 section 4.14.2).
+A *family* is the tokens that descend from one sign-in: with rotation, each exchange
+spends a refresh token and issues its successor. A second use of a refresh token
+means that it was stolen or that an answer was lost. The server cannot tell which,
+so it revokes the whole family (RFC 6819 section 5.2.2.3, RFC 9700 section 4.14.2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .ledger import AccessToken, Family, Ledger, RefreshToken
 
 
 class Policy(Protocol):
-    """How the server issues tokens; ``AuthorizationServer`` itself, whose attributes may change."""
+    """How the server issues tokens: attributes of ``AuthorizationServer``, which may change."""
 
     access_token_lifetime: float
     rotate: bool
@@ -31,7 +31,7 @@ class Policy(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Arrival:
-    """Where an exchange came from, for its event."""
+    """The fields of an exchange's event that describe its request."""
 
     began: float
     path: str
@@ -40,7 +40,7 @@ class Arrival:
 
 
 class Refused(Exception):  # noqa: N818 (the endpoint's answer)
-    """The exchange was refused; ``error`` is RFC 6749's code, ``reason`` what is behind it."""
+    """The exchange was refused; ``error`` is RFC 6749's code, ``reason`` its cause."""
 
     def __init__(self, error: str, reason: str | None = None) -> None:
         super().__init__(error)
@@ -49,12 +49,12 @@ class Refused(Exception):  # noqa: N818 (the endpoint's answer)
 
 
 class TokenFamilies:
-    """All tokens the server knows. Thread-safe: one lock, held for each step and its event.
+    """All tokens of the server. Thread-safe: one lock is held for each step and its event.
 
-    So the log tells the steps in the order in which they took effect. With a
-    ``database`` each step is in that file before anybody can see its answer; a
-    server that is killed between writing and answering has rotated, and its
-    client cannot know: that is what a grace window is for.
+    The log therefore shows the steps in the order in which they took effect. With a
+    ``database`` each step is saved before its answer is sent. If the server is
+    killed in between, it has rotated a token and the client does not know: a grace
+    window covers this case.
     """
 
     def __init__(self, policy: Policy, log: EventLog, database: Path | None) -> None:
@@ -71,11 +71,11 @@ class TokenFamilies:
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """Return the time by the server's clock."""
+        """Return the time of the server's clock."""
         return self._policy.clock()
 
     def sign_in(self, scope: str, grant: str | None = None) -> dict[str, Any]:
-        """Start a family and return the answer of RFC 6749 section 5.1; ``grant`` for the log."""
+        """Start a family and return RFC 6749 section 5.1's answer; ``grant`` is for the log."""
         with self._lock:
             family = self._ledger.new_family(scope)
             access, access_value = self._issue_access(family)
@@ -102,7 +102,7 @@ class TokenFamilies:
     def exchange(self, value: str, scope: str | None, arrival: Arrival) -> dict[str, Any]:
         """Exchange a refresh token (RFC 6749 section 6) and return the answer.
 
-        Raises :class:`Refused`; after a reuse the whole family is revoked.
+        Raises :class:`Refused`; a reuse also revokes the whole family.
         """
         with self._lock:
             token = self._ledger.refresh_token(value)
@@ -113,17 +113,17 @@ class TokenFamilies:
                 raise
 
     def refuse(self, error: str, arrival: Arrival, presented: str | None) -> None:
-        """Record an exchange that got no further than ``error``."""
+        """Record an exchange that ended with ``error``."""
         with self._lock:
             self._note(arrival, "refused", self._ledger.refresh_token(presented), error=error)
 
     def fault(self, status: int | None, arrival: Arrival, presented: str | None) -> None:
-        """Record an exchange that a fault kept from being processed."""
+        """Record an exchange that was not processed because of a fault."""
         with self._lock:
             self._note(arrival, "faulted", self._ledger.refresh_token(presented), status=status)
 
     def check(self, value: str | None) -> tuple[AccessToken | None, str | None]:
-        """Return the access token and why it is rejected; ``None`` where it is good."""
+        """Return the access token and why it is rejected; the reason is ``None`` if it is valid."""
         if value is None:
             return None, "missing"
         with self._lock:
@@ -135,7 +135,7 @@ class TokenFamilies:
             return access, "expired" if self._left(access) <= 0 else None
 
     def note_resource(self, access: AccessToken | None, status: int | None, **fields: Any) -> None:
-        """Record the answer of a resource, and the rejection where it is a 401."""
+        """Record the answer of a resource; a 401 counts as a rejection of ``access``."""
         with self._lock:
             if access is not None and status == 401:
                 access.rejections += 1
@@ -148,7 +148,7 @@ class TokenFamilies:
             )
 
     def revoke(self, value: str, began: float, path: str) -> None:
-        """Revoke one token (RFC 7009 section 2.1): a refresh token takes its family along."""
+        """Revoke a token (RFC 7009 section 2.1); a refresh token's family is revoked with it."""
         with self._lock:
             refresh = self._ledger.refresh_token(value)
             access = self._ledger.access_token(value)
@@ -170,13 +170,13 @@ class TokenFamilies:
             )
 
     def revoke_access_tokens(self) -> None:
-        """Reject every access token issued so far, though it has not expired."""
+        """Reject every access token issued so far, before it expires."""
         with self._lock:
             self._ledger.revoked_through = self._ledger.accesses
             self._keep()
             self._log.append("early-revocation", access=self._ledger.accesses)
 
-    # Each of the following is called with the lock held.
+    # The following methods must be called with the lock held.
 
     def _exchange(
         self, token: RefreshToken | None, scope: str | None, arrival: Arrival
@@ -211,7 +211,7 @@ class TokenFamilies:
         return self._payload(family, access_value, successor.value if rotated else None, scope)
 
     def _may_repeat(self, token: RefreshToken) -> bool:
-        """Whether the spent ``token`` is the immediately preceding one, inside its grace."""
+        """Return whether the spent ``token`` is the direct predecessor, within the grace window."""
         successor = token.successor
         return (
             token.spent_at is not None
@@ -221,8 +221,8 @@ class TokenFamilies:
         )
 
     def _successor(self, token: RefreshToken, access: AccessToken) -> RefreshToken:
-        """Return the refresh token that goes on from ``token``, spending it under rotation."""
-        if token.successor is not None:  # grace
+        """Return the refresh token that follows ``token``, which rotation spends."""
+        if token.successor is not None:  # within the grace window
             successor = token.successor
         elif self._policy.rotate:
             token.spent_at = self._policy.clock()
@@ -241,7 +241,7 @@ class TokenFamilies:
         return access.expires_at - self._policy.clock()
 
     def _before(self, token: RefreshToken) -> dict[str, Any]:
-        """What an event says of the refresh token presented, and of its access token so far."""
+        """Return an event's fields for the presented refresh token and its access token."""
         return {
             "family": token.family.number,
             "refresh": token.serial,

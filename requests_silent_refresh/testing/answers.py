@@ -77,12 +77,9 @@ class Answer:
         at full speed.
     ``delay``
         Seconds before the first byte.
-    ``close``
-        Close the connection after the answer.
-    ``drop``
-        Close the connection without an answer.
-    ``raw``
-        Send these bytes instead of an HTTP answer, then close the connection.
+    ``close``, ``drop``, ``raw``
+        Close the connection after the answer, without an answer, or after sending
+        these bytes instead of an HTTP answer.
     """
 
     status: int = 200

@@ -18,15 +18,13 @@ class Gate:
     ...     requests.get(server.resource, headers=headers).status_code
     401
 
-    Opens once; later requests pass. The states are *armed* (counting arrivals),
-    *opening* (the last request to arrive runs ``then`` without the Condition held,
-    while the others wait), and *open*. ``_rounds`` counts the openings, so that a
-    request held in one round continues even if the gate is armed again before its
-    thread wakes.
+    The states are *armed* (counting arrivals), *opening* (the last request to arrive
+    runs ``then`` without the Condition held, while the others wait), and *open* (later
+    requests pass). ``_rounds`` counts the openings: a request held in one round
+    continues even if the gate is armed again before its thread wakes.
 
-    A gate that is not full after ``timeout`` seconds opens, logs a
-    ``"gate-timeout"``, and makes :meth:`wait` raise: a test fails instead of
-    hanging.
+    A gate that is not full after ``timeout`` seconds opens, logs a ``"gate-timeout"``,
+    and makes :meth:`wait` raise: a test fails instead of hanging.
     """
 
     def __init__(
@@ -77,41 +75,34 @@ class Gate:
                 return
             self._held += 1
             if self._held != self._count:  # if more have arrived, the gate is opening now
-                self._be_held()
+                this_round = self._rounds
+                if not self._changed.wait_for(lambda: self._rounds > this_round, self._timeout):
+                    self._timed_out = True
+                    reason = f"{self._held} of {self._count} requests"
+                    self._log.append("gate-timeout", reason=reason)
+                    self.release()
                 return
         self._log.append("gate-opened", reason=f"{self._count} requests in flight")
         try:
             if self._then is not None:
                 self._then()
         finally:
-            with self._changed:
-                self._let_go()
+            self.release()
 
     def release(self) -> None:
         """Open the gate, full or not, without running ``then``; it stays open until armed again."""
-        with self._changed:
-            self._let_go()
-
-    # The following methods must be called with the Condition held.
+        with self._changed:  # reentrant: pass_through() may hold it
+            self._open = True
+            self._rounds += 1
+            self._changed.notify_all()
 
     def _arm(self, count: int, then: Callable[[], object] | None) -> None:
+        """Start to count arrivals; must be called with the Condition held."""
         self._count = count
         self._then = then
         self._held = 0
         self._timed_out = False
         self._open = False
-
-    def _be_held(self) -> None:
-        this_round = self._rounds
-        if not self._changed.wait_for(lambda: self._rounds > this_round, self._timeout):
-            self._timed_out = True
-            self._log.append("gate-timeout", reason=f"{self._held} of {self._count} requests")
-            self._let_go()
-
-    def _let_go(self) -> None:
-        self._open = True
-        self._rounds += 1
-        self._changed.notify_all()
 
 
 class TokenGate:

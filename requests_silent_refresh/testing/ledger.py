@@ -116,9 +116,7 @@ class Ledger:
         except FileNotFoundError:
             return
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not an AuthorizationServer file: move it away"
-            ) from error
+            raise ValueError(f"{path} is not an AuthorizationServer file: move it away") from error
 
     def _to_dict(self) -> dict[str, Any]:
         """Return families by number and tokens by digest, without the revoked families."""

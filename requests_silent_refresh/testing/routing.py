@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from .answers import NOT_FOUND, Answer, Request
 from .endpoints import Endpoints
@@ -13,15 +12,9 @@ from .faults import Fault, Faults
 from .gates import Gate, TokenGate
 from .ledger import AccessToken
 from .sign_in_endpoints import PATHS, SignInEndpoints
-from .tokens import TokenFamilies
+from .tokens import Settings, TokenFamilies
 
 Handler = Callable[[Request, Answer], "Answer | None"]
-
-
-class Latency(Protocol):
-    """The server's setting that the router reads for each request."""
-
-    latency: float
 
 
 class Router:
@@ -34,7 +27,7 @@ class Router:
 
     def __init__(
         self,
-        settings: Latency,
+        settings: Settings,
         log: EventLog,
         families: TokenFamilies,
         endpoints: Endpoints,
@@ -158,10 +151,7 @@ def _challenge(reason: str) -> Answer:
 
 
 def _echo(request: Request, access: AccessToken | None) -> Answer:
-    """Answer 200 with a description of the request, without its Authorization header.
-
-    Header names are in lower case.
-    """
+    """Answer 200 with what arrived; header names are in lower case, Authorization is omitted."""
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         name = name.lower()  # noqa: PLW2901

@@ -32,15 +32,14 @@ class AuthorizationServer:
     ...     requests.get(server.resource, headers={"Authorization": f"Bearer {token}"})
     <Response [200]>
 
-    For tests and demos only: it binds 127.0.0.1 and lets any local program sign in.
-    Use it as a context manager, or call :meth:`start` and :meth:`stop`. A stopped
-    server can be started again with the same port and tokens, as after an outage.
-    All methods are thread-safe.
+    For tests and demos only: it binds 127.0.0.1 and lets any local program sign in. Use
+    it as a context manager, or call :meth:`start` and :meth:`stop`. A stopped server can
+    be started again with its port and tokens, as after an outage. Thread-safe.
 
-    Paths (below ``url``): ``/token``; ``/revoke``; ``/json`` and ``/json/flat``, which
-    answer ``{"token": ...}`` with ``{"accessToken": ..., "refreshToken": ..., "expiresIn":
-    ...}``; ``/json/nested``, which answers ``{"data": {"access_token", "refresh_token",
-    "expires"}}``, with ``expires`` in seconds or as ``?expires=iso``, ``unix`` or ``ms`` asks;
+    Paths below ``url``: ``/token``; ``/revoke``; ``/json`` and ``/json/flat``, which
+    answer ``{"token": ...}`` with ``{"accessToken", "refreshToken", "expiresIn"}``;
+    ``/json/nested``, which answers ``{"data": {"access_token", "refresh_token", "expires"}}``,
+    with ``expires`` in seconds or as ``?expires=iso``, ``unix`` or ``ms`` asks;
     ``/resource...``, which requires a bearer token and answers any method with a
     description of the request; ``/open...``, the same without a token. For sign-in:
     ``/authorize``, ``/device_authorization``, ``/device`` (the page for a user code)
@@ -58,14 +57,11 @@ class AuthorizationServer:
         or ``client_secret_post``.
     ``latency``
         Seconds that the token and JSON endpoints take.
-    ``announce_lifetime``
-        Whether answers contain ``expires_in``.
-    ``rotation_ends_access_token``
-        Whether an exchange revokes the old access token, as some servers do.
-    ``tls``
-        A server-side :class:`ssl.SSLContext`; ``None`` means plain HTTP.
-    ``port``
-        0 picks a free port.
+    ``announce_lifetime``, ``rotation_ends_access_token``
+        Whether answers contain ``expires_in``, and whether an exchange revokes the old
+        access token, as some servers do.
+    ``tls``, ``port``
+        A server-side :class:`ssl.SSLContext`, or ``None`` for plain HTTP; 0 picks a free port.
     ``database``
         A file in an existing directory that keeps the digests of the tokens for
         another server created later with the same file; ``None`` keeps the tokens

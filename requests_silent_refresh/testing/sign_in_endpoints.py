@@ -51,19 +51,17 @@ class SignInEndpoints:
 
     def token(self, request: Request, grant: str, form: dict[str, str]) -> dict[str, Any]:
         """Answer an authenticated client at the token endpoint. Raises ``Refused``."""
-        redeem = (
-            self._authorizations.redeem_device
-            if grant == DEVICE_GRANT
-            else self._authorizations.redeem_code
-        )
+        by_device = grant == DEVICE_GRANT
         try:
-            return redeem(form)
+            if by_device:
+                return self._authorizations.redeem_device(form)
+            return self._authorizations.redeem_code(form)
         except Refused as refusal:
             self._log.append(
                 "sign-in-refused",
                 began=request.arrived_at,
                 path=request.path,
-                grant="device_code" if grant == DEVICE_GRANT else grant,
+                grant="device_code" if by_device else grant,
                 error=refusal.error,
                 reason=refusal.reason,
             )

@@ -18,14 +18,15 @@ from .events import EventLog
 from .ledger import AccessToken, Family, Ledger, RefreshToken
 
 
-class Policy(Protocol):
-    """How the server issues tokens: attributes of ``AuthorizationServer``, which may change."""
+class Settings(Protocol):
+    """The settings of ``AuthorizationServer`` that may change while it runs, and its clock."""
 
     access_token_lifetime: float
     rotate: bool
     grace: float
     announce_lifetime: bool
     rotation_ends_access_token: bool
+    latency: float
     clock: Callable[[], float]
 
 
@@ -57,8 +58,8 @@ class TokenFamilies:
     window covers this case.
     """
 
-    def __init__(self, policy: Policy, log: EventLog, database: Path | None) -> None:
-        self._policy = policy
+    def __init__(self, settings: Settings, log: EventLog, database: Path | None) -> None:
+        self._settings = settings
         self._log = log
         self._database = database
         self._ledger = Ledger()
@@ -72,7 +73,7 @@ class TokenFamilies:
 
     def now(self) -> float:
         """Return the time of the server's clock."""
-        return self._policy.clock()
+        return self._settings.clock()
 
     def sign_in(self, scope: str, grant: str | None = None) -> dict[str, Any]:
         """Start a family and return RFC 6749 section 5.1's answer; ``grant`` is for the log."""
@@ -194,7 +195,7 @@ class TokenFamilies:
             self._keep()
             raise Refused("invalid_grant", "reuse")
         before = self._before(token)
-        if self._policy.rotation_ends_access_token:
+        if self._settings.rotation_ends_access_token:
             token.access.revoked = True
         access, access_value = self._issue_access(family)
         successor = self._successor(token, access)
@@ -215,7 +216,7 @@ class TokenFamilies:
         successor = token.successor
         return (
             token.spent_at is not None
-            and self._policy.clock() - token.spent_at < self._policy.grace
+            and self._settings.clock() - token.spent_at < self._settings.grace
             and successor is not None
             and successor.spent_at is None
         )
@@ -224,8 +225,8 @@ class TokenFamilies:
         """Return the refresh token that follows ``token``, which rotation spends."""
         if token.successor is not None:  # within the grace window
             successor = token.successor
-        elif self._policy.rotate:
-            token.spent_at = self._policy.clock()
+        elif self._settings.rotate:
+            token.spent_at = self._settings.clock()
             successor = token.successor = self._ledger.issue_refresh(token.family, access)
             token.value = None
         else:
@@ -234,11 +235,11 @@ class TokenFamilies:
         return successor
 
     def _issue_access(self, family: Family) -> tuple[AccessToken, str]:
-        lifetime = self._policy.access_token_lifetime
-        return self._ledger.issue_access(family, self._policy.clock() + lifetime)
+        lifetime = self._settings.access_token_lifetime
+        return self._ledger.issue_access(family, self._settings.clock() + lifetime)
 
     def _left(self, access: AccessToken) -> float:
-        return access.expires_at - self._policy.clock()
+        return access.expires_at - self._settings.clock()
 
     def _before(self, token: RefreshToken) -> dict[str, Any]:
         """Return an event's fields for the presented refresh token and its access token."""
@@ -266,8 +267,8 @@ class TokenFamilies:
         self, family: Family, access: str, refresh: str | None, scope: str | None = None
     ) -> dict[str, Any]:
         payload: dict[str, Any] = {"access_token": access, "token_type": "Bearer"}
-        if self._policy.announce_lifetime:
-            lifetime = self._policy.access_token_lifetime
+        if self._settings.announce_lifetime:
+            lifetime = self._settings.access_token_lifetime
             payload["expires_in"] = int(lifetime) if lifetime == int(lifetime) else lifetime
         if refresh is not None:
             payload["refresh_token"] = refresh

@@ -25,23 +25,14 @@ from typing import Any
 import pytest
 import requests
 import trustme
+from queue_kit import Clock, until
 
 from requests_silent_refresh.testing import Answer, AuthorizationServer, EventLog, Gate, Request
 
 
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_800_000_000.0)
 
 
 @pytest.fixture
@@ -73,16 +64,6 @@ def get(server: AuthorizationServer, access_token: str, path: str = "") -> reque
 
 def connect(server: AuthorizationServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 10)
-
-
-def poll(condition: Callable[[], object], timeout: float = 10.0) -> bool:
-    """Poll until ``condition()`` is true; returns False after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        threading.Event().wait(0.002)
-    return True
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
@@ -472,7 +453,7 @@ def test_a_gate_armed_again_at_once_strands_nobody():
     with ThreadPoolExecutor(8) as pool:
         for _ in range(20):
             held = [pool.submit(gate.pass_through) for _ in range(8)]
-            assert poll(lambda: gate.held == 8)
+            until(lambda: gate.held == 8)
             gate.release()
             gate.rearm()
             assert not wait(held, timeout=10).not_done

@@ -22,10 +22,8 @@ class LockTests(StoreFixtures):
     def test_the_exclusive_lock_excludes(self, store: TokenStore, signed_in: State) -> None:
         """P1: a second caller gets the lock only after the first has released it."""
         other = self.reopen(store)
-        hold = taken(store, signed_in)
-        with pytest.raises(StoreUnavailable):
+        with taken(store, signed_in), pytest.raises(StoreUnavailable):
             other.exclusive(0.0, signed_in)
-        hold.release()
         taken(other, signed_in).release()
 
     def test_threads_take_turns(self, store: TokenStore, signed_in: State) -> None:
@@ -90,9 +88,8 @@ class LockTests(StoreFixtures):
 
     def test_the_lock_alone(self, store: TokenStore) -> None:
         """With ``after=None`` the lock is taken whatever is stored, even nothing."""
-        hold = taken(store, None)
-        assert hold.interrupted_at is None
-        hold.release()
+        with taken(store, None) as hold:
+            assert hold.interrupted_at is None
 
     def test_another_thread_may_release(self, store: TokenStore, signed_in: State) -> None:
         """P5: a thread other than the one that took the lock may release it."""

@@ -58,7 +58,7 @@ def work(order, gate):
 
 
 def main():
-    """Fork, kill and stop workers as the commands from the input say."""
+    """Execute the commands from the input: fork, kill and stop workers."""
     order = json.loads(sys.stdin.readline())
     gate, opener = os.pipe()
     children = set()
@@ -71,8 +71,8 @@ def main():
             if child == 0:
                 os.close(opener)
                 work(order, gate)
-                # An exit without the interpreter's slow cleanup. No public way runs only
-                # the exit handlers; multiprocessing calls this function too.
+                # An exit without the interpreter's slow cleanup: no public way runs only
+                # the exit handlers.
                 atexit._run_exitfuncs()
                 os._exit(0)
             children.add(child)

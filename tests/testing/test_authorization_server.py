@@ -345,7 +345,7 @@ def test_json_dialects(server, session, clock):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
-def test_a_resource_says_what_arrived(server, session, method):
+def test_a_resource_describes_the_request(server, session, method):
     """A resource returns method, path, query, body and headers as received, but no token."""
     token = server.sign_in()
     body = os.urandom(100_000)
@@ -447,7 +447,7 @@ def test_a_gate_that_does_not_fill_fails_loudly(server):
         gate.wait(0)
 
 
-def test_a_gate_armed_again_at_once_strands_nobody():
+def test_a_gate_armed_again_at_once_strands_no_request():
     """gate(): requests held in one round continue even if the next begins before they wake."""
     gate = Gate(EventLog(time.time), 9, None, timeout=30)
     with ThreadPoolExecutor(8) as pool:
@@ -460,7 +460,7 @@ def test_a_gate_armed_again_at_once_strands_nobody():
     assert gate.is_open is False
 
 
-def test_a_gate_lets_go_although_then_raises(server):
+def test_a_gate_opens_even_if_then_raises(server):
     """gate(): if ``then`` raises, one request gets 500 and the others continue."""
     server.gate(3, lambda: 1 / 0)
     statuses = Counter(in_threads(3, lambda: get(server, "x").status_code))
@@ -493,7 +493,7 @@ def test_a_token_gate_that_is_never_released_fails_loudly(server):
 # Faults
 
 
-def test_a_status_fault_answers_so_and_processes_nothing(server):
+def test_a_status_fault_processes_nothing(server):
     """fault(status=): the given number of answers, no token spent, every attempt counted."""
     token = server.sign_in()
     server.fault("token", status=503, headers={"Retry-After": "7"}, times=2, body="later")
@@ -568,7 +568,7 @@ def test_a_huge_answer_never_ends(server, session):
 
 
 @pytest.mark.parametrize("where", ["trickle", "trickle_head"])
-def test_a_trickling_answer_crawls(server, where):
+def test_a_trickling_answer_is_slow(server, where):
     """fault(trickle=): the body, or also the head, of the real answer is sent slowly."""
     token = server.sign_in()
     server.fault("token", **{where: 2_000})
@@ -623,7 +623,7 @@ def test_an_answer_may_end_early_or_have_no_body(server, session):
 # The log
 
 
-def test_the_log_proves_an_exchange_needless(server, clock):
+def test_the_log_finds_unneeded_exchanges(server, clock):
     """The measure for P1: an exchange is needless if its token was neither rejected nor due."""
     token = server.sign_in()
     token = exchange(server, token["refresh_token"]).json()
@@ -640,7 +640,7 @@ def test_the_log_proves_an_exchange_needless(server, clock):
     assert len(server.log.unneeded_exchanges()) == 2
 
 
-def test_the_log_proves_exchanges_overlapping(server):
+def test_the_log_finds_overlapping_exchanges(server):
     """The measure for P1: only simultaneous exchanges with one refresh token are reported."""
     token = server.sign_in()["refresh_token"]
     exchange(server, token)
@@ -743,7 +743,7 @@ def test_connections_are_kept_alive(server, session):
     assert server.connections == 1
 
 
-def test_stop_is_prompt_whatever_hangs(session):
+def test_stop_is_prompt_even_if_requests_hang(session):
     """stop(): ends a trickle, a delay, a gate, a held exchange and an idle connection at once."""
     server = AuthorizationServer(latency=0.0).start()
     token = server.sign_in()
@@ -833,7 +833,7 @@ def test_latency_applies_to_the_token_endpoint(server):
         b"GET http://[ HTTP/1.1\r\n\r\n",
     ],
 )
-def test_junk_and_dropped_connections_make_no_noise(server, capfd, junk):
+def test_junk_and_dropped_connections_write_nothing_to_stderr(server, capfd, junk):
     """Malformed requests and early disconnects are closed without output to stderr."""
     with connect(server) as client:
         client.sendall(junk)

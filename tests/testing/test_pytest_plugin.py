@@ -42,7 +42,7 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_the_pages_tests_pass_in_a_project_of_their_own(tmp_path):
+def test_the_pages_tests_pass_in_another_project(tmp_path):
     """The page's tests, each in its own file, pass with the fixture."""
     blocks = [block for block in code_blocks() if "def test_" in block]
     assert len(blocks) == 5

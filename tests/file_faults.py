@@ -1,4 +1,7 @@
-"""Faults at the system calls of the file store, by way of its seam ``private_files.call``."""
+"""Faults at the file store's system calls, through the hook ``private_files.call``.
+
+No public way makes a system call fail or kills the process at one of them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from requests_silent_refresh.system import private_files
 
 
 class Tap:
-    """Counts the system calls that are made, and does something at one of them."""
+    """Records the system calls, and calls ``act`` before one of them."""
 
     def __init__(self, at: int | str, act: Callable[[str], None]) -> None:
         self.calls: list[str] = []
@@ -27,7 +30,7 @@ class Tap:
 
 @contextmanager
 def tapped(at: int | str, act: Callable[[str], None]) -> Iterator[Tap]:
-    """Put a tap on the seam: ``act`` at the call of that number, or at each of that name."""
+    """Install a tap: ``act`` runs before the call with that number, or each with that name."""
     before, private_files.call = private_files.call, Tap(at, act)
     try:
         yield private_files.call
@@ -36,7 +39,7 @@ def tapped(at: int | str, act: Callable[[str], None]) -> Iterator[Tap]:
 
 
 def fail_with(code: int) -> Callable[[str], None]:
-    """Make the call fail with an error number."""
+    """Return an ``act`` that makes the call fail with ``OSError(code)``."""
 
     def act(name: str) -> None:
         raise OSError(code, os.strerror(code))
@@ -45,5 +48,5 @@ def fail_with(code: int) -> Callable[[str], None]:
 
 
 def kill(name: str) -> None:
-    """End the process at once, as the machine's memory or a person would."""
+    """Kill the process, as the kernel does when out of memory."""
     os.kill(os.getpid(), signal.SIGKILL)

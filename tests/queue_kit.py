@@ -1,9 +1,10 @@
-"""What the tests of the queue share: a clock that is wound by hand, and crowds of threads."""
+"""Shared by the tests of the queue: a clock that is set by hand, and crowds of threads."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections import Counter
 
 import requests
@@ -15,7 +16,7 @@ CROWD = 32
 
 
 class Clock:
-    """A clock that stands until it is advanced; for ``clock=`` and for ``monotonic=``."""
+    """A clock that only moves when it is advanced; for ``clock=`` and for ``monotonic=``."""
 
     def __init__(self, now: float = 1_000_000_000.0) -> None:
         self.now = now
@@ -28,7 +29,7 @@ class Clock:
 
 
 def signed_in(server, *, refresh=None, grant=None, **options):
-    """Return a manager that holds a session of the server; nothing refreshes ahead."""
+    """Return a manager that is signed in to the server, without refreshes ahead of time."""
     if refresh is None:
         refresh = RefreshTokenGrant(
             server.token_endpoint,
@@ -56,7 +57,7 @@ def outcome_of(work):
 
 
 class Crowd:
-    """Threads that do the same thing at once; ``outcomes`` are what each returned or raised."""
+    """Threads that run ``work`` at the same time; ``outcomes`` has what each returned or raised."""
 
     def __init__(self, work, size: int = CROWD) -> None:
         self._barrier = threading.Barrier(size)
@@ -74,11 +75,11 @@ class Crowd:
     def outcomes(self, timeout: float = 60.0) -> list:
         for thread in self._threads:
             thread.join(timeout)
-            assert not thread.is_alive(), "a thread waits for ever"
+            assert not thread.is_alive(), "a thread is still waiting"
         return self._outcomes
 
     def kinds(self) -> Counter:
-        """Count the outcomes: statuses, and names of exceptions."""
+        """Count the outcomes by status or by the name of the exception."""
         return Counter(
             outcome.status_code
             if isinstance(outcome, requests.Response)
@@ -88,16 +89,15 @@ class Crowd:
 
 
 def until(condition, timeout: float = 30.0) -> None:
-    """Wait until ``condition()`` holds; for what no event tells."""
-    pause, left = threading.Event(), timeout
+    """Poll until ``condition()`` is true; for changes that no event announces."""
+    pause, deadline = threading.Event(), time.monotonic() + timeout
     while not condition():
-        assert left > 0, "not in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         pause.wait(0.005)
-        left -= 0.005
 
 
 def assert_no_token_was_spent_twice(server) -> None:
-    """P1, from the server's log."""
+    """Assert P1 from the server's log."""
     assert server.counters.reuse_detections == 0
     assert server.log.overlapping_exchanges() == []
     granted = [e.refresh for e in server.log.of("exchange", outcome="granted") if not e.grace]
@@ -106,9 +106,9 @@ def assert_no_token_was_spent_twice(server) -> None:
 
 
 def refresh_and_meanwhile(store, work):
-    """Refresh a session in ``store``; do ``work()`` while the server has rotated, not answered.
+    """Refresh a session in ``store``; run ``work()`` after the rotation and before the answer.
 
-    Asserts that the one exchange's token came and was saved at the first attempt.
+    Asserts that there is one exchange, and that its token is saved at the first attempt.
     """
     replace, failures = store.replace, []
 
@@ -138,7 +138,7 @@ def refresh_and_meanwhile(store, work):
 
 
 def throw_into(thread, exception) -> None:
-    """Raise ``exception`` in another thread, as soon as that executes Python again."""
+    """Raise ``exception`` in ``thread`` as soon as it executes Python code again."""
     assert (
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident), ctypes.py_object(exception)

@@ -1,22 +1,22 @@
-"""What the tests of the adapter share: a session for a server, and listeners that keep heads."""
+"""Shared by the adapter's tests: a session for a server, and listeners that record heads."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import requests
+from queue_kit import until  # noqa: F401 (imported from here by the adapter's tests)
 
 from requests_silent_refresh import RefreshTokenGrant, SilentRefreshAdapter, TokenManager
 from requests_silent_refresh.testing import AuthorizationServer
 
 
 def manager_of(server: AuthorizationServer, **options: Any) -> TokenManager:
-    """Return a manager that is signed in at ``server``."""
+    """Return a manager that is signed in to ``server``."""
     options.setdefault("refresh_ahead", 0)
     manager = TokenManager(RefreshTokenGrant(server.token_endpoint, "client"), **options)
     manager.sign_in(server.sign_in_token())
@@ -32,7 +32,7 @@ def session_of(manager: TokenManager, origins: Any, **options: Any) -> requests.
 
 
 def bearer_of(manager: TokenManager) -> str:
-    """Return the access token that requests carry now."""
+    """Return the access token that requests currently carry."""
     return manager.token().access_token.reveal()
 
 
@@ -57,16 +57,8 @@ def at_once(threads: int, work: Any) -> list[Any]:
     return outcomes
 
 
-def until(condition: Any, seconds: float = 10.0) -> None:
-    """Wait until ``condition()`` is true of what tells nobody when it changes."""
-    pause, deadline = threading.Event(), time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        pause.wait(0.005)
-
-
 def tunnel(client: socket.socket, authority: str) -> None:
-    """Carry what ``client`` and ``authority`` (host:port) say to each other until both are done."""
+    """Forward data between ``client`` and ``authority`` (host:port) until both have ended."""
     host, port = authority.rsplit(":", 1)
     with socket.create_connection((host, int(port))) as upstream:
         client.sendall(b"HTTP/1.1 200 Connected\r\nVia: test\r\n\r\n")
@@ -86,11 +78,10 @@ def _carry(source: socket.socket, target: socket.socket) -> None:
 
 
 class Recorder:
-    """A listener on loopback that keeps every head it hears; also what a proxy would hear.
+    """A listener on loopback that records the head of every request; it may act as a proxy.
 
-    ``redirects`` maps a path to where a request for it is sent on (302, or the
-    status given with it); anything else is answered 200. CONNECT is refused,
-    unless it ``tunnels``.
+    ``redirects`` maps a path to its redirect's target (302, or the status given with it);
+    other paths are answered 200. CONNECT gets 502 unless ``tunnels`` is set.
     """
 
     def __init__(self, host: str = "127.0.0.1", *, tunnels: bool = False) -> None:
@@ -148,5 +139,5 @@ class Recorder:
         self._server.server_close()
 
     def heard(self, text: str) -> list[str]:
-        """Return the heads with ``text`` in them."""
+        """Return the recorded heads that contain ``text``."""
         return [head for head in self.heads if text in head]

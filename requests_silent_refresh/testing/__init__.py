@@ -1,6 +1,6 @@
-"""For tests and demos: a real authorization server on loopback, and the stores' contract suite.
+"""For tests and demos: a real authorization server on loopback, and the test suite for stores.
 
-Nothing here is loaded until it is used; only :class:`StoreContract` needs pytest.
+Each name is loaded when it is first used. Only :class:`StoreContract` needs pytest.
 """
 
 from __future__ import annotations

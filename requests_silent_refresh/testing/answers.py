@@ -1,4 +1,4 @@
-"""What arrives at the server and what it answers, as values."""
+"""The requests that the server receives and the answers it sends, as values."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from email.message import Message
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-# Of a longer body only the hash and the length are kept.
-KEPT_BODY = 1 << 20
+KEPT_BODY = 1 << 20  # bytes; of the rest of a body only the hash and the length are kept
+
+#: Keeps tokens out of caches (RFC 6749 section 5.1).
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Request:
-    """A request that has arrived whole.
+    """A complete request.
 
-    ``target`` is what stood in the request line; ``path`` is it without query.
-    ``body`` holds the first MiB, decoded from chunks; ``body_length`` and
-    ``body_sha256`` (hex) are of all of it. ``headers`` compares names without
-    regard to case. ``arrived_at`` is by :func:`time.monotonic`.
+    >>> from requests_silent_refresh.testing import AuthorizationServer
+    >>> with AuthorizationServer() as server:
+    ...     server.on("/open", lambda request, answer: print(request.method, request.query))
+    ...     response = requests.get(server.url + "/open?page=2")
+    GET {'page': ['2']}
+
+    ``target`` is the target in the request line. ``headers`` ignores the case of names.
+    ``body`` is the first MiB of the body, decoded from chunks; ``body_length`` and
+    ``body_sha256`` (hex) describe the whole body. ``arrived_at`` is the time of arrival
+    by :func:`time.monotonic`.
     """
 
     method: str
@@ -34,7 +42,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path, without query."""
+        """The path, without the query."""
         return urlsplit(self.target).path or "/"
 
     @property
@@ -44,7 +52,7 @@ class Request:
 
     @property
     def bearer(self) -> str | None:
-        """The token of ``Authorization: Bearer`` (RFC 6750 section 2.1), else ``None``."""
+        """The token in ``Authorization: Bearer`` (RFC 6750 section 2.1); ``None`` without one."""
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
         return (token.strip() or None) if scheme.lower() == "bearer" else None
 
@@ -54,24 +62,24 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Answer:
-    """An answer, as the server is to send it; change one with :meth:`but`.
+    """An answer that the server sends.
+
+    >>> Answer.json(401, {"error": "expired"}).but(payload={"error": "revoked"}).payload
+    {'error': 'revoked'}
 
     ``headers``
-        A mapping or pairs; ``Content-Length`` is reckoned unless given (a wrong
-        one together with ``close`` makes a body that ends early).
+        A mapping or pairs. ``Content-Length`` is computed unless given; a wrong
+        one together with ``close`` makes a body that ends early.
     ``body``
-        Bytes, or an iterable of them, which is sent in chunks as it comes.
+        Bytes, or an iterable of bytes, which is sent in chunks.
     ``trickle``, ``trickle_head``
-        Bytes per second at which the body, and the head, crawl out; ``None`` is
-        at once.
+        Bytes per second at which the body and the head are sent; ``None`` means
+        at full speed.
     ``delay``
         Seconds before the first byte.
-    ``close``
-        Close the connection after the answer.
-    ``drop``
-        Close it without an answer.
-    ``raw``
-        Send these bytes in place of an HTTP answer, and close.
+    ``close``, ``drop``, ``raw``
+        Close the connection after the answer, without an answer, or after sending
+        these bytes instead of an HTTP answer.
     """
 
     status: int = 200
@@ -97,11 +105,11 @@ class Answer:
 
     @property
     def payload(self) -> Any:
-        """The body read as JSON; raises ``ValueError`` where it is none."""
+        """The body parsed as JSON; raises ``ValueError`` if it is not JSON."""
         return json.loads(self.body if isinstance(self.body, bytes) else b"".join(self.body))
 
     def but(self, **changes: Any) -> Answer:
-        """Return this answer with ``changes``; ``payload=`` stands for the body as JSON."""
+        """Return a copy with ``changes``; ``payload=`` sets the body to that value as JSON."""
         if "payload" in changes:
             changes["body"] = json.dumps(changes.pop("payload")).encode()
         return dataclasses.replace(self, **changes)
@@ -113,3 +121,7 @@ class Answer:
 def header_pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the headers as a list of pairs; a name may occur more than once."""
     return list(headers.items() if isinstance(headers, Mapping) else headers)
+
+
+#: The answer at an unknown path.
+NOT_FOUND = Answer.json(404, {"error": "there is nothing at this path"})

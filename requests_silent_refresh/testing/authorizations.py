@@ -1,4 +1,4 @@
-"""What people were asked and what they said: authorization codes and device codes."""
+"""Authorization codes and device codes: what users were asked, and what they decided."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .tokens import Refused, TokenFamilies
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
-_CODE_LIFETIME = 60.0  # seconds; RFC 6749 section 4.1.2 wants it short
+_CODE_LIFETIME = 60.0  # seconds; RFC 6749 section 4.1.2 requires a short lifetime
 
-# No vowels and nothing that looks like something else (RFC 8628 section 6.1).
+# No vowels and no characters that are easily confused (RFC 8628 section 6.1).
 _USER_CODE = "BCDFGHJKLMNPQRSTVWXZ"
 
 
 @dataclasses.dataclass(eq=False)
 class _Code:
-    """An authorization code that was handed to a browser."""
+    """An authorization code that was sent to a browser."""
 
     scope: str
     subject: str
@@ -35,7 +35,7 @@ class _Code:
 
 @dataclasses.dataclass(eq=False)
 class _Device:
-    """A device that waits for somebody to enter its user code."""
+    """A device that waits for a user to enter its user code."""
 
     scope: str
     expires_at: float
@@ -47,10 +47,10 @@ class _Device:
 
 
 class Authorizations:
-    """Consents given, and what they are redeemed for. Thread-safe: one lock, no I/O under it.
+    """The consents given by users. Thread-safe: one lock guards all of them.
 
     ``device_interval`` and ``device_code_lifetime`` (seconds) may be assigned
-    at any time; they hold for the devices that come after.
+    at any time; they apply to devices that start afterwards.
     """
 
     def __init__(self, families: TokenFamilies, issuer: Callable[[], str], client_id: str) -> None:
@@ -69,7 +69,7 @@ class Authorizations:
         self._lock = threading.Lock()
 
     def new_code(self, scope: str, subject: str, redirect_uri: str, challenge: str) -> str:
-        """Record a consent in a browser and return the authorization code for it."""
+        """Record a consent given in a browser and return an authorization code for it."""
         code = "code-" + secrets.token_urlsafe(24)
         expires_at = self._families.now() + _CODE_LIFETIME
         with self._lock:
@@ -77,7 +77,7 @@ class Authorizations:
         return code
 
     def new_device(self, scope: str) -> dict[str, Any]:
-        """Begin a device authorization; returns what RFC 8628 section 3.2 answers, but the URLs."""
+        """Begin a device authorization; returns RFC 8628 section 3.2's answer without the URLs."""
         device_code = "device-" + secrets.token_urlsafe(24)
         letters = "".join(secrets.choice(_USER_CODE) for _ in range(8))
         lifetime, interval = self.device_code_lifetime, self.device_interval
@@ -92,9 +92,9 @@ class Authorizations:
         }
 
     def decide(self, user_code: str, subject: str | None) -> bool:
-        """Let the device with ``user_code`` in as ``subject`` (``None``: turn it away).
+        """Authorize the device with ``user_code`` as ``subject``; ``None`` denies it.
 
-        ``False`` where no device waits under that code (any more).
+        Returns ``False`` if no device is waiting with that code.
         """
         letters = "".join(c for c in user_code.upper() if c.isalnum())
         with self._lock:
@@ -108,8 +108,8 @@ class Authorizations:
     def redeem_code(self, form: dict[str, str]) -> dict[str, Any]:
         """Exchange an authorization code (RFC 6749 section 4.1.3, RFC 7636 section 4.6).
 
-        Raises ``Refused``. A code that comes twice takes the tokens of the first
-        time along (RFC 6749 section 4.1.2).
+        Raises ``Refused``. A second use of a code revokes the tokens issued for the
+        first (RFC 6749 section 4.1.2).
         """
         with self._lock:
             code = self._codes.get(form.get("code", ""))
@@ -126,7 +126,7 @@ class Authorizations:
             return code.granted
 
     def redeem_device(self, form: dict[str, str]) -> dict[str, Any]:
-        """Answer the poll of a device (RFC 8628 sections 3.4 and 3.5). Raises ``Refused``."""
+        """Answer a device's poll (RFC 8628 sections 3.4 and 3.5). Raises ``Refused``."""
         now = self._families.now()
         with self._lock:
             device = self._devices.get(form.get("device_code", ""))
@@ -149,15 +149,15 @@ class Authorizations:
         payload = self._families.sign_in(scope, grant)
         if "openid" in scope.split():
             claims = {"iss": self._issuer(), "aud": self._client_id, "sub": subject}
-            payload["id_token"] = f"{_part({'alg': 'none'})}.{_part(claims)}."
+            parts = [_base64url(json.dumps(part).encode()) for part in ({"alg": "none"}, claims)]
+            payload["id_token"] = f"{parts[0]}.{parts[1]}."
         return payload
 
 
 def challenge_of(verifier: str) -> str:
     """Return the S256 challenge of a code verifier (RFC 7636 section 4.2)."""
-    digest = hashlib.sha256(verifier.encode("utf-8", "surrogatepass")).digest()
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return _base64url(hashlib.sha256(verifier.encode("utf-8", "surrogatepass")).digest())
 
 
-def _part(content: dict[str, str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+def _base64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")

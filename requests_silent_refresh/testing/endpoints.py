@@ -10,18 +10,16 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
-from .answers import Answer, Request
+from .answers import NO_STORE, Answer, Request
 from .sign_in_endpoints import SignInEndpoints
 from .tokens import Arrival, Refused, TokenFamilies
 
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-
 
 class Endpoints:
-    """Turns requests into steps of the token families and their outcome into answers.
+    """Applies requests to the token families and turns the outcomes into answers.
 
-    Holds no state of its own. ``fault`` is the name of the fault that will spoil
-    the answer, for the event.
+    Has no state of its own. ``fault`` is the name of the fault that will change
+    the answer; it is recorded in the event.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class Endpoints:
         self._client_secret = client_secret
 
     def describe(self, request: Request, fault: str | None) -> tuple[Arrival, str | None]:
-        """Return what an event says of an exchange, and the refresh token it presents."""
+        """Return an exchange's fields for the event, and the refresh token it presents."""
         if request.path.startswith("/json"):
             grant, presented = "json", _json_token(request)
         else:
@@ -51,25 +49,24 @@ class Endpoints:
         arrival, presented = self.describe(request, fault)
         grant = arrival.grant
         try:
-            self._expect_form(request, form)
-            self._authenticate(request, form)
+            self._admit(request, form)
         except Refused as refusal:
             self._families.refuse(refusal.error, arrival, presented)
             return _oauth_error(refusal.error)
         try:
             if self._sign_in.redeems(grant):
-                return Answer.json(200, self._sign_in.token(request, grant, form), _NO_STORE)
+                return Answer.json(200, self._sign_in.token(request, grant, form), NO_STORE)
             if grant == "refresh_token" and presented:
                 payload = self._families.exchange(presented, form.get("scope"), arrival)
-                return Answer.json(200, payload, _NO_STORE)
+                return Answer.json(200, payload, NO_STORE)
             if grant == "client_credentials" and self._client_secret is not None:
                 payload = self._families.client_credentials(form.get("scope", ""), arrival)
-                return Answer.json(200, payload, _NO_STORE)
+                return Answer.json(200, payload, NO_STORE)
         except Refused as refusal:
             return _oauth_error(refusal.error)
         error = {
             "": "invalid_request",
-            "refresh_token": "invalid_request",  # without one
+            "refresh_token": "invalid_request",  # the refresh token is missing
             "client_credentials": "unauthorized_client",  # a public client (section 4.4)
         }.get(grant, "unsupported_grant_type")
         self._families.refuse(error, arrival, presented)
@@ -79,8 +76,7 @@ class Endpoints:
         """Answer at the revocation endpoint (RFC 7009 section 2)."""
         form = _form(request)
         try:
-            self._expect_form(request, form)
-            self._authenticate(request, form)
+            self._admit(request, form)
         except Refused as refusal:
             return _oauth_error(refusal.error)
         if not form.get("token"):
@@ -89,7 +85,7 @@ class Endpoints:
         return Answer(200)
 
     def json(self, request: Request, fault: str | None) -> Answer:
-        """Answer in JSON of its own, as many APIs do: flat, or nested under ``data``."""
+        """Answer in a JSON dialect, as many APIs do: flat, or nested under ``data``."""
         arrival, presented = self.describe(request, fault)
         if request.method != "POST" or presented is None:
             self._families.refuse("invalid_request", arrival, None)
@@ -97,7 +93,7 @@ class Endpoints:
         try:
             payload = self._families.exchange(presented, None, arrival)
         except Refused:
-            return Answer.json(401, {"message": "this refresh token is not valid (any more)"})
+            return Answer.json(401, {"message": "this refresh token is not valid"})
         if request.path.startswith("/json/nested"):
             return Answer.json(200, {"data": self._nested(request, payload)})
         renamed = {
@@ -109,7 +105,7 @@ class Endpoints:
         return Answer.json(200, flat)
 
     def _nested(self, request: Request, payload: dict[str, Any]) -> dict[str, Any]:
-        """Say the lifetime as ``expires``: seconds, or what ``?expires=`` asks for."""
+        """Give the lifetime as ``expires``: in seconds, or in the form ``?expires=`` asks for."""
         nested: dict[str, Any] = {
             k: v for k, v in payload.items() if k in ("access_token", "refresh_token")
         }
@@ -123,20 +119,21 @@ class Endpoints:
             }.get(request.query.get("expires", [""])[0], seconds)
         return nested
 
-    def _expect_form(self, request: Request, form: dict[str, str]) -> None:
-        """Raise where this is no request of RFC 6749 section 3.2: POST, form, nothing twice."""
+    def _admit(self, request: Request, form: dict[str, str]) -> None:
+        """Check the form of a request and authenticate the client; raise ``Refused`` otherwise.
+
+        RFC 6749 section 3.2 requires a POSTed form that repeats no field. The client
+        is authenticated as in section 2.3.1.
+        """
         kind = request.headers.get_content_type()
         if request.method != "POST" or kind != "application/x-www-form-urlencoded":
             raise Refused("invalid_request")
         if len(form) != len(_pairs(request)):
             raise Refused("invalid_request")
-
-    def _authenticate(self, request: Request, form: dict[str, str]) -> None:
-        """Raise where the client is not who it says (RFC 6749 section 2.3.1)."""
         header = request.headers.get("Authorization")
         client_id, client_secret = form.get("client_id"), form.get("client_secret")
         if header is not None:
-            if client_secret is not None:  # two methods at once
+            if client_secret is not None:  # two authentication methods in one request
                 raise Refused("invalid_request")
             client_id, client_secret = _basic(header)
         expected = self._client_secret
@@ -149,7 +146,7 @@ class Endpoints:
 
 
 def _basic(header: str) -> tuple[str | None, str | None]:
-    """Read Basic credentials: form-encoded id and secret, then base64 (RFC 6749 section 2.3.1)."""
+    """Read Basic credentials: id and secret, form-encoded, in base64 (RFC 6749 section 2.3.1)."""
     scheme, _, encoded = header.partition(" ")
     try:
         text = base64.b64decode(encoded.strip(), validate=True).decode()
@@ -183,8 +180,8 @@ def _json_token(request: Request) -> str | None:
 
 
 def _oauth_error(error: str) -> Answer:
-    """Answer with an error of RFC 6749 section 5.2."""
+    """Answer with an error as in RFC 6749 section 5.2."""
     if error == "invalid_client":
         challenge = {"WWW-Authenticate": 'Basic realm="token endpoint"'}
-        return Answer.json(401, {"error": error}, _NO_STORE | challenge)
-    return Answer.json(400, {"error": error}, _NO_STORE)
+        return Answer.json(401, {"error": error}, NO_STORE | challenge)
+    return Answer.json(400, {"error": error}, NO_STORE)

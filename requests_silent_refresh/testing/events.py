@@ -1,6 +1,6 @@
-"""What happened at the server, in order: immutable events, counters, and questions to them.
+"""The server's log: immutable events in order, counters, and questions about them.
 
-An event names tokens by serial number only, so a log can be printed anywhere.
+Events name tokens by serial number only, so a log can be printed anywhere.
 """
 
 from __future__ import annotations
@@ -15,35 +15,41 @@ from typing import Any, overload
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Event:
-    """One thing that happened at the server, recorded before anybody could see its answer.
+    """One thing that happened at the server, recorded before its answer is sent.
+
+    >>> from requests_silent_refresh.testing import AuthorizationServer
+    >>> server = AuthorizationServer()
+    >>> token = server.sign_in()
+    >>> server.log[0]
+    Event(number=0, kind='sign-in', family=1, issued_refresh=1, issued_access=1)
 
     ``kind``
         ``"sign-in"``; ``"sign-in-refused"`` (a code or a device's poll); ``"device"``;
-        ``"exchange"`` (any other grant, also one that a fault kept from being
-        processed); ``"resource"``; ``"open"`` (an unprotected path); ``"revocation"`` (RFC 7009);
+        ``"exchange"`` (any other grant, also if a fault prevented its processing);
+        ``"resource"``; ``"open"`` (an unprotected path); ``"revocation"`` (RFC 7009);
         ``"early-revocation"``; ``"gate-opened"``, ``"gate-timeout"``, ``"token-held"``;
-        ``"error"`` (a handler of a test's own raised; ``reason`` says what).
+        ``"error"`` (a test's handler raised; ``reason`` names the exception).
     ``began``, ``at``, ``wall``
-        When the request had arrived and when this was recorded, by
-        :func:`time.monotonic` in seconds; and the latter by the server's clock.
+        When the request arrived and when the event was recorded, in seconds by
+        :func:`time.monotonic`; ``wall`` is the latter by the server's clock.
     ``outcome``
         Of an exchange: ``"granted"``, ``"refused"``, or ``"faulted"`` (not processed).
     ``error``, ``reason``
-        The OAuth error code of the answer, and what was behind it: ``"reuse"``,
+        The OAuth error code of the answer, and its cause: ``"reuse"``,
         ``"revoked"``, ``"expired"``, ``"unknown"``, ``"missing"``, ``"forbidden"``...
     ``family``, ``refresh``, ``access``
-        Serial numbers of the token family, of the refresh token presented, and
-        of the access token: at a resource the one presented, in an exchange the
-        one that the refresh token had last been issued with.
+        Serial numbers of the token family, the refresh token presented, and the
+        access token: the one presented to a resource, or the one last issued
+        with the refresh token of an exchange.
     ``issued_refresh``, ``issued_access``
-        Serial numbers of what was handed out.
+        Serial numbers of the tokens issued.
     ``access_rejections``, ``access_left``
-        Of an exchange: how often ``access`` had got a 401 by then, and for how
-        many seconds it would still have been good (negative once expired).
+        Of an exchange: how many 401s ``access`` had received by then, and the
+        seconds until its expiry (negative once expired).
     ``fault``
-        The fault that spoilt the answer, if any: ``"drop after"``, ``"status 503"``...
+        The fault that changed the answer, if any: ``"drop after"``, ``"status 503"``...
     ``grace``
-        Whether a spent refresh token was answered again inside the grace window.
+        Whether a spent refresh token was accepted again within the grace window.
     """
 
     number: int
@@ -69,23 +75,29 @@ class Event:
     grace: bool = False
 
     def __repr__(self) -> str:
-        """Say what there is to say: fields at their default are left out."""
-        told = (
+        """Show the fields that differ from their defaults, without the times."""
+        shown = (
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
             if field.name not in ("at", "wall", "began")
             and getattr(self, field.name) != field.default
         )
-        return f"Event({', '.join(told)})"
+        return f"Event({', '.join(shown)})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Counters:
     """How often each thing has happened so far.
 
+    >>> from requests_silent_refresh.testing import AuthorizationServer
+    >>> server = AuthorizationServer()
+    >>> token = server.sign_in()
+    >>> server.counters.sign_ins
+    1
+
     ``requests`` and ``rejected`` count requests for protected resources and the
     401s among them. ``exchanges`` = ``granted`` + ``refused`` + ``faulted``.
-    ``revocations`` are requests to the revocation endpoint.
+    ``revocations`` counts requests to the revocation endpoint.
     """
 
     requests: int = 0
@@ -101,7 +113,7 @@ class Counters:
 
 
 def _counted(event: Event) -> Iterator[str]:
-    """Name the counters that ``event`` raises by one."""
+    """Yield the names of the counters that ``event`` increments."""
     if event.kind == "resource":
         yield "requests"
         if event.status == 401:
@@ -119,11 +131,16 @@ def _counted(event: Event) -> Iterator[str]:
 
 
 class EventLog(Sequence[Event]):
-    """The events so far, oldest first. Thread-safe; it only grows.
+    """The events so far, oldest first. Thread-safe; events are never removed.
 
-    Its one Condition wakes :meth:`wait_for`. Whoever appends may hold the lock
-    of the state that the event is about, so the log's order is the order in
-    which that state changed; the log itself calls nothing but predicates.
+    >>> from requests_silent_refresh.testing import AuthorizationServer
+    >>> server = AuthorizationServer()
+    >>> token = server.sign_in()
+    >>> [event.family for event in server.log.of("sign-in")]
+    [1]
+
+    Callers may append with the lock of the changed state held, so events are in the
+    order of the changes. The log calls only predicates with its own Condition held.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -137,7 +154,7 @@ class EventLog(Sequence[Event]):
         self._changed = threading.Condition()
 
     def append(self, kind: str, *, began: float | None = None, **fields: Any) -> Event:
-        """Record an event of ``kind`` now and wake whoever waits; returns it."""
+        """Record an event of ``kind`` now, wake the waiting threads, and return the event."""
         with self._changed:
             now = time.monotonic()
             event = Event(
@@ -154,19 +171,19 @@ class EventLog(Sequence[Event]):
         return event
 
     def wake(self) -> None:
-        """Have :meth:`wait_for` ask again, though nothing was appended."""
+        """Make :meth:`wait_for` check its predicate again without a new event."""
         with self._changed:
             self._changed.notify_all()
 
     def wait_for(self, predicate: Callable[[], object], timeout: float) -> bool:
-        """Wait until ``predicate()`` is true, asked anew after each event; then return True.
+        """Wait until ``predicate()`` is true, then return True; it is checked after each event.
 
         Raises ``TimeoutError``, with the counters, after ``timeout`` seconds.
         """
         with self._changed:
             if self._changed.wait_for(predicate, timeout):
                 return True
-        raise TimeoutError(f"not within {timeout:g} s; so far: {self.counters}")
+        raise TimeoutError(f"condition not met within {timeout:g} s; so far: {self.counters}")
 
     @property
     def counters(self) -> Counters:
@@ -175,7 +192,7 @@ class EventLog(Sequence[Event]):
             return Counters(**self._counts)
 
     def of(self, kind: str, **fields: object) -> list[Event]:
-        """Return the events of ``kind`` whose fields have the values given."""
+        """Return the events of ``kind`` whose fields have the given values."""
         return [
             event
             for event in self
@@ -183,13 +200,13 @@ class EventLog(Sequence[Event]):
         ]
 
     def rejections(self) -> Counter[int | None]:
-        """Return how many 401s each access token (its serial number) got."""
+        """Return the number of 401s for each access token, by serial number."""
         return Counter(event.access for event in self.of("resource", status=401))
 
     def unneeded_exchanges(self, leeway: float = 0.0) -> list[Event]:
         """Return the exchanges whose access token was neither rejected nor due.
 
-        Due means that it had at most ``leeway`` seconds left.
+        A token is due when it has at most ``leeway`` seconds left.
         """
         return [
             event
@@ -200,7 +217,7 @@ class EventLog(Sequence[Event]):
         ]
 
     def overlapping_exchanges(self) -> list[tuple[Event, Event]]:
-        """Return the pairs of exchanges that were in flight at once with one refresh token."""
+        """Return the pairs of exchanges in flight at the same time with the same refresh token."""
         pairs = []
         open_ones: list[Event] = []
         for event in sorted(self.of("exchange"), key=lambda e: e.began):

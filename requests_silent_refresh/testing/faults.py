@@ -1,4 +1,4 @@
-"""Faults on demand: what can be wrong with an answer, and for how many requests."""
+"""Faults on demand: what is wrong with an answer, and for how many requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GARBAGE = b"<html><title>Sign in to the hotel's network</title><p>Not what you 
 class Fault:
     """What is wrong with the next answers of ``target``; see ``AuthorizationServer.fault``.
 
-    Made and spent under the lock of :class:`Faults`; only ``times`` changes.
+    Only ``times`` changes, with the lock of :class:`Faults` held.
     """
 
     target: str
@@ -39,24 +39,24 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
-            raise ValueError(f"a fault is for one of {', '.join(TARGETS)}, not {self.target!r}")
+            raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {self.target!r}")
         if self.drop not in (None, "before", "after"):
-            raise ValueError("drop is 'before' or 'after' (the request was processed)")
+            raise ValueError("drop must be 'before' or 'after' (the request is processed)")
 
     @property
     def replaces(self) -> bool:
-        """Whether the answer is made up here, rather than the real one, only late or slow."""
-        made_up = (self.status, self.body, self.redirect, self.raw, self.drop)
-        return self.garbage or self.huge or any(part is not None for part in made_up)
+        """Whether the fault replaces the real answer, rather than only delaying or slowing it."""
+        replaced = (self.status, self.body, self.redirect, self.raw, self.drop)
+        return self.garbage or self.huge or any(part is not None for part in replaced)
 
     @property
     def lets_process(self) -> bool:
-        """Whether the request is processed (tokens are rotated) all the same."""
+        """Whether the request is still processed (and tokens are rotated)."""
         return self.processed or self.drop == "after" or not self.replaces
 
     @property
     def name(self) -> str:
-        """What an event calls this fault."""
+        """The name of this fault in events."""
         if self.drop:
             return f"drop {self.drop}"
         for name in ("raw", "redirect", "huge", "garbage"):
@@ -71,8 +71,8 @@ class Fault:
         return self.status or (302 if self.redirect else 200)
 
     def spoil(self, real: Answer | None) -> Answer:
-        """Return the answer to give; ``real`` is ``None`` where the request was not processed."""
-        answer = self._made_up() if real is None or self.replaces else real
+        """Return the answer to send; ``real`` is ``None`` if the request was not processed."""
+        answer = self._replacement() if real is None or self.replaces else real
         return answer.but(
             headers=header_pairs(answer.headers) + header_pairs(self.headers),
             delay=self.delay,
@@ -80,7 +80,7 @@ class Fault:
             trickle_head=self.trickle_head or answer.trickle_head,
         )
 
-    def _made_up(self) -> Answer:
+    def _replacement(self) -> Answer:
         if self.drop:
             return Answer(drop=True)
         if self.raw is not None:
@@ -101,14 +101,14 @@ class Fault:
 
 
 def _endless() -> Iterator[bytes]:
-    """Yield an access token that never ends."""
+    """Yield JSON whose access token never ends."""
     yield b'{"access_token": "'
     while True:
         yield b"a" * 65536
 
 
 class Faults:
-    """The faults in force. Thread-safe; each request spends at most one, the oldest that fits."""
+    """The active faults. Thread-safe; each request uses at most one, the oldest that matches."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -119,17 +119,17 @@ class Faults:
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
-        """Put ``fault`` in force, behind those that are."""
+        """Activate ``fault``, after those already active."""
         with self._lock:
             self._faults.append(fault)
 
     def clear(self) -> None:
-        """Take all faults out of force."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 
     def take(self, target: str, path: str) -> Fault | None:
-        """Spend the fault that is meant for this request; ``None`` where there is none."""
+        """Return the fault for this request and count it down; ``None`` without one."""
         with self._lock:
             for fault in self._faults:
                 if fault.target == target and fault.path in (None, path):

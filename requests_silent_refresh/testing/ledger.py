@@ -1,9 +1,9 @@
-"""The tokens that were issued, and the file that keeps them for a server started again.
+"""The issued tokens, and the file that keeps them for a restarted server.
 
-Tokens are found by their SHA-256, and only that is written down: whoever reads
-the file can use none of them. A plain value is kept, in memory, of a refresh
-token that a grace window may have to hand out again; so a grace window does not
-outlive the server.
+Tokens are looked up by their SHA-256, and only that is written to the file, so the
+file does not reveal usable tokens. The plain value of a refresh token is kept in
+memory, because a grace window may issue it again; a grace window therefore ends
+with the server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 @dataclasses.dataclass(eq=False)
 class Family:
-    """What one sign-in grew into."""
+    """The tokens that descend from one sign-in."""
 
     number: int
     scope: tuple[str, ...]
@@ -28,7 +28,7 @@ class Family:
 
 @dataclasses.dataclass(eq=False)
 class AccessToken:
-    """An access token that was issued."""
+    """An issued access token."""
 
     serial: int
     family: Family
@@ -39,7 +39,7 @@ class AccessToken:
 
 @dataclasses.dataclass(eq=False)
 class RefreshToken:
-    """A refresh token that was issued; ``access`` is the newest access token that came with it."""
+    """An issued refresh token; ``access`` is the newest access token issued with it."""
 
     serial: int
     family: Family
@@ -50,28 +50,28 @@ class RefreshToken:
 
 
 def digest(value: str) -> str:
-    """Return what a token is found by."""
+    """Return the SHA-256 by which a token is looked up."""
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Ledger:
-    """What was issued. Not thread-safe by itself: ``TokenFamilies`` calls it under its lock."""
+    """The issued tokens. Not thread-safe: ``TokenFamilies`` calls it with its lock held."""
 
     def __init__(self) -> None:
         self._refresh: dict[str, RefreshToken] = {}
         self._access: dict[str, AccessToken] = {}
         self._families = self._refreshes = 0
         self.accesses = 0
-        """Serial number of the access token issued last."""
+        """Serial number of the last access token issued."""
         self.revoked_through = 0
         """Access tokens up to this serial number are revoked."""
 
     def refresh_token(self, value: str | None) -> RefreshToken | None:
-        """Find a refresh token; ``None`` where none was issued with this value."""
+        """Return the refresh token with this value; ``None`` if none was issued."""
         return None if value is None else self._refresh.get(digest(value))
 
     def access_token(self, value: str) -> AccessToken | None:
-        """Find an access token; ``None`` where none was issued with this value."""
+        """Return the access token with this value; ``None`` if none was issued."""
         return self._access.get(digest(value))
 
     def new_family(self, scope: str) -> Family:
@@ -80,14 +80,14 @@ class Ledger:
         return Family(self._families, tuple(scope.split()))
 
     def issue_access(self, family: Family, expires_at: float) -> tuple[AccessToken, str]:
-        """Issue an access token; returns it and its value."""
+        """Issue an access token; return it and its value."""
         self.accesses += 1
         value = "at-" + secrets.token_urlsafe(32)
         access = self._access[digest(value)] = AccessToken(self.accesses, family, expires_at)
         return access, value
 
     def issue_refresh(self, family: Family, access: AccessToken) -> RefreshToken:
-        """Issue a refresh token; it knows its value."""
+        """Issue a refresh token; its ``value`` is set."""
         self._refreshes += 1
         value = "rt-" + secrets.token_urlsafe(32)
         token = RefreshToken(self._refreshes, family, access, value)
@@ -95,11 +95,11 @@ class Ledger:
         return token
 
     def is_revoked(self, access: AccessToken) -> bool:
-        """Say whether ``access`` was revoked, alone or with others."""
+        """Return whether ``access`` was revoked, alone or with others."""
         return access.revoked or access.family.revoked or access.serial <= self.revoked_through
 
     def write(self, path: Path) -> None:
-        """Replace the file at ``path`` whole: a killed process leaves the old or the new one."""
+        """Replace the file at ``path`` atomically: SIGKILL leaves the old or the new file."""
         temporary = path.with_name(path.name + ".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
@@ -107,19 +107,19 @@ class Ledger:
         os.replace(temporary, path)
 
     def read(self, path: Path) -> None:
-        """Take over what :meth:`write` left; nothing where there is no file.
+        """Load what :meth:`write` stored; does nothing if there is no file.
 
-        Raises ``ValueError`` where the file is something else.
+        Raises ``ValueError`` if the file is something else.
         """
         try:
             self._from_dict(json.loads(path.read_text(encoding="ascii")))
         except FileNotFoundError:
             return
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a file of this server: move it away") from error
+            raise ValueError(f"{path} is not an AuthorizationServer file: move it away") from error
 
     def _to_dict(self) -> dict[str, Any]:
-        """Families by number, tokens by digest; what belongs to revoked families is left out."""
+        """Return families by number and tokens by digest, without the revoked families."""
         access = {k: a for k, a in self._access.items() if not a.family.revoked}
         refresh = {k: t for k, t in self._refresh.items() if not t.family.revoked}
         return {

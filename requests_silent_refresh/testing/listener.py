@@ -1,4 +1,4 @@
-"""The HTTP/1.1 side: a thread per connection, kept alive, that any fault may be played on."""
+"""The HTTP/1.1 side: keep-alive connections, a thread for each, and answers with faults."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from typing import Any
 
 from .answers import KEPT_BODY, Answer, Request, header_pairs
 
-BACKLOG = 4096  # cut by the kernel to its somaxconn
-_JOIN = 1.0  # seconds that stop() waits for all its threads together
+_BACKLOG = 4096  # the kernel limits it to its somaxconn
+_JOIN = 1.0  # seconds that stop() waits for all threads together
 
 
 class Listener:
-    """Accepts connections and gives each a daemon thread.
+    """Accepts connections and serves each in a daemon thread.
 
-    State: the listening socket, the set of open connections and that of their
-    threads, all under ``_lock``. :meth:`stop` wakes the accepting thread through
-    a socket pair, shuts every connection down (which ends any read or write in
-    its thread) and sets ``stopping``, on which every delay waits; a handler of a
-    test's own that hangs is left behind.
+    ``_lock`` guards the sets of open connections and of their threads. :meth:`stop`
+    sets ``stopping``, on which every delay waits, wakes the accepting thread through
+    a socket pair, and shuts every connection down, which ends any read or write in
+    its thread. A test's handler that hangs is left behind.
 
-    A forked child closes its copies at once, else a connection or the port
-    would outlive its server there.
+    A forked child closes its copies at once. Otherwise a connection or the port
+    would outlive the server in the child.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Listener:
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
-        self._socket = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
         self._wake, self._woken = socket.socketpair()
@@ -62,11 +61,11 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self._connections)
 
     def stop(self) -> None:
-        """Close everything; returns within about a second whatever the handlers do."""
+        """Close everything. Blocks for about a second at most, even if a handler hangs."""
         self.stopping.set()
         self._wake.send(b".")
         self._accepting.join()
@@ -75,8 +74,8 @@ class Listener:
         with self._lock:
             threads = list(self._threads)
             for connection in self._connections:
-                # Not the SSLSocket's own shutdown: that pulls the TLS object
-                # from under the thread that is using it.
+                # Not the SSLSocket's own shutdown: it drops the TLS object while the
+                # connection's thread is using it.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
         deadline = time.monotonic() + _JOIN
@@ -85,7 +84,7 @@ class Listener:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def after_fork_in_child(self) -> None:
-        """Close the child's copies of the sockets, whatever the parent's threads do with theirs."""
+        """Close the child's copies of the sockets; the parent's sockets stay open."""
         for part in (self._socket, self._wake, self._woken, *self._connections):
             with contextlib.suppress(OSError):
                 os.close(part.detach())
@@ -103,7 +102,7 @@ class Listener:
                         self._take(self._socket.accept()[0])
                 except BlockingIOError:
                     pass
-                except OSError:  # out of descriptors, or the client has gone again
+                except OSError:  # out of descriptors, or the client has disconnected
                     self.stopping.wait(0.01)
 
     def _take(self, connection: socket.socket) -> None:
@@ -116,14 +115,14 @@ class Listener:
             self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError:  # no more threads: the client sees a closed connection
+        except RuntimeError:  # no thread available: the client sees a closed connection
             with self._lock:
                 self._threads.discard(thread)
             self._forget(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            # A peer that goes away in the middle is this server's daily bread.
+            # Tests make clients disconnect at any point; that is not an error here.
             with contextlib.suppress(OSError, ValueError):
                 connection = self._secured(connection)
                 if isinstance(connection, ssl.SSLSocket):
@@ -133,23 +132,23 @@ class Listener:
             self._forget(connection)
 
     def _secured(self, connection: socket.socket) -> socket.socket:
-        """Put TLS around ``connection`` where the server speaks it; no handshake yet."""
+        """Wrap ``connection`` in TLS, without a handshake yet, if the server uses TLS."""
         if self._tls is None:
             return connection
         secure = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self._connections.discard(connection)
             self._connections.add(secure)
-        if self.stopping.is_set():  # stop() may have looked between wrapping and adding
+        if self.stopping.is_set():  # stop() may have missed it between wrapping and adding
             socket.socket.shutdown(secure, socket.SHUT_RDWR)
         return secure
 
     def _forget(self, connection: socket.socket) -> None:
-        """Close ``connection`` and strike it and this thread off the lists."""
+        """Close ``connection`` and remove it and this thread from the sets."""
         with self._lock:
             self._connections.discard(connection)
             self._threads.discard(threading.current_thread())
-        # A forked child may hold a copy; only a shutdown tells the peer all the same.
+        # A forked child may hold a copy of the socket; a shutdown reaches the peer anyway.
         with contextlib.suppress(OSError):
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
         connection.close()
@@ -164,7 +163,7 @@ class Conversation(BaseHTTPRequestHandler):
     server: Listener  # type: ignore[assignment]
 
     def handle_one_request(self) -> None:
-        """Read one request whole, have it answered, and send the answer."""
+        """Read one complete request and send its answer."""
         self.raw_requestline = self.rfile.readline(65537)
         if not self.raw_requestline or len(self.raw_requestline) > 65536:
             self.close_connection = True
@@ -173,7 +172,7 @@ class Conversation(BaseHTTPRequestHandler):
             return
         try:
             body, length, sha256 = self._read_body()
-        except (EOFError, ValueError):  # cut off, or no HTTP
+        except (EOFError, ValueError):  # truncated, or not HTTP
             self.close_connection = True
             return
         self._send(
@@ -181,7 +180,7 @@ class Conversation(BaseHTTPRequestHandler):
         )
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
-        """Say nothing on stderr; the server keeps a log of its own."""
+        """Write nothing to stderr; the server has its own log."""
 
     def _read_body(self) -> tuple[bytes, int, str]:
         """Return the first MiB of the body, its length and its SHA-256."""
@@ -239,7 +238,7 @@ class Conversation(BaseHTTPRequestHandler):
         head = self._head(answer.status, headers)
         pieces = body if has_body else []
         if answer.trickle is None and answer.trickle_head is None and isinstance(pieces, list):
-            self.wfile.write(b"".join([head, *pieces]))  # one segment for what fits one
+            self.wfile.write(b"".join([head, *pieces]))  # a short answer is one TCP segment
             return
         self._write(head, answer.trickle_head)
         for piece in pieces:
@@ -254,7 +253,7 @@ class Conversation(BaseHTTPRequestHandler):
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def _write(self, data: bytes, rate: float | None) -> None:
-        """Write ``data``, at ``rate`` bytes per second; raise where the server stops."""
+        """Write ``data`` at ``rate`` bytes per second; raises ``OSError`` if the server stops."""
         if rate is None:
             self.wfile.write(data)
             return
@@ -262,7 +261,7 @@ class Conversation(BaseHTTPRequestHandler):
         for start in range(0, len(data), step):
             self.wfile.write(data[start : start + step])
             if self.server.stopping.wait(step / rate):
-                raise OSError("the server stops")
+                raise OSError("the server is stopping")
 
 
 def _chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture ``authorization_server``, loaded when it is asked for."""
+"""The pytest plugin: the fixture ``authorization_server``; the server is imported on first use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def authorization_server() -> Iterator[AuthorizationServer]:
-    """A running authorization server of this test's own; stopped at its end."""
+    """A running authorization server for this test, stopped when the test ends."""
     from .server import AuthorizationServer
 
     with AuthorizationServer() as server:

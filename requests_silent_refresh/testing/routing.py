@@ -1,40 +1,33 @@
-"""Which request gets which answer: gates, then endpoints, a test's own handlers, and faults."""
+"""How each request is answered: by gates, endpoints, a test's handlers, and faults."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
-from .answers import Answer, Request
+from .answers import NOT_FOUND, Answer, Request
 from .endpoints import Endpoints
 from .events import EventLog
 from .faults import Fault, Faults
 from .gates import Gate, TokenGate
 from .ledger import AccessToken
 from .sign_in_endpoints import PATHS, SignInEndpoints
-from .tokens import TokenFamilies
+from .tokens import Settings, TokenFamilies
 
 Handler = Callable[[Request, Answer], "Answer | None"]
-
-
-class Latency(Protocol):
-    """What may be assigned at the server while it runs."""
-
-    latency: float
 
 
 class Router:
     """Answers requests, each in the thread of its connection.
 
-    Its tables (handlers, forbidden paths, gates) are replaced whole, so a
-    thread that reads them sees the old or the new one. ``stopping`` ends waits;
-    a request found waiting then is dropped unprocessed, as by a crash.
+    The handlers, forbidden paths and gates are replaced by assignment, so a thread
+    that reads them sees the old or the new value. ``stopping`` ends all waits; a
+    request that was waiting is dropped unprocessed, as in a crash.
     """
 
     def __init__(
         self,
-        settings: Latency,
+        settings: Settings,
         log: EventLog,
         families: TokenFamilies,
         endpoints: Endpoints,
@@ -53,7 +46,7 @@ class Router:
         self._sign_in = sign_in
 
     def close_down(self) -> None:
-        """End all waits: the server stops."""
+        """End all waits, because the server is stopping."""
         self.stopping.set()
         for gate in self.gates:
             gate.release()
@@ -62,7 +55,7 @@ class Router:
         self.gates = self.token_gates = ()
 
     def answer(self, request: Request) -> Answer:
-        """Return what to send; never raises."""
+        """Return the answer to send; never raises."""
         try:
             target = request.path.strip("/").partition("/")[0]
             if target in ("token", "json", "revoke"):
@@ -73,10 +66,10 @@ class Router:
                 return self._handled(request, self._sign_in.answer(request))
             if target.startswith("open"):
                 return self._in_the_open(request)
-            return Answer.json(404, {"error": "there is nothing at this path"})
-        except Exception as error:  # noqa: BLE001 (a test's own handler: fail it, do not hang it)
+        except Exception as error:  # noqa: BLE001 (a test's handler: the test must fail, not hang)
             self._log.append("error", path=request.path, reason=f"{type(error).__name__}: {error}")
-            return Answer.json(500, {"error": "the handler of this path raised: see the log"})
+            return Answer.json(500, {"error": "the handler of this path raised: see server.log"})
+        return NOT_FOUND
 
     def _at_endpoint(self, target: str, request: Request) -> Answer:
         exchange = target != "revoke"
@@ -143,14 +136,14 @@ class Router:
 
 
 def _status(answer: Answer | None) -> int | None:
-    """The status that the client will see; ``None`` where it sees none."""
+    """Return the status that the client sees; ``None`` if it sees none."""
     if answer is None or answer.drop or answer.raw is not None:
         return None
     return answer.status
 
 
 def _challenge(reason: str) -> Answer:
-    """Answer 401 as RFC 6750 section 3 says: no error code where no token was sent."""
+    """Answer 401 as in RFC 6750 section 3, without an error code if no token was sent."""
     challenge = 'Bearer realm="resource"'
     if reason != "missing":
         challenge += ', error="invalid_token", error_description="The access token is not valid"'
@@ -158,7 +151,7 @@ def _challenge(reason: str) -> Answer:
 
 
 def _echo(request: Request, access: AccessToken | None) -> Answer:
-    """Answer 200 with what arrived; names of headers in lower case, no Authorization."""
+    """Answer 200 with what arrived; header names are in lower case, Authorization is omitted."""
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         name = name.lower()  # noqa: PLW2901

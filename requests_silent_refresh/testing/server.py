@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from ..system.forking import reset_in_child
@@ -27,48 +26,50 @@ from .tokens import TokenFamilies
 class AuthorizationServer:
     """A threaded HTTP/1.1 server that issues, rotates, revokes and checks tokens.
 
-    For tests and demos only: it binds 127.0.0.1, and whoever reaches it may do
-    what its tokens allow. A context manager; or :meth:`start` and :meth:`stop`.
-    A stopped server can be started again: on its old port, with its old tokens,
-    as after an outage. Everything here may be called from any thread.
+    >>> with AuthorizationServer(access_token_lifetime=60) as server:
+    ...     manager.sign_in(server.sign_in_token())
+    ...     token = manager.token().access_token.reveal()
+    ...     requests.get(server.resource, headers={"Authorization": f"Bearer {token}"})
+    <Response [200]>
 
-    Where things are (below ``url``): ``/token``, ``/revoke``, ``/json`` (also as
-    ``/json/flat``: ``{"token": ...}`` is answered with ``{"accessToken": ...,
-    "refreshToken": ..., "expiresIn": ...}``), ``/json/nested`` (``{"data":
-    {"access_token", "refresh_token", "expires"}}``; ``?expires=iso``, ``unix``
-    or ``ms`` in place of seconds to go), ``/resource...`` (asks for a bearer
-    token, any method, and answers with what it got), ``/open...`` (the same
-    without a token). Where people sign in: ``/authorize``, ``/device_authorization``,
-    ``/device`` (the page for a user code) and the metadata in ``/.well-known``.
+    For tests and demos only: it binds 127.0.0.1 and lets any local program sign in. Use
+    it as a context manager, or call :meth:`start` and :meth:`stop`. A stopped server can
+    be started again with its port and tokens, as after an outage. Thread-safe.
+
+    Paths below ``url``: ``/token``; ``/revoke``; ``/json`` and ``/json/flat``, which
+    answer ``{"token": ...}`` with ``{"accessToken", "refreshToken", "expiresIn"}``;
+    ``/json/nested``, which answers ``{"data": {"access_token", "refresh_token", "expires"}}``,
+    with ``expires`` in seconds or as ``?expires=iso``, ``unix`` or ``ms`` asks;
+    ``/resource...``, which requires a bearer token and answers any method with a
+    description of the request; ``/open...``, the same without a token. For sign-in:
+    ``/authorize``, ``/device_authorization``, ``/device`` (the page for a user code)
+    and the metadata in ``/.well-known``.
 
     ``access_token_lifetime``
-        Seconds; counted on ``clock`` (Unix time in seconds).
+        Seconds, by ``clock``, which returns Unix time in seconds.
     ``rotate``, ``grace``
-        Whether an exchange spends the refresh token; and for how many seconds
-        after that the spent one is still answered, with the same successor.
-        Any later use of it revokes the family.
+        Whether an exchange spends the refresh token, and for how many seconds the
+        spent one is then still accepted, with the same successor. Any later use
+        of it revokes the family.
     ``client_id``, ``client_secret``
-        The one client. Without a secret it is a public one (no
-        ``client_credentials``); with one it authenticates by ``client_secret_basic``
+        The only client. Without a secret it is public and has no
+        ``client_credentials``; with one it authenticates by ``client_secret_basic``
         or ``client_secret_post``.
     ``latency``
         Seconds that the token and JSON endpoints take.
-    ``announce_lifetime``
-        Whether answers hold ``expires_in``.
-    ``rotation_ends_access_token``
-        Whether an exchange ends the old access token, as some servers do.
-    ``tls``
-        A server-side :class:`ssl.SSLContext`; ``None`` is plain HTTP.
-    ``port``
-        0 picks a free one.
+    ``announce_lifetime``, ``rotation_ends_access_token``
+        Whether answers contain ``expires_in``, and whether an exchange revokes the old
+        access token, as some servers do.
+    ``tls``, ``port``
+        A server-side :class:`ssl.SSLContext`, or ``None`` for plain HTTP; 0 picks a free port.
     ``database``
-        A file that keeps the tokens (their digests) for another server, made
-        later with the same file; ``None`` forgets them with this object. Its
-        directory must exist. ``ValueError`` where it is no such file.
+        A file in an existing directory that keeps the digests of the tokens for
+        another server created later with the same file; ``None`` keeps the tokens
+        in memory only. Raises ``ValueError`` if the file is not such a database.
 
     ``access_token_lifetime``, ``rotate``, ``grace``, ``latency``,
     ``announce_lifetime`` and ``rotation_ends_access_token`` may be assigned
-    while it runs; they hold from the next request on.
+    while the server runs; they apply from the next request on.
     """
 
     def __init__(
@@ -103,14 +104,14 @@ class AuthorizationServer:
         self._listener: Listener | None = None
         self._families = TokenFamilies(self, self.log, None if database is None else Path(database))
         self.authorizations = Authorizations(self._families, lambda: self.url, client_id)
-        """What people were asked: ``decide(user_code, subject)`` answers for one of them."""
+        """Pending device sign-ins: ``decide(user_code, subject)`` allows or denies one."""
         sign_in = SignInEndpoints(self.authorizations, self.log, lambda: self.url, client_id)
         endpoints = Endpoints(self._families, sign_in, client_id, client_secret)
         self._router = Router(self, self.log, self._families, endpoints, sign_in)
         reset_in_child(self)
 
     def start(self) -> AuthorizationServer:
-        """Listen; returns at once. Raises ``OSError`` where the port is taken."""
+        """Start to listen; returns at once. Raises ``OSError`` if the port is in use."""
         if self._listener is None:
             stopping = self._router.stopping = threading.Event()
             self._listener = Listener(
@@ -125,7 +126,7 @@ class AuthorizationServer:
         return self
 
     def stop(self) -> None:
-        """Close the port and all connections; gates open. Takes about a second at most."""
+        """Close the port and all connections, and open the gates. Blocks for about 1 s at most."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self._router.close_down()
@@ -134,29 +135,27 @@ class AuthorizationServer:
     def __enter__(self) -> AuthorizationServer:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def after_fork_in_child(self) -> None:
-        """Be stopped in a forked child; the parent's server goes on."""
+        """Stop the child's copy of the server; the parent's server continues."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.after_fork_in_child()
         for part in (self.log, self._families, self.authorizations, self._router.faults):
             part.after_fork_in_child()
 
-    # Where it is.
+    # Addresses.
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:PORT``, or https; no closing slash. The server was started once."""
+        """``http://127.0.0.1:PORT``, or https, without a trailing slash.
+
+        Raises ``RuntimeError`` before the first :meth:`start` unless ``port`` was given.
+        """
         if not self._port:
-            raise RuntimeError("the server has no address before start()")
+            raise RuntimeError("the server has no address before start(): call it first")
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     @property
@@ -166,12 +165,12 @@ class AuthorizationServer:
 
     @property
     def issuer(self) -> str:
-        """The issuer identifier, which is :attr:`url`; its metadata are below it (RFC 8414)."""
+        """The issuer identifier, which is :attr:`url`; the metadata is below it (RFC 8414)."""
         return self.url
 
     @property
     def authorization_endpoint(self) -> str:
-        """URL of the authorization endpoint: a login page for a browser; PKCE with S256."""
+        """URL of the authorization endpoint: a login page; requires PKCE with S256."""
         return self.url + "/authorize"
 
     @property
@@ -186,32 +185,32 @@ class AuthorizationServer:
 
     @property
     def json_endpoint(self) -> str:
-        """URL of the JSON endpoint; ``/flat`` and ``/nested`` below it name the dialect."""
+        """URL of the JSON endpoint; append ``/flat`` or ``/nested`` to choose a dialect."""
         return self.url + "/json"
 
     @property
     def resource(self) -> str:
-        """URL of a protected resource; any path that starts so is protected too."""
+        """URL of a protected resource; any path that starts with it is protected too."""
         return self.url + "/resource"
 
     # Tokens.
 
     def sign_in(self, scope: str = "") -> dict[str, Any]:
-        """Start a family of tokens; returns what a token endpoint would answer."""
+        """Start a token family and return what a token endpoint would answer."""
         return self._families.sign_in(scope)
 
     def sign_in_token(self, scope: str = "") -> Token:
-        """Start a family of tokens; returns it as a :class:`~requests_silent_refresh.Token`."""
+        """Start a token family and return a :class:`~requests_silent_refresh.Token`."""
         return Token.from_response(self.sign_in(scope), received_at=self.clock())
 
     def revoke_access_tokens(self) -> None:
-        """Reject every access token issued so far, before its time."""
+        """Reject every access token issued so far, before it expires."""
         self._families.revoke_access_tokens()
 
-    # What it does on demand.
+    # Behaviour on demand.
 
     def forbid(self, path: str) -> None:
-        """Answer 401 at ``path`` from now on, however good the token."""
+        """Answer 401 at ``path`` from now on, even to a valid token."""
         self._router.forbidden |= {path}
 
     def allow(self, path: str) -> None:
@@ -219,12 +218,12 @@ class AuthorizationServer:
         self._router.forbidden -= {path}
 
     def on(self, path: str, handler: Handler | None) -> None:
-        """Have ``handler(request, answer)`` change what ``path`` answers, at any endpoint.
+        """Let ``handler(request, answer)`` change the answers at ``path``, at any endpoint.
 
-        It gets the answer that would be given (the 401 or the 200 of a
-        resource, the tokens of the token endpoint) and returns another one, or
-        ``None`` to leave it; see :meth:`Answer.but`. Runs in the connection's
-        thread, no lock held. ``None`` takes the handler away.
+        The handler receives the regular answer (the 401 or the 200 of a resource,
+        the tokens of the token endpoint). It returns another one, or ``None`` to
+        keep it; see :meth:`Answer.but`. It runs in the connection's thread without
+        a lock held. Pass ``None`` to remove the handler.
         """
         handlers = {k: v for k, v in self._router.handlers.items() if k != path}
         self._router.handlers = handlers if handler is None else handlers | {path: handler}
@@ -234,8 +233,8 @@ class AuthorizationServer:
     ) -> Gate:
         """Hold resource requests until ``count`` are in flight, run ``then()``, answer them all.
 
-        ``then`` is, for example, ``server.revoke_access_tokens``: each of the
-        requests held then gets its 401.
+        For example, with ``then=server.revoke_access_tokens`` every held request gets
+        a 401. After ``timeout`` seconds the gate opens anyway; see :class:`Gate`.
         """
         gate = Gate(self.log, count, then, timeout)
         self._router.gates += (gate,)
@@ -244,8 +243,8 @@ class AuthorizationServer:
     def token_gate(self, *, processed: bool = False, timeout: float = 30.0) -> TokenGate:
         """Hold exchanges until ``.release()``; ``.arrived`` is set when one is held.
 
-        ``processed=True`` holds them after they were processed and before they
-        are answered.
+        ``processed=True`` holds them after processing and before the answer. Each is
+        held for at most ``timeout`` seconds; see :class:`TokenGate`.
         """
         gate = TokenGate(self.log, processed, timeout)
         self._router.token_gates += (gate,)
@@ -270,29 +269,30 @@ class AuthorizationServer:
         raw: bytes | None = None,
         processed: bool = False,
     ) -> None:
-        """Spoil the next ``times`` answers of ``target`` (``None``: until :meth:`clear_faults`).
+        """Change the next ``times`` answers of ``target`` (``None``: until :meth:`clear_faults`).
 
-        ``status``, ``headers``, ``body``: answer so. ``redirect``: to that URL
-        (302 unless ``status``). ``garbage``: a page that is no answer to this.
-        ``huge``: a body without end. ``raw``: bytes that need not be HTTP.
-        ``drop``: close the connection, ``"before"`` the request was processed or
-        ``"after"`` (the refresh token is spent by then). Except for the latter,
-        and unless ``processed=True``, nothing of these is processed.
+        ``status``, ``headers``, ``body``: parts of the answer. ``redirect``: to that URL
+        (302 unless ``status``). ``garbage``: an unrelated HTML page. ``huge``: an
+        endless body. ``raw``: bytes that need not be HTTP. ``drop``: close the
+        connection ``"before"`` the request is processed or ``"after"`` (the refresh
+        token is then spent). With these, except for ``"after"``, the request is not
+        processed unless ``processed=True``.
 
-        ``delay`` (seconds before the first byte), ``trickle`` and
-        ``trickle_head`` (bytes per second, of the body and the head) are
-        processed first and apply to any answer, the real one by default.
+        ``delay`` (seconds before the first byte), ``trickle`` and ``trickle_head``
+        (bytes per second of the body and the head) apply to any answer, by default
+        the real one, whose request is processed first.
 
-        ``path`` limits it to that path. Faults are spent in the order given.
+        ``path`` limits the fault to that path. Faults are used in the order given.
+        Raises ``ValueError`` for an unknown ``target`` or ``drop``.
         """
         options = {k: v for k, v in locals().items() if k not in ("self", "target")}
         self._router.faults.add(Fault(target, **options))
 
     def clear_faults(self) -> None:
-        """Spoil no more answers."""
+        """Remove all faults."""
         self._router.faults.clear()
 
-    # What has happened.
+    # Observation.
 
     @property
     def counters(self) -> Counters:
@@ -301,13 +301,13 @@ class AuthorizationServer:
 
     @property
     def connections(self) -> int:
-        """How many connections clients have open now."""
+        """The number of connections that clients have open."""
         return 0 if self._listener is None else self._listener.connections
 
     def wait_for(self, predicate: Callable[[], object], timeout: float = 10.0) -> bool:
-        """Wait until ``predicate()`` is true, asked anew after each event and each closed
-        connection; then return True.
+        """Wait until ``predicate()`` is true, then return True.
 
-        Raises ``TimeoutError``, with the counters, after ``timeout`` seconds.
+        It is checked after each event and each closed connection. Raises
+        ``TimeoutError``, with the counters, after ``timeout`` seconds.
         """
         return self.log.wait_for(predicate, timeout)

@@ -1,4 +1,4 @@
-"""Where people sign in: authorization endpoint, device authorization, metadata, a login page."""
+"""The endpoints for sign-in: authorization, device authorization, metadata, a login page."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from .answers import Answer, Request
+from .answers import NO_STORE, NOT_FOUND, Answer, Request
 from .authorizations import DEVICE_GRANT, Authorizations
 from .events import EventLog
 from .tokens import Refused
 
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-
-#: The first segment of the paths that are answered here.
+#: The first segments of the paths that this module answers.
 PATHS = frozenset({".well-known", "authorize", "device", "device_authorization"})
 
 
 class SignInEndpoints:
-    """Asks people and redeems what they said. Holds no state of its own.
+    """Asks users for consent and redeems their codes. Has no state of its own.
 
-    ``issuer`` gives the server's URL, which is its issuer identifier too.
+    ``issuer`` returns the server's URL, which is also its issuer identifier.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class SignInEndpoints:
         self._client_id = client_id
 
     def answer(self, request: Request) -> Answer:
-        """Answer what came to one of :data:`PATHS`."""
+        """Answer a request to one of :data:`PATHS`."""
         if "/.well-known/" in request.path:
             return self._metadata(request)
         page = {
@@ -45,42 +43,37 @@ class SignInEndpoints:
             "/device": self._device,
             "/device_authorization": self._device_authorization,
         }.get(request.path)
-        if page is None:
-            return Answer.json(404, {"error": "there is nothing at this path"})
-        fields = _fields(request)
-        return page(request, fields)
+        return NOT_FOUND if page is None else page(request, _fields(request))
 
     def redeems(self, grant: str) -> bool:
-        """Say whether the token endpoint hands requests of ``grant`` over to :meth:`token`."""
+        """Return whether :meth:`token` answers the token endpoint's requests with ``grant``."""
         return grant in ("authorization_code", DEVICE_GRANT)
 
     def token(self, request: Request, grant: str, form: dict[str, str]) -> dict[str, Any]:
-        """Answer at the token endpoint for a client that has proved itself; raises ``Refused``."""
-        redeem = (
-            self._authorizations.redeem_device
-            if grant == DEVICE_GRANT
-            else self._authorizations.redeem_code
-        )
+        """Answer an authenticated client at the token endpoint. Raises ``Refused``."""
+        by_device = grant == DEVICE_GRANT
         try:
-            return redeem(form)
+            if by_device:
+                return self._authorizations.redeem_device(form)
+            return self._authorizations.redeem_code(form)
         except Refused as refusal:
             self._log.append(
                 "sign-in-refused",
                 began=request.arrived_at,
                 path=request.path,
-                grant="device_code" if grant == DEVICE_GRANT else grant,
+                grant="device_code" if by_device else grant,
                 error=refusal.error,
                 reason=refusal.reason,
             )
             raise
 
     def _metadata(self, request: Request) -> Answer:
-        """Publish RFC 8414's metadata, under OpenID Connect's name as well."""
+        """Publish the metadata of RFC 8414, under the path of OpenID Connect too."""
         if request.path not in (
             "/.well-known/oauth-authorization-server",
             "/.well-known/openid-configuration",
         ):
-            return Answer.json(404, {"error": "there is nothing at this path"})
+            return NOT_FOUND
         issuer = self._issuer()
         return Answer.json(
             200,
@@ -97,13 +90,13 @@ class SignInEndpoints:
             },
         )
 
-    # The browser's way (RFC 6749 section 4.1).
+    # With a browser (RFC 6749 section 4.1).
 
     def _authorize(self, request: Request, fields: Mapping[str, str]) -> Answer:
         redirect_uri = fields.get("redirect_uri", "")
         if fields.get("client_id") != self._client_id or not _is_loopback(redirect_uri):
-            # Never sent anywhere: who asks is not who may be answered (section 4.1.2.1).
-            return _page(400, "This request cannot be answered", "<p>Unknown client or redirect.")
+            # Not redirected: the client or its redirect URI is not trusted (section 4.1.2.1).
+            return _page(400, "Invalid request", "<p>Unknown client or redirect URI.")
         answer = {"state": fields["state"]} if "state" in fields else {}
         answer["iss"] = self._issuer()
         if fields.get("response_type") != "code":
@@ -124,17 +117,17 @@ class SignInEndpoints:
         )
         return _redirect(redirect_uri, {"code": code, **answer})
 
-    # The device's way (RFC 8628).
+    # With a device code (RFC 8628).
 
     def _device_authorization(self, request: Request, fields: Mapping[str, str]) -> Answer:
         if request.method != "POST" or fields.get("client_id") != self._client_id:
-            return Answer.json(400, {"error": "invalid_client"}, _NO_STORE)
+            return Answer.json(400, {"error": "invalid_client"}, NO_STORE)
         payload = self._authorizations.new_device(fields.get("scope", ""))
         here = self._issuer() + "/device"
         payload["verification_uri"] = here
         payload["verification_uri_complete"] = f"{here}?user_code={payload['user_code']}"
         self._log.append("device", began=request.arrived_at, path=request.path, status=200)
-        return Answer.json(200, payload, _NO_STORE)
+        return Answer.json(200, payload, NO_STORE)
 
     def _device(self, request: Request, fields: Mapping[str, str]) -> Answer:
         user_code = fields.get("user_code", "")
@@ -143,12 +136,12 @@ class SignInEndpoints:
             return _login_page("/device", {}, "", user_code)
         subject = (fields.get("username") or "somebody") if decision == "allow" else None
         if not self._authorizations.decide(user_code, subject):
-            return _page(400, "No device waits under this code", "<p>Look at it again.")
+            return _page(400, "No device waits for this code", "<p>Check the code.")
         return _page(200, "Done", "<p>Go back to your device.")
 
 
 def _fields(request: Request) -> dict[str, str]:
-    """Read the query, and over it the form."""
+    """Return the fields of the query and of the form; the form takes precedence."""
     pairs = parse_qsl(urlsplit(request.target).query, keep_blank_values=True)
     if request.method == "POST":
         pairs += parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True)
@@ -156,7 +149,7 @@ def _fields(request: Request) -> dict[str, str]:
 
 
 def _is_loopback(uri: str) -> bool:
-    """Say whether ``uri`` is a redirect of RFC 8252 section 7.3, whose port may be any."""
+    """Return whether ``uri`` is a loopback redirect, on any port (RFC 8252 section 7.3)."""
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -166,7 +159,7 @@ def _is_loopback(uri: str) -> bool:
 
 def _redirect(uri: str, fields: Mapping[str, str]) -> Answer:
     joint = "&" if urlsplit(uri).query else "?"
-    return Answer(303, {"Location": uri + joint + urlencode(fields), **_NO_STORE})
+    return Answer(303, {"Location": uri + joint + urlencode(fields), **NO_STORE})
 
 
 def _login_page(
@@ -181,7 +174,7 @@ def _login_page(
         fields.append(
             f'<p><label>Code <input name="user_code" value="{html.escape(user_code)}"></label>'
         )
-    asked = f"<p>It asks for: {html.escape(scope)}" if scope else ""
+    asked = f"<p>Requested scope: {html.escape(scope)}" if scope else ""
     body = (
         f'<form method="post" action="{action}">{"".join(fields)}{asked}'
         '<p><label>Name <input name="username" autofocus></label>'
@@ -196,4 +189,4 @@ def _page(status: int, title: str, body: str) -> Answer:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<h1>{title}</h1>{body}</html>"
     )
-    return Answer(status, {"Content-Type": "text/html; charset=utf-8", **_NO_STORE}, text.encode())
+    return Answer(status, {"Content-Type": "text/html; charset=utf-8", **NO_STORE}, text.encode())

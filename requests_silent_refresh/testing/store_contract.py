@@ -1,17 +1,4 @@
-"""``StoreContract``: the tests that every token store passes, also one of your own.
-
-::
-
-    from requests_silent_refresh.testing import StoreContract
-
-
-    class TestMyStore(StoreContract):
-        def make_store(self, tmp_path):
-            return MyStore(tmp_path / "tokens")
-
-Where a store is ``shared``, other processes open it by what :meth:`StoreContract.opener`
-returns; by default that is the pickled store.
-"""
+"""``StoreContract``: the tests that every token store must pass, including your own."""
 
 from __future__ import annotations
 
@@ -22,6 +9,11 @@ from .store_state_tests import StateTests
 class StoreContract(StateTests, LockTests):
     """The contract of :class:`~requests_silent_refresh.stores.contract.TokenStore`, as tests.
 
-    Override ``make_store(tmp_path)``, and ``opener(store)`` where the store is
-    not pickled.
+    >>> class TestMyStore(StoreContract):  # in your tests, for pytest to collect
+    ...     def make_store(self, tmp_path):
+    ...         return EncryptedFileStore(tmp_path / "tokens")  # your store
+
+    Override ``make_store(tmp_path)``. If the store is ``shared``, other processes open it
+    with what ``opener(store)`` returns, which by default unpickles the pickled store.
+    Override ``opener`` if your store cannot be pickled.
     """

@@ -1,6 +1,6 @@
-"""What the stores' contract suite is made with: its hooks, its fixtures, and a neighbour."""
+"""The hooks and fixtures of the stores' contract suite, and a second process."""
 
-# ruff: noqa: S101 (a suite of tests asserts)
+# ruff: noqa: S101 (a test suite uses assert)
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 from ..stores.contract import Hold, State, TokenStore
 from ..token import Token
 
-PATIENCE = 30.0  # seconds; only a failing test waits that long
+PATIENCE = 30.0  # seconds; only a failing test waits this long
 
-ACCESS_TOKEN = "canary-access-0a1b2c3d"  # noqa: S105 (what the tests look for)
+ACCESS_TOKEN = "canary-access-0a1b2c3d"  # noqa: S105 (the tests search for it)
 REFRESH_TOKEN = "canary-refresh-4e5f6071"  # noqa: S105
 
 _NEIGHBOUR = """
@@ -48,60 +48,57 @@ for line in sys.stdin:
 
 
 class Neighbour:
-    """Another process that has opened the same store and does as it is told."""
+    """Another process that has opened the same store and executes commands."""
 
     def __init__(self, opener: Callable[[], TokenStore]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        self.process = subprocess.Popen(  # noqa: S603 (this very interpreter)
+        self.process = subprocess.Popen(  # noqa: S603 (the current interpreter)
             [sys.executable, "-c", _NEIGHBOUR],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
         )
-        assert self._say(pickle.dumps(opener).hex()) == "ready"
+        assert self.tell(pickle.dumps(opener).hex()) == "ready"
 
     def tell(self, command: str) -> str:
-        """Have ``hold SECONDS [begin]``, ``release``, ``load`` or ``save TOKEN`` done."""
-        return self._say(command)
+        """Run ``hold SECONDS [begin]``, ``release``, ``load`` or ``save TOKEN``; return a reply."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL)."""
+        """Kill the process with SIGKILL, as a crash would."""
         self.process.kill()
         self.close()
 
     def close(self) -> None:
-        """End it by the end of its input."""
+        """End the process by closing its input."""
         self.process.communicate(timeout=PATIENCE)
-
-    def _say(self, line: str) -> str:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
 
 
 def taken(store: TokenStore, after: State | None) -> Hold:
-    """Take the exclusive lock, which nobody may hold for long."""
+    """Take the exclusive lock and return its hold; blocks for at most ``PATIENCE`` seconds."""
     hold = store.exclusive(PATIENCE, after)
     assert hold is not None
     return hold
 
 
 class StoreFixtures:
-    """The contract of :class:`~requests_silent_refresh.stores.contract.TokenStore`, as tests."""
+    """The hooks and fixtures that the contract's tests share."""
 
     def make_store(self, tmp_path: Path) -> TokenStore:
-        """Return a store in which nothing was ever stored. To be overridden."""
+        """Return a store in which nothing was ever stored. Must be overridden."""
         raise NotImplementedError
 
     def opener(self, store: TokenStore) -> Callable[[], TokenStore]:
-        """Return something picklable that opens the same store again."""
+        """Return a picklable callable that opens the same store again."""
         return functools.partial(pickle.loads, pickle.dumps(store))
 
     def reopen(self, store: TokenStore) -> TokenStore:
-        """Open the same store a second time; one that is not shared is its own second."""
+        """Open the same store a second time; returns ``store`` itself if it is not shared."""
         return self.opener(store)() if store.shared else store
 
     @pytest.fixture
@@ -118,7 +115,7 @@ class StoreFixtures:
 
     @pytest.fixture
     def neighbour(self, store: TokenStore, signed_in: State) -> Iterator[Neighbour]:
-        """Another process on the same store."""
+        """Another process that uses the same store."""
         if not store.shared:
             pytest.skip("this store is not shared with other processes")
         neighbour = Neighbour(self.opener(store))

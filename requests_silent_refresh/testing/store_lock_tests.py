@@ -1,6 +1,6 @@
 """The stores' contract: the exclusive lock, between threads and between processes."""
 
-# ruff: noqa: S101 (a suite of tests asserts)
+# ruff: noqa: S101 (a test suite uses assert)
 
 from __future__ import annotations
 
@@ -17,27 +17,23 @@ from .store_fixtures import ACCESS_TOKEN, PATIENCE, Neighbour, StoreFixtures, ta
 
 
 class LockTests(StoreFixtures):
-    """One refreshes; the others wait, and leave as soon as it is done."""
+    """One holder refreshes; the others wait, and stop waiting once the state has changed."""
 
     def test_the_exclusive_lock_excludes(self, store: TokenStore, signed_in: State) -> None:
-        """P1: while one has it another does not get it, and does once it is released."""
+        """P1: a second caller gets the lock only after the first has released it."""
         other = self.reopen(store)
-        hold = taken(store, signed_in)
-        with pytest.raises(StoreUnavailable):
+        with taken(store, signed_in), pytest.raises(StoreUnavailable):
             other.exclusive(0.0, signed_in)
-        hold.release()
-        again = taken(other, signed_in)
-        again.release()
+        taken(other, signed_in).release()
 
     def test_threads_take_turns(self, store: TokenStore, signed_in: State) -> None:
-        """P1: of eight threads never two are inside, whether they share the store or not."""
+        """P1: eight threads never hold the lock together, whether they share the store or not."""
         inside = threading.Semaphore(1)
         collisions: list[int] = []
 
         def enter(number: int) -> None:
             mine = store if number % 2 else self.reopen(store)
-            hold = taken(mine, signed_in)
-            with hold:
+            with taken(mine, signed_in):
                 if not inside.acquire(blocking=False):
                     collisions.append(number)
                     return
@@ -49,9 +45,8 @@ class LockTests(StoreFixtures):
         assert not collisions
 
     def test_a_waiter_gives_up(self, store: TokenStore, signed_in: State) -> None:
-        """P8: a wait for the lock ends after its timeout with an error of its own kind."""
-        hold = taken(store, signed_in)
-        with hold:
+        """P8: a wait for the lock ends with ``StoreUnavailable`` after its timeout."""
+        with taken(store, signed_in):
             started = time.monotonic()
             with pytest.raises(StoreUnavailable) as unavailable:
                 self.reopen(store).exclusive(0.1, signed_in)
@@ -61,20 +56,19 @@ class LockTests(StoreFixtures):
     def test_a_waiter_leaves_when_the_state_moves(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P1: who waits to refresh a state goes without the lock once somebody has refreshed it."""
-        hold = taken(store, signed_in)
-        with hold, ThreadPoolExecutor(2) as pool:
+        """P1: threads waiting to refresh a state return without the lock once it is refreshed."""
+        with taken(store, signed_in), ThreadPoolExecutor(2) as pool:
             waiters = [
                 pool.submit(self.reopen(store).exclusive, PATIENCE, signed_in) for _ in range(2)
             ]
             store.save(Token("b"), signed_in)
-            # The lock is still held, so only the state can have sent them away.
+            # The lock is still held, so only the new state can have ended the waits.
             assert [waiter.result(PATIENCE) for waiter in waiters] == [None, None]
 
     def test_a_waiter_is_not_given_the_lock_for_an_old_state(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P1: who waits while another saves and releases goes without the lock, every time."""
+        """P1: a thread that waits during a save and a release never gets the lock afterwards."""
         state = signed_in
         with ThreadPoolExecutor(1) as pool:
             for number in range(20):
@@ -87,31 +81,28 @@ class LockTests(StoreFixtures):
     def test_a_free_lock_is_not_given_for_an_old_state(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P3: a refresh of a state that has moved is not begun, and the lock stays free."""
+        """P3: ``exclusive`` for an outdated state returns ``None``, and the lock stays free."""
         store.save(Token("b"), signed_in)
         assert self.reopen(store).exclusive(0.0, signed_in) is None
-        hold = taken(store, None)
-        hold.release()
+        taken(store, None).release()
 
     def test_the_lock_alone(self, store: TokenStore) -> None:
-        """Without a state to compare, the lock is given whatever is stored, even nothing."""
-        hold = taken(store, None)
-        assert hold.interrupted_at is None
-        hold.release()
+        """With ``after=None`` the lock is taken whatever is stored, even nothing."""
+        with taken(store, None) as hold:
+            assert hold.interrupted_at is None
 
     def test_another_thread_may_release(self, store: TokenStore, signed_in: State) -> None:
-        """P5: the worker that finishes need not be the thread that began."""
+        """P5: a thread other than the one that took the lock may release it."""
         hold = taken(store, signed_in)
         thread = threading.Thread(target=hold.release)
         thread.start()
         thread.join(PATIENCE)
-        again = taken(self.reopen(store), signed_in)
-        again.release()
+        taken(self.reopen(store), signed_in).release()
 
     def test_releasing_twice_frees_nobody_elses_lock(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P1: a second release of one hold does not touch the lock of the next holder."""
+        """P1: a second release of a hold does not release the lock of the next holder."""
         first = taken(store, signed_in)
         first.release()
         second = taken(self.reopen(store), signed_in)
@@ -121,9 +112,8 @@ class LockTests(StoreFixtures):
         second.release()
 
     def test_a_refresh_from_begin_to_release(self, store: TokenStore, signed_in: State) -> None:
-        """P4: begin, save, release: the next holder finds the new state and no interruption."""
-        hold = taken(store, signed_in)
-        with hold:
+        """P4: after begin, save and release, the next holder sees the new state, uninterrupted."""
+        with taken(store, signed_in) as hold:
             hold.begin(signed_in)
             hold.extend()
             second = store.save(Token("b", "r2"), signed_in)
@@ -132,10 +122,9 @@ class LockTests(StoreFixtures):
             assert hold.interrupted_at is None
 
     def test_a_refresh_that_fails(self, store: TokenStore, signed_in: State) -> None:
-        """P7: begun and released without a save, nothing has changed and nothing was cut off."""
+        """P7: begin and release without a save change nothing and report no interruption."""
         for _ in range(2):
-            hold = taken(store, signed_in)
-            with hold:
+            with taken(store, signed_in) as hold:
                 hold.begin(signed_in)
         with taken(self.reopen(store), signed_in) as hold:
             assert hold.interrupted_at is None
@@ -144,9 +133,8 @@ class LockTests(StoreFixtures):
     def test_a_sign_in_does_not_wait_for_an_exchange(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P10: a sign-in is stored while a refresh is under way; that one's late result is not."""
-        hold = taken(store, signed_in)
-        with hold:
+        """P10: a sign-in during a refresh is stored; the refresh's late result is not."""
+        with taken(store, signed_in) as hold:
             hold.begin(signed_in)
             anew = self.reopen(store).save(Token("anew"), None)
             with pytest.raises(StateMoved) as moved:
@@ -159,9 +147,8 @@ class LockTests(StoreFixtures):
     def test_a_sign_out_does_not_wait_for_an_exchange(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """A sign-out is stored while a refresh is under way; that one's late result is not."""
-        hold = taken(store, signed_in)
-        with hold:
+        """A sign-out during a refresh is stored; the refresh's late result is not."""
+        with taken(store, signed_in) as hold:
             hold.begin(signed_in)
             gone = self.reopen(store).clear(signed_in)
             with pytest.raises(StateMoved):
@@ -171,7 +158,7 @@ class LockTests(StoreFixtures):
     def test_processes_see_one_state(
         self, store: TokenStore, signed_in: State, neighbour: Neighbour
     ) -> None:
-        """P1: what one process saves another loads, and compares with."""
+        """P1: each process loads what the other saved, and an outdated save is refused."""
         assert neighbour.tell("load") == f"{signed_in.lineage} 1 {ACCESS_TOKEN}"
         assert neighbour.tell("save theirs") == "2"
         with pytest.raises(StateMoved):
@@ -184,18 +171,17 @@ class LockTests(StoreFixtures):
     def test_the_exclusive_lock_excludes_processes(
         self, store: TokenStore, signed_in: State, neighbour: Neighbour
     ) -> None:
-        """P1: a lock that another process holds is not given here, and is after its release."""
+        """P1: a lock held by another process can be taken only after its release."""
         assert neighbour.tell("hold 5 begin") == "held"
         with pytest.raises(StoreUnavailable):
             store.exclusive(0.0, signed_in)
         assert neighbour.tell("release") == "released"
-        hold = taken(store, signed_in)
-        hold.release()
+        taken(store, signed_in).release()
 
     def test_a_waiter_leaves_when_another_process_moves_the_state(
         self, store: TokenStore, signed_in: State, neighbour: Neighbour
     ) -> None:
-        """P1: who waits here goes without the lock once the other process has refreshed."""
+        """P1: a waiting thread returns without the lock once the other process has refreshed."""
         assert neighbour.tell("hold 5 begin") == "held"
         with ThreadPoolExecutor(1) as pool:
             waiter = pool.submit(store.exclusive, PATIENCE, signed_in)

@@ -1,6 +1,6 @@
-"""The stores' contract: what is stored, and compare-and-set."""
+"""The stores' contract: the stored state, and compare-and-set."""
 
-# ruff: noqa: S101 (a suite of tests asserts)
+# ruff: noqa: S101 (a test suite uses assert)
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .store_fixtures import ACCESS_TOKEN, PATIENCE, REFRESH_TOKEN, StoreFixtures
 
 
 class StateTests(StoreFixtures):
-    """States come back whole, and of two writers one is told."""
+    """States are stored complete, and of two writers the later one is told."""
 
     def test_a_new_store_holds_nothing(self, store: TokenStore) -> None:
-        """A store in which nothing was ever stored loads nothing, without an error."""
+        """An empty store loads ``None`` without an error."""
         assert store.load() is None
 
     def test_every_field_comes_back(self, store: TokenStore) -> None:
-        """P4: what a second opening of the store loads is what was saved, field by field."""
+        """P4: a reopened store loads every field as it was saved."""
         token = Token(
             ACCESS_TOKEN,
             REFRESH_TOKEN,
@@ -39,21 +39,17 @@ class StateTests(StoreFixtures):
         saved = store.save(token, None)
         loaded = self.reopen(store).load()
         assert saved.is_same(loaded)
-        assert loaded is not None
-        assert loaded.token is not None
-        assert loaded.token.to_dict() == token.to_dict()
+        assert _token(loaded).to_dict() == token.to_dict()
 
     def test_a_bare_token_comes_back(self, store: TokenStore) -> None:
-        """A token without refresh token and expiry (client credentials) is stored as it is."""
+        """A token without a refresh token and expiry (client credentials) is stored as it is."""
         store.save(Token("a"), None)
-        loaded = self.reopen(store).load()
-        assert loaded is not None
-        assert loaded.token is not None
-        assert loaded.token.refresh_token is None
-        assert loaded.token.expires_at is None
+        loaded = _token(self.reopen(store).load())
+        assert loaded.refresh_token is None
+        assert loaded.expires_at is None
 
     def test_generations_grow_within_a_lineage(self, store: TokenStore, signed_in: State) -> None:
-        """Each save after a state keeps its lineage and takes the next generation."""
+        """Each save keeps the lineage of the state before it and adds 1 to its generation."""
         second = store.save(Token("b"), signed_in)
         third = store.save(Token("c"), second)
         assert [s.generation for s in (signed_in, second, third)] == [1, 2, 3]
@@ -61,7 +57,7 @@ class StateTests(StoreFixtures):
         assert third.is_same(self.reopen(store).load())
 
     def test_a_sign_in_starts_a_lineage(self, store: TokenStore, signed_in: State) -> None:
-        """A sign-in replaces whatever session was there, under a lineage of its own."""
+        """A sign-in replaces any earlier session and starts a new lineage."""
         store.save(Token("b"), signed_in)
         anew = self.reopen(store).save(Token("c"), None)
         assert anew.lineage != signed_in.lineage
@@ -69,7 +65,7 @@ class StateTests(StoreFixtures):
         assert anew.is_same(store.load())
 
     def test_sign_out_leaves_a_tombstone(self, store: TokenStore, signed_in: State) -> None:
-        """P9: a sign-out is a state of the next generation, without a token, for all to see."""
+        """P9: a sign-out is stored as a state of the next generation without a token."""
         gone = store.clear(signed_in)
         assert gone.token is None
         loaded = self.reopen(store).load()
@@ -79,7 +75,7 @@ class StateTests(StoreFixtures):
         assert (gone.lineage, gone.generation) == (signed_in.lineage, 2)
 
     def test_a_sign_in_follows_a_sign_out(self, store: TokenStore, signed_in: State) -> None:
-        """A tombstone does not stand in the way of the next session."""
+        """A sign-in after a sign-out is stored."""
         store.clear(signed_in)
         anew = store.save(Token("b"), None)
         assert anew.is_same(self.reopen(store).load())
@@ -87,20 +83,18 @@ class StateTests(StoreFixtures):
     # Compare and set
 
     def test_a_late_save_is_told_the_newer_state(self, store: TokenStore, signed_in: State) -> None:
-        """P1: a save after a state that has moved changes nothing and gets the stored state."""
+        """P1: a save after an outdated state changes nothing; its error has the stored state."""
         second = self.reopen(store).save(Token("b", "r2"), signed_in)
         with pytest.raises(StateMoved) as moved:
             store.save(Token("late"), signed_in)
         assert second.is_same(moved.value.state)
-        assert moved.value.state is not None
-        assert moved.value.state.token is not None
-        assert moved.value.state.token.access_token.reveal() == "b"
+        assert _token(moved.value.state).access_token.reveal() == "b"
         assert second.is_same(store.load())
 
     def test_a_late_clear_is_told_the_newer_state(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P7: a refusal of a token that somebody has replaced does not wipe the new one."""
+        """P7: a refusal of a token that was already replaced does not wipe the new one."""
         second = self.reopen(store).save(Token("b"), signed_in)
         with pytest.raises(StateMoved) as moved:
             store.clear(signed_in)
@@ -127,7 +121,7 @@ class StateTests(StoreFixtures):
     def test_saving_the_same_state_again_is_no_move(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P4: a save that was done although it seemed to fail can be tried again."""
+        """P4: a save that succeeded but seemed to fail can be repeated."""
         new = signed_in.followed_by(Token("b", "r2"))
         store.replace(new, signed_in)
         store.replace(new, signed_in)
@@ -136,26 +130,26 @@ class StateTests(StoreFixtures):
     def test_another_token_of_the_same_generation_is_a_move(
         self, store: TokenStore, signed_in: State
     ) -> None:
-        """P1: of two results for one generation the first counts."""
+        """P1: of two results for the same generation only the first is stored."""
         store.replace(signed_in.followed_by(Token("b", "r2")), signed_in)
         with pytest.raises(StateMoved):
             store.replace(signed_in.followed_by(Token("c", "r3")), signed_in)
 
     def test_a_lost_generation_is_put_back(self, store: TokenStore, signed_in: State) -> None:
-        """After a failover to an older state of its lineage a manager puts the newer one back."""
+        """After a failover to an older state of the lineage, a newer one can be stored again."""
         newer = State(signed_in.lineage, signed_in.generation + 7, Token("newest"))
         store.replace(newer, store.load())
         assert newer.is_same(self.reopen(store).load())
 
     def test_a_generation_never_falls(self, store: TokenStore, signed_in: State) -> None:
-        """Within a lineage an older state is never stored over a newer one."""
+        """Within a lineage, an older state never replaces a newer one."""
         second = store.save(Token("b"), signed_in)
         with pytest.raises(StateMoved):
             store.replace(signed_in, second)
         assert second.is_same(store.load())
 
     def test_of_many_savers_one_wins(self, store: TokenStore, signed_in: State) -> None:
-        """P1: eight saves after one state at once: one is stored, seven are told which."""
+        """P1: of eight simultaneous saves after one state, one is stored; seven get that state."""
         start = threading.Barrier(8)
 
         def save(number: int) -> tuple[bool, State | None]:
@@ -174,7 +168,7 @@ class StateTests(StoreFixtures):
         assert all(stored.is_same(state) for _, state in outcomes)
 
     def test_readers_never_see_halves(self, store: TokenStore, signed_in: State) -> None:
-        """P5: while states of many sizes are saved, each load gives one whole state, none older."""
+        """P5: while states of many sizes are saved, each load is complete and none goes back."""
         done = threading.Event()
 
         def read() -> int:
@@ -182,13 +176,13 @@ class StateTests(StoreFixtures):
             newest = 0
             while not done.is_set():
                 state = mine.load()
+                token = _token(state)
                 assert state is not None
-                assert state.token is not None
                 assert state.generation >= newest
                 newest = state.generation
                 if newest > 1:
-                    assert state.token.extra["size"] == len(state.token.extra["padding"])
-                    assert state.token.access_token.reveal() == f"token-{newest}"
+                    assert token.extra["size"] == len(token.extra["padding"])
+                    assert token.access_token.reveal() == f"token-{newest}"
             return newest
 
         with ThreadPoolExecutor(2) as pool:
@@ -204,16 +198,15 @@ class StateTests(StoreFixtures):
             assert all(reader.result(PATIENCE) >= 1 for reader in readers)
 
     def test_no_secret_shows(self, store: TokenStore, signed_in: State) -> None:
-        """P12: neither the store nor a state or a hold of it prints a token."""
-        hold = taken(store, signed_in)
-        with hold:
+        """P12: the store, its states and its holds print no token."""
+        with taken(store, signed_in) as hold:
             hold.begin(signed_in)
             shown = f"{store!r} {store} {signed_in!r} {store.load()!r} {hold!r} {vars(store)!r}"
         assert ACCESS_TOKEN not in shown
         assert REFRESH_TOKEN not in shown
 
     def test_an_ended_session_is_forgotten(self, store: TokenStore) -> None:
-        """P12: the tokens of a session that was ended do not stay in the store's memory."""
+        """P12: the store does not keep the tokens of an ended session in memory."""
         token = Token(ACCESS_TOKEN, REFRESH_TOKEN)
         store.save(token, None)
         state = store.load()
@@ -225,11 +218,18 @@ class StateTests(StoreFixtures):
         assert [reference() for reference in kept] == [None, None]
 
     def test_no_token_is_pickled(self, store: TokenStore, signed_in: State) -> None:
-        """P12: a pickled store is a way to reopen it, and holds no token."""
+        """P12: a pickled store contains no token."""
         store.load()
         try:
             pickled = pickle.dumps(store)
         except TypeError:
-            return  # refused, as a store may that holds what must not be pickled
+            return  # refused, which a store may do if it holds a secret
         assert ACCESS_TOKEN.encode() not in pickled
         assert REFRESH_TOKEN.encode() not in pickled
+
+
+def _token(state: State | None) -> Token:
+    """Return the token of ``state``, which must have one."""
+    assert state is not None
+    assert state.token is not None
+    return state.token

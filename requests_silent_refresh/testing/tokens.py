@@ -1,9 +1,9 @@
 """Token families: issue, rotation, the grace window, reuse detection, revocation.
 
-A *family* is what one sign-in grew into: each exchange under rotation spends a
-refresh token and issues its successor. A refresh token that comes a second time
-is either stolen or lost, and nobody can tell which, so the whole family is
-revoked (RFC 6819 section 5.2.2.3, RFC 9700 section 4.14.2).
+A *family* is the tokens that descend from one sign-in: with rotation, each exchange
+spends a refresh token and issues its successor. A second use of a refresh token
+means that it was stolen or that an answer was lost. The server cannot tell which,
+so it revokes the whole family (RFC 6819 section 5.2.2.3, RFC 9700 section 4.14.2).
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from .events import EventLog
 from .ledger import AccessToken, Family, Ledger, RefreshToken
 
 
-class Policy(Protocol):
-    """How the server issues tokens; ``AuthorizationServer`` itself, whose attributes may change."""
+class Settings(Protocol):
+    """The settings of ``AuthorizationServer`` that may change while it runs, and its clock."""
 
     access_token_lifetime: float
     rotate: bool
     grace: float
     announce_lifetime: bool
     rotation_ends_access_token: bool
+    latency: float
     clock: Callable[[], float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrival:
-    """Where an exchange came from, for its event."""
+    """The fields of an exchange's event that describe its request."""
 
     began: float
     path: str
@@ -40,7 +41,7 @@ class Arrival:
 
 
 class Refused(Exception):  # noqa: N818 (the endpoint's answer)
-    """The exchange was refused; ``error`` is RFC 6749's code, ``reason`` what is behind it."""
+    """The exchange was refused; ``error`` is RFC 6749's code, ``reason`` its cause."""
 
     def __init__(self, error: str, reason: str | None = None) -> None:
         super().__init__(error)
@@ -49,16 +50,16 @@ class Refused(Exception):  # noqa: N818 (the endpoint's answer)
 
 
 class TokenFamilies:
-    """All tokens the server knows. Thread-safe: one lock, held for each step and its event.
+    """All tokens of the server. Thread-safe: one lock is held for each step and its event.
 
-    So the log tells the steps in the order in which they took effect. With a
-    ``database`` each step is in that file before anybody can see its answer; a
-    server that is killed between writing and answering has rotated, and its
-    client cannot know: that is what a grace window is for.
+    The log therefore shows the steps in the order in which they took effect. With a
+    ``database`` each step is saved before its answer is sent. If the server is
+    killed in between, it has rotated a token and the client does not know: a grace
+    window covers this case.
     """
 
-    def __init__(self, policy: Policy, log: EventLog, database: Path | None) -> None:
-        self._policy = policy
+    def __init__(self, settings: Settings, log: EventLog, database: Path | None) -> None:
+        self._settings = settings
         self._log = log
         self._database = database
         self._ledger = Ledger()
@@ -71,11 +72,11 @@ class TokenFamilies:
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """Return the time by the server's clock."""
-        return self._policy.clock()
+        """Return the time of the server's clock."""
+        return self._settings.clock()
 
     def sign_in(self, scope: str, grant: str | None = None) -> dict[str, Any]:
-        """Start a family and return the answer of RFC 6749 section 5.1; ``grant`` for the log."""
+        """Start a family and return RFC 6749 section 5.1's answer; ``grant`` is for the log."""
         with self._lock:
             family = self._ledger.new_family(scope)
             access, access_value = self._issue_access(family)
@@ -102,7 +103,7 @@ class TokenFamilies:
     def exchange(self, value: str, scope: str | None, arrival: Arrival) -> dict[str, Any]:
         """Exchange a refresh token (RFC 6749 section 6) and return the answer.
 
-        Raises :class:`Refused`; after a reuse the whole family is revoked.
+        Raises :class:`Refused`; a reuse also revokes the whole family.
         """
         with self._lock:
             token = self._ledger.refresh_token(value)
@@ -113,17 +114,17 @@ class TokenFamilies:
                 raise
 
     def refuse(self, error: str, arrival: Arrival, presented: str | None) -> None:
-        """Record an exchange that got no further than ``error``."""
+        """Record an exchange that ended with ``error``."""
         with self._lock:
             self._note(arrival, "refused", self._ledger.refresh_token(presented), error=error)
 
     def fault(self, status: int | None, arrival: Arrival, presented: str | None) -> None:
-        """Record an exchange that a fault kept from being processed."""
+        """Record an exchange that was not processed because of a fault."""
         with self._lock:
             self._note(arrival, "faulted", self._ledger.refresh_token(presented), status=status)
 
     def check(self, value: str | None) -> tuple[AccessToken | None, str | None]:
-        """Return the access token and why it is rejected; ``None`` where it is good."""
+        """Return the access token and why it is rejected; the reason is ``None`` if it is valid."""
         if value is None:
             return None, "missing"
         with self._lock:
@@ -135,7 +136,7 @@ class TokenFamilies:
             return access, "expired" if self._left(access) <= 0 else None
 
     def note_resource(self, access: AccessToken | None, status: int | None, **fields: Any) -> None:
-        """Record the answer of a resource, and the rejection where it is a 401."""
+        """Record the answer of a resource; a 401 counts as a rejection of ``access``."""
         with self._lock:
             if access is not None and status == 401:
                 access.rejections += 1
@@ -148,7 +149,7 @@ class TokenFamilies:
             )
 
     def revoke(self, value: str, began: float, path: str) -> None:
-        """Revoke one token (RFC 7009 section 2.1): a refresh token takes its family along."""
+        """Revoke a token (RFC 7009 section 2.1); a refresh token's family is revoked with it."""
         with self._lock:
             refresh = self._ledger.refresh_token(value)
             access = self._ledger.access_token(value)
@@ -170,13 +171,13 @@ class TokenFamilies:
             )
 
     def revoke_access_tokens(self) -> None:
-        """Reject every access token issued so far, though it has not expired."""
+        """Reject every access token issued so far, before it expires."""
         with self._lock:
             self._ledger.revoked_through = self._ledger.accesses
             self._keep()
             self._log.append("early-revocation", access=self._ledger.accesses)
 
-    # Each of the following is called with the lock held.
+    # The following methods must be called with the lock held.
 
     def _exchange(
         self, token: RefreshToken | None, scope: str | None, arrival: Arrival
@@ -194,7 +195,7 @@ class TokenFamilies:
             self._keep()
             raise Refused("invalid_grant", "reuse")
         before = self._before(token)
-        if self._policy.rotation_ends_access_token:
+        if self._settings.rotation_ends_access_token:
             token.access.revoked = True
         access, access_value = self._issue_access(family)
         successor = self._successor(token, access)
@@ -211,21 +212,21 @@ class TokenFamilies:
         return self._payload(family, access_value, successor.value if rotated else None, scope)
 
     def _may_repeat(self, token: RefreshToken) -> bool:
-        """Whether the spent ``token`` is the immediately preceding one, inside its grace."""
+        """Return whether the spent ``token`` is the direct predecessor, within the grace window."""
         successor = token.successor
         return (
             token.spent_at is not None
-            and self._policy.clock() - token.spent_at < self._policy.grace
+            and self._settings.clock() - token.spent_at < self._settings.grace
             and successor is not None
             and successor.spent_at is None
         )
 
     def _successor(self, token: RefreshToken, access: AccessToken) -> RefreshToken:
-        """Return the refresh token that goes on from ``token``, spending it under rotation."""
-        if token.successor is not None:  # grace
+        """Return the refresh token that follows ``token``, which rotation spends."""
+        if token.successor is not None:  # within the grace window
             successor = token.successor
-        elif self._policy.rotate:
-            token.spent_at = self._policy.clock()
+        elif self._settings.rotate:
+            token.spent_at = self._settings.clock()
             successor = token.successor = self._ledger.issue_refresh(token.family, access)
             token.value = None
         else:
@@ -234,14 +235,14 @@ class TokenFamilies:
         return successor
 
     def _issue_access(self, family: Family) -> tuple[AccessToken, str]:
-        lifetime = self._policy.access_token_lifetime
-        return self._ledger.issue_access(family, self._policy.clock() + lifetime)
+        lifetime = self._settings.access_token_lifetime
+        return self._ledger.issue_access(family, self._settings.clock() + lifetime)
 
     def _left(self, access: AccessToken) -> float:
-        return access.expires_at - self._policy.clock()
+        return access.expires_at - self._settings.clock()
 
     def _before(self, token: RefreshToken) -> dict[str, Any]:
-        """What an event says of the refresh token presented, and of its access token so far."""
+        """Return an event's fields for the presented refresh token and its access token."""
         return {
             "family": token.family.number,
             "refresh": token.serial,
@@ -266,8 +267,8 @@ class TokenFamilies:
         self, family: Family, access: str, refresh: str | None, scope: str | None = None
     ) -> dict[str, Any]:
         payload: dict[str, Any] = {"access_token": access, "token_type": "Bearer"}
-        if self._policy.announce_lifetime:
-            lifetime = self._policy.access_token_lifetime
+        if self._settings.announce_lifetime:
+            lifetime = self._settings.access_token_lifetime
             payload["expires_in"] = int(lifetime) if lifetime == int(lifetime) else lifetime
         if refresh is not None:
             payload["refresh_token"] = refresh

@@ -249,7 +249,7 @@ def test_an_unreadable_state_is_one_line_on_stderr(run, state):
     assert state.read_bytes() == before
     Path(f"{state}.server").write_text("something else")
     code, _, err = run()
-    assert (code, "is not a file of this server" in err) == (1, True)
+    assert (code, "is not an AuthorizationServer file" in err) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Real engines for the tests: servers started on free ports in directories of their own."""
+"""Real engines for the tests: each is started on a free port, in its own directory."""

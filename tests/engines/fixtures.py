@@ -1,10 +1,10 @@
-"""Fixtures: one server of each kind for the whole run, emptied for each test."""
+"""Fixtures: one server of each kind for the whole run; the tests empty it."""
 
 from __future__ import annotations
 
 import pytest
 
-# Imported when used: tests of something else need no driver of an engine.
+# The engines are imported in the fixtures, so that other tests need no drivers.
 
 
 def _started(server):
@@ -15,7 +15,7 @@ def _started(server):
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
-    """A Redis that writes every change down."""
+    """A Redis server that persists every change."""
     from .redis import RedisServer
 
     yield from _started(RedisServer(tmp_path_factory.mktemp("redis")))
@@ -23,7 +23,7 @@ def redis_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def postgres():
-    """A PostgreSQL."""
+    """A PostgreSQL server."""
     from .sql import Postgres
 
     yield from _started(Postgres())
@@ -31,7 +31,7 @@ def postgres():
 
 @pytest.fixture(scope="session")
 def pgbouncer(postgres):
-    """A PgBouncer in transaction mode before the PostgreSQL."""
+    """A PgBouncer in transaction mode in front of the PostgreSQL server."""
     from .sql import PgBouncer
 
     yield from _started(PgBouncer(postgres))
@@ -39,7 +39,7 @@ def pgbouncer(postgres):
 
 @pytest.fixture(scope="session")
 def mariadb():
-    """A MariaDB."""
+    """A MariaDB server."""
     from .sql import MariaDB
 
     yield from _started(MariaDB())

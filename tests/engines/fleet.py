@@ -1,4 +1,4 @@
-"""Several hosts on one store: processes that share nothing but the engine."""
+"""A fleet: several hosts, as processes that share only the store's engine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .processes import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: What the long bars run for; longer or shorter, they claim the same.
+#: Seconds for which the long tests run; their claims do not depend on it.
 SECONDS = float(os.environ.get("FLEET_SECONDS", "3"))
 
 KEY = "k" * 43 + "="
 
 
 class Fleet:
-    """Hosts that are started together and asked together; a context manager that ends them."""
+    """Hosts that start together and report together; a context manager that ends them."""
 
     def __init__(self, tmp_path, server, store_url, wait_timeouts, **order):
         self.processes = []
@@ -62,11 +62,11 @@ class Fleet:
         process.stdin.flush()
 
     def reports(self):
-        """Wait until all have ended by themselves; return what each tells."""
+        """Wait until all hosts have ended by themselves; return their reports."""
         return [json.loads(process.stdout.readline()) for process in self.processes]
 
     def stop(self):
-        """End them and return what each tells."""
+        """End the hosts and return their reports."""
         for process in self.processes:
             process.stdin.close()
         return self.reports()

@@ -1,7 +1,7 @@
-"""A host of the fleet: a process with a home of its own, whose threads send requests.
+"""A host of the fleet: a process with its own home directory, whose threads send requests.
 
-Started by ``fleet.py``. Reads what to do as JSON from its input's first line, and
-writes what came of it as JSON. Then ``stop`` ends it, or the time that it was given.
+Started by ``fleet.py``. Reads its order as JSON from the first line of its input. Ends
+after the given time, or when its input is closed, and writes a report as JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def store_of(url):
 
 
 class Host:
-    """Threads that send requests until told to stop, and what each came to."""
+    """Threads that send requests until told to stop, and the outcome of each request."""
 
     def __init__(self, order):
         grant = RefreshTokenGrant(order["token_endpoint"], "client")
@@ -50,7 +50,7 @@ class Host:
         self.successes = []
 
     def run(self, seconds):
-        """Send for ``seconds``, or until the end of the input."""
+        """Send requests for ``seconds``, or until the input is closed."""
         running = [threading.Thread(target=self._work) for _ in range(self.threads)]
         for thread in running:
             thread.start()
@@ -62,6 +62,7 @@ class Host:
     def _work(self):
         while not self.ended.is_set():
             began = time.time()
+            # No public way shows the current token's expiry without starting a refresh.
             valid_until = self.manager._queue.current.expires_at
             try:
                 status = self.session.get(self.resource, timeout=30).status_code
@@ -77,7 +78,7 @@ class Host:
 
 
 def main():
-    """Do what the first line says."""
+    """Execute the order in the first line of the input."""
     order = json.loads(sys.stdin.readline())
     host = Host(order)
     print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""Starting, killing and waiting for servers; saying how to get one that is missing."""
+"""Starts, kills and waits for server processes; says how to install a missing one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60.0  # seconds; only a failing test waits that long
+PATIENCE = 60.0  # seconds; only a failing test waits this long
 
 
 def find(name, package, *places):
-    """Return the path of the program ``name``; skip, or fail in CI, where it is missing.
+    """Return the path of the program ``name``; skip the test if it is not installed.
 
-    ``REQUIRE_ENGINES=1`` turns the skip into a failure: a run that proves
-    nothing about the engines must not look like one that did.
+    ``REQUIRE_ENGINES=1``, set in CI, turns the skip into a failure: a run that tests no
+    engine must not look like one that did.
     """
     found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
     for place in places:
@@ -37,9 +37,9 @@ def find(name, package, *places):
 
 
 def free_port():
-    """Return a port of 127.0.0.1 that is free now, and also while its server is down.
+    """Return a free port of 127.0.0.1 that stays free while its server is down.
 
-    Below the ports that the kernel gives to connections: one of these might have it by then.
+    It is below the kernel's ephemeral ports, which a connection could take meanwhile.
     """
     while True:
         port = random.randrange(15000, 32000)
@@ -51,27 +51,27 @@ def free_port():
             return port
 
 
-def wait_until(condition, what, timeout=PATIENCE, every=0.02):
-    """Wait until ``condition()`` is true, looking every some milliseconds; return what it gave."""
-    pause, deadline = threading.Event(), time.monotonic() + timeout
-    while True:
-        answer = condition()
-        if answer:
-            return answer
+def wait_until(condition, what):
+    """Poll until ``condition()`` is true.
+
+    Raises ``TimeoutError``, which names ``what``, after ``PATIENCE`` seconds.
+    """
+    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout:g} s")
-        pause.wait(every)
+            raise TimeoutError(f"{what}: not within {PATIENCE:g} s")
+        pause.wait(0.02)
 
 
 def unprivileged(user):
-    """Return what makes a child process run as ``user``, where we are root; else nothing."""
+    """Return the ``Popen`` arguments that run a child as ``user``; none unless we are root."""
     if os.geteuid() != 0:
         return {}
     return {"user": user, "group": user, "extra_groups": []}
 
 
 def directory_for(user):
-    """Make a directory that ``user`` can get to, where we are root; pytest's are closed to it."""
+    """Make a directory that belongs to ``user`` if we are root; pytest's are closed to it."""
     directory = tempfile.mkdtemp(prefix="engine-")
     if os.geteuid() == 0:
         shutil.chown(directory, user, user)
@@ -79,7 +79,7 @@ def directory_for(user):
 
 
 class Server:
-    """A server process: ``start``, ``kill`` (SIGKILL) and start again, on one port."""
+    """A server process that can be killed (SIGKILL) and started again on the same port."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -91,15 +91,15 @@ class Server:
         raise NotImplementedError
 
     def options(self):
-        """Return more arguments of ``Popen``."""
+        """Return additional arguments for ``Popen``."""
         return {}
 
     def answers(self):
-        """Say whether it serves clients."""
+        """Return whether the server serves clients."""
         raise NotImplementedError
 
     def start(self):
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, cwd=self.directory, **self.options()
@@ -113,12 +113,12 @@ class Server:
         return self.answers()
 
     def kill(self):
-        """End it as a crash would."""
+        """Kill the server, as a crash would."""
         self.process.kill()
         self.process.wait(PATIENCE)
 
     def stop(self):
-        """End it in order; SIGKILL where that takes long."""
+        """Shut the server down with SIGINT; after 10 s with SIGKILL."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A TCP proxy before an engine: it counts round trips, and cuts the network."""
+"""A TCP proxy in front of an engine, which counts round trips and simulates network failures."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import threading
 
 
 class Proxy:
-    """Carries connections to ``port`` of 127.0.0.1, byte by byte as they come.
+    """Forwards connections to ``port`` of 127.0.0.1.
 
-    ``round_trips`` counts how often the client spoke after the engine had (or
-    first): what one statement costs, whatever the protocol. ``connections``
-    counts those that clients made. ``cut()`` is a network that loses everything:
-    bytes are read and dropped, and new connections are taken and not carried on,
-    so both sides only see silence. ``heal()`` resets what was cut, as a network
-    does that comes back. ``forget()`` is a firewall that has given up what was
-    idle: each connection looks alive until its client speaks, and is closed then.
+    ``round_trips`` counts the times a client sends at first or after the engine has
+    sent, which is the cost of a statement in any protocol. ``connections`` counts the
+    clients' connections. ``cut()`` acts like a network that loses everything: bytes are
+    dropped, and new connections are accepted but not forwarded, so both sides see only
+    silence. ``heal()`` resets the cut connections, as a recovering network does.
+    ``forget()`` acts like a firewall that has dropped idle connections: each looks alive
+    until its client sends, and is then closed.
     """
 
     def __init__(self, port):
@@ -33,12 +33,12 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self):
-        """Lose everything from now on."""
+        """Drop all data from now on."""
         with self._lock:
             self._silent = True
 
     def heal(self):
-        """Carry new connections again; reset those that were cut."""
+        """Forward new connections again, and reset those that were cut."""
         with self._lock:
             self._silent = False
             for one in self._open:
@@ -46,12 +46,12 @@ class Proxy:
                     one.shutdown(socket.SHUT_RDWR)
 
     def forget(self):
-        """Close each connection there is as soon as its client speaks."""
+        """Close each existing connection as soon as its client sends."""
         with self._lock:
             self._forgotten |= self._open
 
     def close(self):
-        """Carry nothing any more."""
+        """Stop forwarding, and close all connections."""
         self._listener.close()
         self.heal()
 

@@ -10,7 +10,7 @@ redis = pytest.importorskip("redis", reason="pip install 'requests-silent-refres
 
 
 class RedisServer(Server):
-    """``redis-server`` with its data in a directory of its own."""
+    """``redis-server`` with its data in its own directory."""
 
     settings = ("--appendonly", "yes", "--save", "")
 
@@ -22,7 +22,7 @@ class RedisServer(Server):
 
     @property
     def url(self):
-        """How to get there."""
+        """The server's URL."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def command(self):
@@ -39,11 +39,11 @@ class RedisServer(Server):
             return False
 
     def client(self):
-        """Return a client of our own."""
+        """Return a new client."""
         return redis.Redis.from_url(self.url)
 
     def empty(self):
-        """Forget everything."""
+        """Delete everything."""
         with self.client() as client:
             client.flushall()
 

@@ -1,7 +1,7 @@
-"""A process that stops itself (SIGSTOP) at one step of a refresh, and goes on when it is woken.
+"""A process that stops itself (SIGSTOP) at one step of a refresh and continues on SIGCONT.
 
-Started as ``python -m engines.sleeper``; reads what to do as JSON from its input
-and writes what came of it.
+Started as ``python -m engines.sleeper``; reads its order as JSON from its input and
+writes the result as JSON.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ STEPS = ("exclusive", "load", "begin", "sent", "answered", "saved")
 
 
 class _Short:
-    """Leases that are over while a test waits."""
+    """Leases short enough for a test to wait for their end."""
 
     take = 1.0
     margin = 1.0
 
 
 class ShortRedisStore(_Short, RedisStore):
-    """See above."""
+    """A Redis store with short leases."""
 
 
 class ShortSQLStore(_Short, SQLStore):
-    """See above."""
+    """An SQL store with short leases."""
 
 
 def short_store(url, name):
@@ -47,13 +47,13 @@ def short_store(url, name):
 
 
 def sleepy(store, step):
-    """Have ``store`` stop this process after its part of ``step``, the first time it gets there."""
+    """Make ``store`` stop this process after the first time it has done its part of ``step``."""
     done = set()
 
     def stop(here):
         if here == step and here not in done:
             done.add(here)
-            # This very thread, so that it does not go a step further before the signal comes.
+            # Sent to this thread, so that it does not continue before the signal arrives.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     class Sleepy(type(store)):
@@ -86,7 +86,7 @@ def sleepy(store, step):
 
 
 def main():
-    """Refresh once."""
+    """Refresh once and report the result."""
     order = json.loads(sys.stdin.readline())
     store = short_store(order["store"], order["name"])
     stop = sleepy(store, order["step"])
@@ -106,7 +106,7 @@ def main():
             manager.renew(first)
             result = "refreshed"
         except RefreshUnavailable as error:
-            # It slept longer than an exchange may take; the next request asks again.
+            # The process slept longer than an exchange may take; the next request tries again.
             pause.wait(error.retry_after or 0.1)
             continue
         except requests.RequestException as error:

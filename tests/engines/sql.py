@@ -1,4 +1,4 @@
-"""SQL databases: PostgreSQL, also behind PgBouncer; MariaDB; SQLite."""
+"""SQL databases: PostgreSQL (also behind PgBouncer), MariaDB, SQLite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLE = "silent_refresh_tokens"
 
 
 class Database(Server):
-    """What the tests ask of any database."""
+    """The interface of all databases for the tests."""
 
     account = None
 
@@ -25,7 +25,7 @@ class Database(Server):
         self.prepare()
 
     def prepare(self):
-        """Make its files."""
+        """Create the database's files."""
 
     def options(self):
         return unprivileged(self.account)
@@ -35,7 +35,7 @@ class Database(Server):
         shutil.rmtree(self.directory)
 
     def run(self, *command):
-        """Run a program of the database's as the account that it runs as."""
+        """Run one of the database's programs as its account."""
         done = subprocess.run(
             command,
             cwd=self.directory,
@@ -48,7 +48,7 @@ class Database(Server):
         assert done.returncode == 0, done.stdout + done.stderr
 
     def engine(self):
-        """Return an engine of our own, which keeps no connection."""
+        """Return a new SQLAlchemy engine, which keeps no connection open."""
         return sqlalchemy.create_engine(
             self.url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
         )
@@ -60,14 +60,14 @@ class Database(Server):
             return False
 
     def query(self, statement, **parameters):
-        """Run a statement; return its rows, if it has any."""
+        """Run a statement and return its rows, if any."""
         engine = self.engine()
         with engine.connect() as connection:
             result = connection.execute(sqlalchemy.text(statement), parameters)
             return result.fetchall() if result.returns_rows else []
 
     def empty(self):
-        """Forget everything."""
+        """Delete everything."""
         self.query(f"DROP TABLE IF EXISTS {TABLE}")
 
     def dump(self):
@@ -76,7 +76,7 @@ class Database(Server):
 
 
 class Postgres(Database):
-    """A PostgreSQL cluster of its own."""
+    """A new PostgreSQL cluster."""
 
     account = "postgres"
     place = "/usr/lib/postgresql/*/bin"
@@ -99,7 +99,7 @@ class Postgres(Database):
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": "",
-            # Only a crash of the machine would tell the difference.
+            # Only a crash of the machine would show the difference.
             "fsync": "off",
             "shared_buffers": "16MB",
             "max_connections": 200,
@@ -111,7 +111,7 @@ class Postgres(Database):
         ]
 
     def kill(self):
-        """SIGKILL of the postmaster; its children leave as soon as they notice."""
+        """Kill the postmaster with SIGKILL and wait until its children have ended."""
         super().kill()
         pid = self.data / "postmaster.pid"
         segment = pid.read_text().split("\n")[6].split()
@@ -121,14 +121,14 @@ class Postgres(Database):
 
 
 def _attached(segment):
-    """Say whether a process still has the shared memory segment."""
+    """Return whether a process still has the shared memory segment."""
     with open("/proc/sysvipc/shm") as table:
         rows = [line.split() for line in table.read().splitlines()[1:]]
     return any(row[1] == segment and row[6] != "0" for row in rows)
 
 
 class PgBouncer(Server):
-    """PgBouncer in transaction mode, with one connection to the database."""
+    """PgBouncer in transaction mode, with at most two connections to the database."""
 
     def __init__(self, postgres):
         self._program = find("pgbouncer", "pgbouncer")
@@ -167,7 +167,7 @@ class PgBouncer(Server):
 
 
 class MariaDB(Database):
-    """A MariaDB server of its own."""
+    """A new MariaDB server."""
 
     account = "mysql"
 
@@ -197,12 +197,12 @@ class MariaDB(Database):
         ]
 
     def stop(self):
-        self.kill()  # it has nothing to lose, and takes its time
+        self.kill()  # an orderly shutdown is slow, and the data is not needed
         super().stop()
 
 
 class SQLite:
-    """A file; here for the sake of one interface."""
+    """An SQLite file, with the same interface as the servers."""
 
     def __init__(self, path):
         self.url = f"sqlite:///{path}"

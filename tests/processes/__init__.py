@@ -1,1 +1,1 @@
-"""Many real processes on one file: started, killed and watched."""
+"""Many real processes that share one file: started, killed and observed."""

@@ -1,7 +1,7 @@
-"""What a process of the crowd is made of: a manager on the file, a session, and its notes.
+"""A process of the crowd: a manager on the shared file, a session, and its notes.
 
-``python -m processes.client`` is one that does as it is told: reads its order as a
-line of JSON and then ``get`` on each line, and answers each with a line of JSON.
+``python -m processes.client`` reads its order as a line of JSON. It then sends a request
+for each line ``get`` and answers each line with a line of JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from requests_silent_refresh import (
 
 
 class Notes:
-    """A file that many processes add lines to, each with one write: in the order of the writes."""
+    """A file to which many processes append; each note is one write, so the order is kept."""
 
     def __init__(self, path):
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -33,17 +33,17 @@ class Notes:
 
 
 def read_notes(path):
-    """Return what was noted so far."""
+    """Return the notes so far."""
     with open(path) as file:
         return [json.loads(line) for line in file]
 
 
 class WatchedStore(EncryptedFileStore):
-    """The store, with a note of whoever holds the exclusive lock, and of every save.
+    """The store, with a note for each hold of the exclusive lock and for each save.
 
-    ``taken`` is noted once the lock is held and ``released`` while it still is, so
-    between the two there is no room for another ``taken``, unless its holder was
-    killed. ``saved`` comes after the save.
+    ``taken`` is noted after the lock was taken and ``released`` before it is released, so
+    no other ``taken`` can come between the two unless the holder was killed. ``saved`` is
+    noted after the save.
     """
 
     def __init__(self, path, key, notes):
@@ -72,12 +72,12 @@ class WatchedStore(EncryptedFileStore):
 
 
 def digest(refresh_token):
-    """What a refresh token is called in the notes."""
+    """Return the name of a refresh token in the notes."""
     return hashlib.sha256(refresh_token.encode()).hexdigest()[:16]
 
 
 class Client:
-    """One process's way to the resource."""
+    """The manager and the session of one process."""
 
     def __init__(self, order):
         self.notes = Notes(order["notes"])
@@ -97,7 +97,7 @@ class Client:
         ).mount_on(self.session)
 
     def get(self):
-        """Send a request; return its status, or what it raised."""
+        """Send a request; return its status or the exception it raised."""
         try:
             return {"status": self.session.get(self.resource, timeout=60).status_code}
         except Exception as error:
@@ -106,7 +106,7 @@ class Client:
 
 
 def main():
-    """Do as the lines say."""
+    """Execute the commands from the input."""
     client = Client(json.loads(sys.stdin.readline()))
     print(json.dumps({"process": os.getpid()}), flush=True)
     for line in sys.stdin:

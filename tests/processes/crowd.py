@@ -1,4 +1,4 @@
-"""Starting a crowd of processes on one file, killing some of them, and reading what they noted."""
+"""Starts a crowd of processes on one file, kills some of them, and reads their notes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .client import Notes, read_notes
 
 TESTS = Path(__file__).resolve().parents[1]
 
-#: What the long bars run for; longer or shorter, they claim the same.
+#: Seconds for which the long tests run; their claims do not depend on it.
 SECONDS = float(os.environ.get("STORM_SECONDS", "5"))
 
-PATIENCE = 120.0  # seconds; only a test that hangs waits that long
+PATIENCE = 120.0  # seconds; only a test that hangs waits this long
 
 KEY = generate_key()
 
@@ -29,8 +29,8 @@ KEY = generate_key()
 class Told:
     """A process that answers each line with a line of JSON; a context manager that ends it.
 
-    It leads a process group of its own, so its children end with it, also where
-    it hangs: no answer for two minutes kills them all and fails the test.
+    It leads its own process group, so its children are killed with it. If it gives no
+    answer for ``PATIENCE`` seconds, the whole group is killed and the test fails.
     """
 
     def __init__(self, module, order):
@@ -47,7 +47,7 @@ class Told:
         self.tell(json.dumps(order))
 
     def tell(self, line):
-        """Return the answer to ``line``."""
+        """Send ``line`` and return the answer."""
         with self._lock:
             guard = threading.Timer(PATIENCE, self._kill)
             guard.start()
@@ -70,7 +70,7 @@ class Told:
     def __exit__(self, *exception):
         if exception[0] is not None:
             self._kill()
-        self.process.stdin.close()  # that ends it
+        self.process.stdin.close()  # the process ends at the end of its input
         try:
             self.process.wait(PATIENCE)
         finally:
@@ -79,7 +79,7 @@ class Told:
 
 
 class Crowd:
-    """Where a crowd meets: the order it is given, and its notes."""
+    """A crowd of processes: their order and their notes."""
 
     def __init__(self, directory, server, *, path=None, threads=1, pause=0.05, **options):
         self.path = path or directory / "tokens"
@@ -101,29 +101,29 @@ class Crowd:
         return Told("processes.nursery", self.order)
 
     def client(self, **options):
-        """Start a process that sends a request for each ``get``; its manager has ``options``."""
+        """Start a process that sends a request for each ``get``; ``options`` go to its manager."""
         return Told("processes.client", {**self.order, "options": options})
 
     def kill(self, nursery, process):
-        """End a worker as a crash would. The note comes first: from it on its lock may be free."""
+        """Kill a worker, as a crash would; noted first, because its lock may then become free."""
         self._notes.add("killing", process)
         assert nursery.tell(f"kill {process}") == {"killed": True}
 
     def notes(self, kind=None):
-        """What the crowd has noted, in order."""
+        """Return the crowd's notes in order, or only those of one kind."""
         return [note for note in read_notes(self._notes_path) if kind in (None, note["kind"])]
 
     def wait_for(self, kind, count):
-        """Wait until so many have noted it."""
+        """Wait until there are ``count`` notes of ``kind``; fails after ``PATIENCE`` seconds."""
         pause, deadline = threading.Event(), time.monotonic() + PATIENCE
         while len(self.notes(kind)) < count:
             assert time.monotonic() < deadline, self.notes()[-5:]
             pause.wait(0.02)
 
     def assert_one_holder_at_a_time(self):
-        """Nobody took the lock between another's ``taken`` and ``released``; return how many did.
+        """Assert that holds of the lock do not overlap; return how often it was taken.
 
-        Unless that one was being killed by then.
+        A holder that was killed may be followed by another without ``released``.
         """
         holder, killed, count = None, set(), 0
         for note in self.notes():
@@ -138,7 +138,7 @@ class Crowd:
         return count
 
     def assert_no_generation_falls(self):
-        """Each save within a lineage is of a later generation; an ended lineage never returns."""
+        """Assert that generations rise within a lineage, and that an ended one never returns."""
         lineage, generation, past = None, 0, set()
         for note in self.notes("saved"):
             if note["lineage"] != lineage:

@@ -1,7 +1,7 @@
-"""A process that has imported everything once and forks workers when it is told.
+"""A process that imports everything once and forks workers on command.
 
-Started by ``crowd.py``. It has no thread and no manager of its own, so what it
-forks starts from nothing, in a millisecond instead of half a second.
+Started by ``crowd.py``. It has no threads and no manager, so a forked worker is like a
+new process but starts in a millisecond instead of half a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 
-import cryptography.fernet  # noqa: F401 (loaded before the fork, as the rest)
+import cryptography.fernet  # noqa: F401 (these three are loaded before the fork)
 import filelock  # noqa: F401
 import idna  # noqa: F401
 
@@ -22,7 +22,10 @@ from .client import Client
 
 
 def work(order, gate):
-    """Be a worker: threads that send requests until the gate opens; or one that then begins."""
+    """Run a worker: its threads send requests until the gate opens.
+
+    Without threads it sends a single request once the gate opens.
+    """
     client = Client(order)
     ended = threading.Event()
     sent = []
@@ -55,11 +58,11 @@ def work(order, gate):
 
 
 def main():
-    """Fork, kill and stop as the lines say."""
+    """Execute the commands from the input: fork, kill and stop workers."""
     order = json.loads(sys.stdin.readline())
     gate, opener = os.pipe()
     children = set()
-    gc.freeze()  # so that no child copies it all only to look through it
+    gc.freeze()  # so that a child's garbage collector does not copy the parent's pages
     say({"ready": os.getpid()})
     for line in sys.stdin:
         command, *words = line.split()
@@ -68,8 +71,10 @@ def main():
             if child == 0:
                 os.close(opener)
                 work(order, gate)
-                atexit._run_exitfuncs()  # as the package is left at an exit,
-                os._exit(0)  # without the tidying up, which takes longer than the rest
+                # An exit without the interpreter's slow cleanup: no public way runs only
+                # the exit handlers.
+                atexit._run_exitfuncs()
+                os._exit(0)
             children.add(child)
             say({"forked": child})
         elif command == "kill":

@@ -1,4 +1,4 @@
-"""Signing in with a real browser: Chromium, without a window, driven by Selenium."""
+"""Sign-in with a real browser: headless Chromium, driven by Selenium."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Start one browser for all tests, with a profile of its own."""
+    """Start one browser with a new profile for all tests."""
     if not (CHROMIUM and DRIVER):
         missing = "no Chromium: apt-get install chromium chromium-driver"
         if os.environ.get("REQUIRE_BROWSER"):
@@ -67,7 +67,7 @@ def server():
 
 
 def press(browser, button, **fields):
-    """Fill in the page's form and press a button, as a person does."""
+    """Fill in the page's form and press a button, as a user does."""
     from selenium.webdriver.common.by import By
 
     for name, value in fields.items():
@@ -83,7 +83,7 @@ def title(browser):
 
 
 def test_from_the_login_page_to_a_script_that_survives_ten_expiries(browser, server):
-    """The whole way in a browser: sign-in, ten expiries, sign-out, and what to type then."""
+    """Sign-in in a browser, ten expiries, sign-out; the error then says what to type."""
     terminal = Terminal("sign-in", "work", *set_up(server), "--scope", "openid read")
     browser.get(terminal.find(r"http\S+/authorize\S+"))
     assert "openid read" in browser.page_source
@@ -107,8 +107,8 @@ def test_from_the_login_page_to_a_script_that_survives_ten_expiries(browser, ser
             session.get(server.resource)
 
 
-def test_the_page_tells_nobody_where_it_came_from(browser, server):
-    """P12: who goes on from the last page takes no Referer along, whose URL holds the code."""
+def test_the_last_page_sends_no_referer(browser, server):
+    """P12: leaving the last page sends no Referer, because its URL contains the code."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     terminal = Terminal("sign-in", "work", *set_up(server))
@@ -123,8 +123,8 @@ def test_the_page_tells_nobody_where_it_came_from(browser, server):
     assert '"referer"' not in browser.page_source
 
 
-def test_who_denies_it_is_told_in_both_places(browser, server):
-    """Sign-in: denied in the browser: a page there, one line here, and nothing stored."""
+def test_a_denial_is_reported_in_both_places(browser, server):
+    """A denial shows a page in the browser and a line in the terminal, and stores nothing."""
     terminal = Terminal("sign-in", "work", *set_up(server))
     browser.get(terminal.find(r"http\S+/authorize\S+"))
     press(browser, "deny")
@@ -135,8 +135,8 @@ def test_who_denies_it_is_told_in_both_places(browser, server):
     assert profiles.listed() == []
 
 
-def test_an_older_tab_is_told_that_it_is_one(browser, server):
-    """Sign-in: who allows it once more, in another window, meets one that has had its answer."""
+def test_an_older_tab_is_told_that_it_is_outdated(browser, server):
+    """A second consent in another window shows that the sign-in was already answered."""
     gate = server.token_gate()
     terminal = Terminal("sign-in", "work", *set_up(server))
     url = terminal.find(r"http\S+/authorize\S+")
@@ -154,7 +154,7 @@ def test_an_older_tab_is_told_that_it_is_one(browser, server):
 
 
 def test_a_device_is_allowed_on_its_page(browser, server):
-    """RFC 8628: the page for the code has it filled in, and the machine is signed in."""
+    """RFC 8628: the page has the code filled in, and allowing it signs the device in."""
     server.authorizations.device_interval = 0.2
     terminal = Terminal("sign-in", "work", "--device", *set_up(server))
     browser.get(terminal.find(r"http\S+/device\?user_code=\S+"))
@@ -164,8 +164,8 @@ def test_a_device_is_allowed_on_its_page(browser, server):
     assert profiles.load("work").manager.signed_in
 
 
-def test_the_command_opens_it_itself(browser, server, tmp_path):
-    """Sign-in: $BROWSER gets the URL; here it hands it to the browser that is running."""
+def test_the_command_opens_the_browser(browser, server, tmp_path):
+    """The command passes the URL to $BROWSER; here that forwards it to the running browser."""
     handed = tmp_path / "url"
     os.mkfifo(handed)
     opener = tmp_path / "opener"

@@ -1,4 +1,4 @@
-"""Several hosts, one session: what must hold over processes that share nothing but an engine."""
+"""Several hosts with one session: the promises hold for processes that share only an engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(engine, monkeypatch):
 
 
 def test_four_hosts_refresh_each_token_once(tmp_path, engine, store):
-    """P1, P2: 4 hosts of 16 threads, tokens that live 1 s: nobody fails, no exchange too many."""
+    """P1, P2: 4 hosts of 16 threads, tokens that live 1 s: no failure, no needless exchange."""
     with AuthorizationServer(access_token_lifetime=1) as server:
         store.save(server.sign_in_token(), None)
         waits = [10.0] * HOSTS
@@ -42,10 +42,10 @@ def test_four_hosts_refresh_each_token_once(tmp_path, engine, store):
         assert server.counters.reuse_detections == 0
         assert server.counters.refused == server.counters.faulted == 0
         assert server.log.overlapping_exchanges() == []
-        # Due is a token in the last fifth of its life, which is when it is refreshed ahead.
+        # A token is due in the last fifth of its lifetime, when it is refreshed ahead.
         assert server.log.unneeded_exchanges(leeway=0.2) == []
-        # One that is under way at the end is finished after the host has told.
-        told = sum(report["exchanges"] for report in reports)
-        assert told <= server.counters.granted <= told + 1
+        # An exchange under way at the end finishes after its host has reported.
+        reported = sum(report["exchanges"] for report in reports)
+        assert reported <= server.counters.granted <= reported + 1
         assert SECONDS - 2 <= server.counters.granted <= 1.4 * SECONDS + 2
         assert sum(report["adopted"] for report in reports) >= server.counters.granted

@@ -1,4 +1,4 @@
-"""Engines that die and networks that are cut while a fleet is at work."""
+"""Engines that are killed and networks that are cut while a fleet sends requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.sql import Postgres
 from requests_silent_refresh import SQLStore
 from requests_silent_refresh.testing import AuthorizationServer
 
-# A host whose requests wait the outage out, and one whose requests fail meanwhile.
+# The requests of the first host wait until the outage ends; those of the second fail meanwhile.
 WAIT_TIMEOUTS = [10.0, 1.0]
 THREADS = 4
 LIFETIME = 1
@@ -42,7 +42,7 @@ def server(engine, monkeypatch):
 
 
 class Traffic:
-    """Hosts at work before, during and after an outage; what they tell, and what must hold."""
+    """Hosts that send requests before, during and after an outage; their reports and claims."""
 
     def __init__(self, tmp_path, server, store_url):
         self.server = server
@@ -55,7 +55,7 @@ class Traffic:
         )
 
     def through(self, begin, end):
-        """Send before ``begin()``, for the outage, and after ``end()``."""
+        """Send requests before ``begin()``, during the outage, and after ``end()``."""
         with self.fleet:
             granted = self.server.counters.granted
             self.server.wait_for(lambda: self.server.counters.granted > granted + 1, 30)
@@ -78,7 +78,7 @@ class Traffic:
     def assert_no_valid_token_failed(self):
         for report in self.reports:
             for began, ended, valid_until, failure in report["failures"]:
-                # The server counts from the grant, the client from its receipt.
+                # The server counts the lifetime from the grant, the client from its receipt.
                 assert valid_until <= ended + 0.1, (began - self.began_at, failure)
 
     def assert_recovery_within(self, seconds):
@@ -90,7 +90,7 @@ class Traffic:
 
 
 def test_the_engine_is_killed_and_comes_back(tmp_path, server, engine):
-    """P1, P7: SIGKILL of the engine under load: the session stays, and so do valid tokens."""
+    """P1, P7: SIGKILL of the engine under load loses no session; valid tokens stay in use."""
     traffic = Traffic(tmp_path, server, engine.url)
     traffic.through(engine.kill, engine.start)
     traffic.assert_nothing_is_lost()
@@ -99,7 +99,7 @@ def test_the_engine_is_killed_and_comes_back(tmp_path, server, engine):
 
 
 def test_the_network_is_cut(tmp_path, server, engine):
-    """P1, P7, P8: seconds of silence between hosts and engine: the same."""
+    """P1, P7, P8: silence between hosts and engine loses no session; valid tokens stay in use."""
     with Proxy(engine.port) as proxy:
         url = engine.url.replace(f":{engine.port}/", f":{proxy.port}/")
         traffic = Traffic(tmp_path, server, url)

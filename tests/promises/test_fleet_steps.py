@@ -1,4 +1,4 @@
-"""A holder that is stopped at each step of a refresh, past its lease, and woken again."""
+"""A holder is stopped at each step of a refresh until its lease has ended, and then woken."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from engines.sleeper import STEPS, short_store
 from requests_silent_refresh import RefreshTokenGrant, SQLStore, TokenManager
 from requests_silent_refresh.testing import AuthorizationServer
 
-# The grace window of the server, in seconds, for the steps at which it makes a difference.
+# Steps and the server's grace window in seconds, for the steps at which it makes a difference.
 CASES = [(step, 0.0) for step in STEPS] + [("sent", 60.0), ("answered", 60.0)]
-#: The steps after which the server has rotated and nothing is saved.
+#: The steps at which the server has rotated but nothing is saved.
 UNSAVED = ("sent", "answered")
 
 
 class Outcome:
-    """What came of one case: the sleeper's report, the other's result, the server's log."""
+    """The outcome of one case: the sleeper's report, the other's result, the server's log."""
 
     def __init__(self, engine_url, home, step, grace):
         home.mkdir()
@@ -61,7 +61,7 @@ class Outcome:
             gate.release()
             server.wait_for(lambda: server.counters.granted == 1)
         wait_until(self._is_stopped, f"the sleeper at {step}")
-        threading.Event().wait(0.6)  # more than half the margin, should nobody have to wait
+        threading.Event().wait(0.6)  # more than half the margin, in case no wait is necessary
         grant = RefreshTokenGrant(server.token_endpoint, "client", timeout=0.5)
         other = TokenManager(grant, store=store, wait_timeout=30, refresh_ahead=0)
         token = other.token()
@@ -82,7 +82,7 @@ class Outcome:
 
 @pytest.fixture(scope="module", params=["redis", "postgres"])
 def outcomes(request, tmp_path_factory):
-    """All cases, at once, since all they do is wait."""
+    """Run all cases in parallel, since they mostly wait."""
     engine = request.getfixturevalue("redis_server" if request.param == "redis" else "postgres")
     engine.empty()
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def outcomes(request, tmp_path_factory):
 
 @pytest.mark.parametrize(("step", "grace"), CASES)
 def test_the_newer_state_stays(outcomes, step, grace):
-    """P1: what the other stored meanwhile is what is stored after the sleeper has woken."""
+    """P1: the woken sleeper does not change the state that the other host stored meanwhile."""
     outcome = outcomes[step, grace]
     assert outcome.before.is_same(outcome.stored)
     assert outcome.report["generation"] == outcome.stored.generation == 2
@@ -110,7 +110,7 @@ def test_the_newer_state_stays(outcomes, step, grace):
 
 @pytest.mark.parametrize(("step", "grace"), CASES)
 def test_the_sleeper_adopts_it(outcomes, step, grace):
-    """P1: the sleeper goes on with what is stored, and sends nothing that is spent by then."""
+    """P1: the sleeper continues with the stored state and sends no token that is already spent."""
     outcome = outcomes[step, grace]
     assert outcome.report["result"] == outcome.other
     if step not in UNSAVED:
@@ -120,10 +120,10 @@ def test_the_sleeper_adopts_it(outcomes, step, grace):
 
 @pytest.mark.parametrize(("step", "grace"), CASES)
 def test_a_session_is_lost_only_with_a_rotation_that_was_never_saved(outcomes, step, grace):
-    """P1, P7: and not even then, where the server has a grace window."""
+    """P1, P7: a session is lost only if a rotation was never saved, and not in a grace window."""
     outcome = outcomes[step, grace]
     if step in UNSAVED and not grace:
-        # Granted, never saved; then reused, by whoever could not know.
+        # Granted but never saved; then reused by a host that could not know.
         assert (outcome.counters.granted, outcome.counters.reuse_detections) == (1, 1)
         assert outcome.other == "SessionExpired"
         assert outcome.stored.token is None

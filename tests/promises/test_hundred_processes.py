@@ -1,4 +1,4 @@
-"""A crowd of processes that find one expired token at once."""
+"""A crowd of processes that find an expired token at the same time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROCESSES = 100
 
 
 def test_100_processes_share_one_exchange(tmp_path):
-    """P1, P2: a hundred processes need a new token at the same moment: one exchange serves all."""
+    """P1, P2: 100 processes need a new token at the same time: one exchange serves all of them."""
     with AuthorizationServer(latency=0.2) as server:
         crowd = Crowd(tmp_path, server, threads=0, wait_timeout=60.0)
         expired = Token.from_response({**server.sign_in(), "expires_at": time.time() - 1})

@@ -1,4 +1,4 @@
-"""A kill storm: workers die at random, and at the worst moment; nothing breaks but what must."""
+"""A kill storm: workers are killed at random and at the worst moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIFETIME, LATENCY = 0.4, 0.03
 
 
 class Exchange(NamedTuple):
-    """What the server saw of an exchange, tokens by their digests."""
+    """An exchange as the server saw it; tokens are identified by their digests."""
 
     process: int
     presented: str
@@ -31,7 +31,7 @@ class Exchange(NamedTuple):
 
 
 class Storm:
-    """The killing, and what the server and a reader of the file saw meanwhile."""
+    """Kills workers, and records what the server and a reader of the file see meanwhile."""
 
     def __init__(self, server, crowd, nursery):
         self.server = server
@@ -49,7 +49,7 @@ class Storm:
         server.on("/token", self.at_the_worst_moment)
 
     def at_the_worst_moment(self, request, answer):
-        """The server has rotated and nobody knows yet: every fourth process dies then."""
+        """Kill every fourth process after the server has rotated and before it answers."""
         form = parse_qs(request.body.decode())
         issued = answer.payload.get("refresh_token")
         exchange = Exchange(
@@ -75,7 +75,7 @@ class Storm:
         self.workers.add(self.nursery.tell("fork")["forked"])
 
     def rage(self, seconds):
-        """Kill one worker after the other, every other one whoever had the lock last."""
+        """Kill one worker after another; about half of them were the last holder of the lock."""
         pause, deadline = threading.Event(), time.monotonic() + seconds
         with self._lock:
             for _ in range(WORKERS):
@@ -83,14 +83,14 @@ class Storm:
         while time.monotonic() < deadline:
             pause.wait(self.random.uniform(0.0, 0.1))
             self.look()
-            self.let_them_get_somewhere()
+            self.wait_for_a_request()
             with self._lock:
                 self.kill(self.victim())
         with self._lock:
             self.raging = False
 
-    def let_them_get_somewhere(self):
-        """On a busy machine workers would die before they have sent anything."""
+    def wait_for_a_request(self):
+        """Wait for an event: on a busy machine workers would die before they send anything."""
         seen, deadline = len(self.server.log), time.monotonic() + PATIENCE
         while len(self.server.log) == seen:
             assert time.monotonic() < deadline, self.crowd.notes("failed")[-5:]
@@ -107,7 +107,7 @@ class Storm:
         return self.random.choice(sorted(self.workers))
 
     def look(self):
-        """Read the file as anybody might at any moment; sign in anew where the session was lost."""
+        """Read the file, as any process may at any time; sign in again if the session was lost."""
         state = self.reader.load()
         if not self.seen or not state.is_same(self.seen[-1]):
             self.seen.append(state)
@@ -115,7 +115,7 @@ class Storm:
             self.reader.save(self.server.sign_in_token(), None)
 
     def assert_explained(self, refused):
-        """This session was lost because the server rotated for a process that was killed then."""
+        """Assert that the session was lost because its process was killed after the rotation."""
         granted = [e for e in self.exchanges if e.presented == refused.presented and e.issued]
         assert len(granted) == 1, refused
         lost = granted[0]
@@ -126,7 +126,7 @@ class Storm:
 
 @pytest.fixture(params=[0.0, 5.0], ids=["no grace", "5 s of grace"])
 def storm(request, tmp_path):
-    """Let it rage; gives what came of it."""
+    """Run the storm and return its outcome."""
     with AuthorizationServer(
         access_token_lifetime=LIFETIME, latency=LATENCY, grace=request.param
     ) as server:
@@ -141,10 +141,10 @@ def storm(request, tmp_path):
 
 
 def test_a_kill_storm(storm):
-    """P1, P5: no unreadable file, no second holder, no older generation; what is lost is explained.
+    """P1, P5: the file stays readable, with one holder at a time; no older generation returns.
 
-    A session is lost only where the server had rotated for a process that was
-    killed before it could save, and never within a grace window.
+    A session is lost only if the server had rotated for a process that was killed
+    before it could save, and never within a grace window.
     """
     counters = storm.server.counters
     refused = [exchange for exchange in storm.exchanges if exchange.error]
@@ -155,8 +155,8 @@ def test_a_kill_storm(storm):
         f"{counters.exchanges} exchanges, {len(repeated)} answered again in grace, "
         f"{len({e.presented for e in refused})} sessions lost of {len(sessions)}"
     )
-    # On a starved machine a request may meet three tokens in a row that ended under way: such
-    # a 401 is no failure of what is tested here.
+    # On a busy machine three tokens in a row may expire while a request is in flight. Such a
+    # 401 is not a failure here.
     failures = [note for note in storm.crowd.notes("failed") if note.get("status") != 401]
     assert {failure["error"] for failure in failures} <= {"SessionExpired"}
     holders = storm.crowd.assert_one_holder_at_a_time()
@@ -175,5 +175,5 @@ def test_a_kill_storm(storm):
         assert refused
         for exchange in refused:
             storm.assert_explained(exchange)
-        # Every sign-in but the first was for a session that the server had refused.
+        # Every sign-in after the first replaced a session that the server had refused.
         assert counters.sign_ins - 1 <= len({exchange.presented for exchange in refused})

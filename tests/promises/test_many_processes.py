@@ -1,4 +1,4 @@
-"""One family of tokens, many processes, in peace: the first bar of the file store."""
+"""One token family and many processes on a file store, without failures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PROCESSES, THREADS = 8, 8
 
 
 def test_8_processes_of_8_threads_exchange_each_token_once(tmp_path):
-    """P1, P2: tokens live 1 s, no grace: no exchange too many, no reuse, nobody fails.
+    """P1, P2: tokens live 1 s, no grace: no needless exchange, no reuse, no failure.
 
-    Two programs on one file, as cron beside a pre-fork server, of four processes each.
+    Two programs of four processes each share one file, like cron and a pre-fork server.
     """
     with AuthorizationServer(access_token_lifetime=1) as server:
         crowd = Crowd(tmp_path, server, threads=THREADS, pause=0.1)
@@ -24,7 +24,7 @@ def test_8_processes_of_8_threads_exchange_each_token_once(tmp_path):
             for nursery in (one, other):
                 for _ in range(PROCESSES // 2):
                     nursery.tell("fork")
-            threading.Event().wait(SECONDS)  # what it is measured over
+            threading.Event().wait(SECONDS)  # the period of the measurement
             server.wait_for(lambda: server.counters.granted > SECONDS / 2, timeout=PATIENCE)
             for nursery in (one, other):
                 assert nursery.tell("open") == {"statuses": [0] * (PROCESSES // 2)}
@@ -35,7 +35,7 @@ def test_8_processes_of_8_threads_exchange_each_token_once(tmp_path):
         counters = server.counters
         assert counters.reuse_detections == counters.refused == counters.faulted == 0
         assert server.log.overlapping_exchanges() == []
-        # Due is a token in the last fifth of its life, which is when it is refreshed ahead.
+        # A token is due in the last fifth of its lifetime, when it is refreshed ahead.
         assert server.log.unneeded_exchanges(leeway=0.2) == []
         assert counters.exchanges == sum(note["exchanges"] for note in ended)
         assert sum(note["adopted"] for note in ended) > counters.exchanges

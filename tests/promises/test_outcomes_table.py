@@ -1,4 +1,4 @@
-"""What each outcome of an exchange means (DESIGN section 5), for one request and for a crowd."""
+"""Each outcome of an exchange (DESIGN section 5), for one request and for a crowd."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One outcome: how the server is made to give it, and what everybody then gets."""
+    """One outcome: the fault that makes the server give it, and what each request then gets."""
 
     name: str
     fault: dict[str, Any] | None
     error: type[Exception] | None
     exchanges: int = 1
-    """How many the server sees for one batch."""
+    """The number of exchanges for one batch, as counted by the server."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     grace: float = 0.0
     grant: dict[str, Any] = dataclasses.field(default_factory=dict)
     waits_at_least: float = 0.5
-    """Seconds until the next try."""
+    """Minimum seconds until the next attempt."""
 
     def spoil(self, server):
         if self.fault is not None:
@@ -125,7 +125,7 @@ class Scene:
         return self.session.get(self.server.resource)
 
     def spoil(self):
-        """Spoil the token endpoint as the row says, for good; ``times=1`` where it recovers."""
+        """Give the token endpoint the row's fault: for one answer if it recovers, else for all."""
         if self.row.name == "ambiguous, then granted":
             self.server.fault("token", **self.row.fault)
         else:
@@ -136,7 +136,7 @@ class Scene:
         return self.server.counters.exchanges
 
     def check(self, outcome, history=1):
-        """Check what one caller got."""
+        """Check the outcome of one request."""
         row = self.row
         if row.error is None:
             assert outcome.status_code == 200
@@ -160,7 +160,7 @@ def scene(row):
 
 
 def test_one_request(scene):
-    """P7: one request gets its outcome at the price of one exchange, and what is kept is kept."""
+    """P7: one request gets the row's outcome for one exchange; only a refusal ends the session."""
     scene.server.revoke_access_tokens()
     scene.spoil()
     scene.check(outcome_of(scene.get))
@@ -172,7 +172,7 @@ def test_one_request(scene):
 
 
 def test_32_waiting_requests(scene):
-    """P1, P6: 32 rejected at once share one exchange and its outcome, each an object of its own."""
+    """P1, P6: 32 rejected requests share one exchange; each gets its own exception object."""
     scene.spoil()
     scene.server.gate(CROWD, then=scene.server.revoke_access_tokens)
     with scene.server.token_gate() as held:
@@ -191,7 +191,7 @@ def test_32_waiting_requests(scene):
 
 
 def test_a_straggler(scene):
-    """P3, P6: a 401 that comes after the outcome, of a token sent before it, costs no exchange."""
+    """P3, P6: a 401 that arrives after the outcome, for an older token, costs no exchange."""
     rejected, release = threading.Event(), threading.Event()
 
     def hold_the_401(request, answer):
@@ -215,7 +215,7 @@ def test_a_straggler(scene):
 
 
 def test_a_new_request_later(scene):
-    """P6, P7, P9: the same verdict until the backoff ends, then one try more, which may succeed."""
+    """P6, P7, P9: the same error until the backoff ends; the next attempt may then succeed."""
     scene.server.revoke_access_tokens()
     scene.spoil()
     with contextlib.suppress(SessionExpired, RefreshFailed, RefreshUnavailable):
@@ -269,8 +269,7 @@ def get_forbidden(scene):
 
 
 def test_futile_one_request(forbidden):
-    """Futile: the first fresh token that is rejected never counts, after the second the 401 is
-    handed back."""
+    """Futile: the first rejected fresh token never counts; after the second the 401 is returned."""
     response = get_forbidden(forbidden)
     assert response.status_code == 401
     assert [r.status_code for r in response.history] == [401, 401]
@@ -279,7 +278,7 @@ def test_futile_one_request(forbidden):
 
 
 def test_futile_32_waiting_requests(forbidden):
-    """Futile, P1: 32 requests to a path that takes no token cost as many exchanges as one."""
+    """Futile, P1: 32 requests to a path that rejects every token cost as many exchanges as one."""
     forbidden.server.gate(CROWD)
     crowd = Crowd(lambda: get_forbidden(forbidden))
     assert crowd.kinds() == {401: CROWD}
@@ -287,7 +286,7 @@ def test_futile_32_waiting_requests(forbidden):
 
 
 def test_futile_a_straggler(forbidden):
-    """Futile: a 401 from before costs no exchange: it is replayed once and handed back."""
+    """Futile: a late 401 costs no exchange; it is replayed once and then returned."""
     rejected, release = threading.Event(), threading.Event()
 
     def hold_the_first(request, answer):
@@ -306,7 +305,7 @@ def test_futile_a_straggler(forbidden):
 
 
 def test_futile_a_new_request_later(forbidden):
-    """Futile: no exchange while the path is muted, one afterwards, and none for good paths."""
+    """Futile: no exchange while the path is muted, one afterwards, none for accepting paths."""
     get_forbidden(forbidden)
     for _ in range(10):
         assert get_forbidden(forbidden).history == []
@@ -320,12 +319,12 @@ def test_futile_a_new_request_later(forbidden):
     assert get_forbidden(forbidden).status_code == 200
 
 
-# -- while the token is still good -------------------------------------------------
+# -- while the token is still valid ------------------------------------------------
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.error not in (None, SessionExpired)], ids=str)
-def test_a_good_token_is_used_whatever_the_endpoint_answers(row):
-    """P7, P15: a refresh ahead of time that fails costs nobody anything; the token goes on."""
+def test_a_valid_token_is_used_whatever_the_endpoint_answers(row):
+    """P7, P15: a failed refresh ahead of time affects no request; the token stays in use."""
     clock, monotonic = Clock(), Clock()
     with AuthorizationServer(clock=clock, access_token_lifetime=1000) as server:
         failed = threading.Event()
@@ -342,11 +341,11 @@ def test_a_good_token_is_used_whatever_the_endpoint_answers(row):
             clock.advance(900)
             assert session.get(server.resource).history == []
             assert failed.wait(10)
-            for _ in range(10):  # inside the backoff nobody tries again
+            for _ in range(10):  # no attempt during the backoff
                 assert session.get(server.resource).history == []
             assert server.counters.exchanges == row.exchanges
 
-            # Within the leeway, too, where one would rather have waited for a new one.
+            # Also within the leeway, where requests would otherwise wait for a new token.
             clock.advance(98)
             assert session.get(server.resource).history == []
             assert server.counters.exchanges == row.exchanges

@@ -1,4 +1,4 @@
-"""The bars of the first slice: parallel 401s, one exchange, nobody fails (P1, P2, P3)."""
+"""Parallel 401s: one exchange, and no request fails (P1, P2, P3)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import requests
+from wire import at_once, manager_of, session_of
 
 from requests_silent_refresh import (
     EncryptedFileStore,
@@ -28,31 +29,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def manager(server, store):
-    manager = TokenManager(
-        RefreshTokenGrant(server.token_endpoint, "client"), store=store, refresh_ahead=0
-    )
-    manager.sign_in(server.sign_in_token())
-    return manager
-
-
-def at_once(threads, work):
-    """Run ``work(number)`` in that many threads; return what each returned or raised."""
-    outcomes = [None] * threads
-    barrier = threading.Barrier(threads)
-
-    def run(number):
-        barrier.wait()
-        try:
-            outcomes[number] = work(number)
-        except Exception as error:
-            outcomes[number] = error
-
-    running = [threading.Thread(target=run, args=(n,)) for n in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    return outcomes
+    return manager_of(server, store=store)
 
 
 def assert_one_exchange_each(server, manager, revocations):
@@ -66,15 +43,12 @@ def assert_one_exchange_each(server, manager, revocations):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one session", "a session each"])
 def test_64_threads_through_5_revocations_cost_5_exchanges(server, manager, shared):
-    """P1, P2: 64 parallel 401s for each revocation, one exchange for each, no failure."""
+    """P1, P2: 64 parallel 401s after each revocation cost one exchange, and no request fails."""
     threads = 64
-    one = requests.Session()
-    SilentRefreshAdapter(manager, server.url, pool_maxsize=threads).mount_on(one)
-    each = [one] * threads
-    if not shared:
-        each = [requests.Session() for _ in range(threads)]
-        for session in each:
-            SilentRefreshAdapter(manager, server.url).mount_on(session)
+    if shared:
+        each = [session_of(manager, server.url, pool_maxsize=threads)] * threads
+    else:
+        each = [session_of(manager, server.url) for _ in range(threads)]
 
     for _ in range(REVOCATIONS):
         server.gate(threads, then=server.revoke_access_tokens)
@@ -89,7 +63,7 @@ def test_64_threads_through_5_revocations_cost_5_exchanges(server, manager, shar
 
 
 class Counted(SilentRefreshAdapter):
-    """Says when ``expected`` requests have their token and stand before the pool."""
+    """Sets ``all_arrived`` when ``expected`` requests have a token and wait for a connection."""
 
     def __init__(self, *args, expected, **options):
         self.expected = expected
@@ -97,31 +71,31 @@ class Counted(SilentRefreshAdapter):
         super().__init__(*args, **options)
 
     def start(self):
-        self.standing, self.all_stand, self.counting = 0, threading.Event(), threading.Lock()
+        self.arrived, self.all_arrived, self.counting = 0, threading.Event(), threading.Lock()
 
     def get_connection_with_tls_context(self, *args, **options):
         with self.counting:
-            self.standing += 1
-            if self.standing == self.expected:
-                self.all_stand.set()
+            self.arrived += 1
+            if self.arrived == self.expected:
+                self.all_arrived.set()
         return super().get_connection_with_tls_context(*args, **options)
 
 
-def test_a_pool_of_one_connection_is_no_deadlock(server, manager):
-    """P1, P8: 64 threads behind one blocking connection, which is free while they wait."""
+def test_a_pool_of_one_connection_does_not_deadlock(server, manager):
+    """P1, P8: 64 threads share one blocking connection, which is free while they wait."""
     threads = 64
     session = requests.Session()
     adapter = Counted(manager, server.url, expected=threads, pool_block=True, pool_maxsize=1)
     adapter.mount_on(session)
 
-    def revoke_when_all_stand():
-        # One is in flight; the others wait for its connection with the old token in hand.
-        assert adapter.all_stand.wait(20)
+    def revoke_when_all_have_arrived():
+        # One request is in flight; the others hold the old token and wait for its connection.
+        assert adapter.all_arrived.wait(20)
         server.revoke_access_tokens()
 
     for _ in range(REVOCATIONS):
         adapter.start()
-        server.gate(1, then=revoke_when_all_stand)
+        server.gate(1, then=revoke_when_all_have_arrived)
         outcomes = at_once(threads, lambda n: session.get(server.resource).status_code)
         assert Counter(map(repr, outcomes)) == {"200": threads}
     assert_one_exchange_each(server, manager, REVOCATIONS)
@@ -130,11 +104,10 @@ def test_a_pool_of_one_connection_is_no_deadlock(server, manager):
 
 
 def test_200_threads_wait_for_one_slow_exchange(server, manager):
-    """P1, P2: 200 requests are rejected at once, the token endpoint takes 1 s, all succeed."""
+    """P1, P2: 200 requests are rejected at once; all succeed after an exchange that takes 1 s."""
     threads = 200
     server.latency = 1.0
-    session = requests.Session()
-    SilentRefreshAdapter(manager, server.url, pool_maxsize=threads).mount_on(session)
+    session = session_of(manager, server.url, pool_maxsize=threads)
     server.gate(threads, then=server.revoke_access_tokens)
     outcomes = at_once(threads, lambda n: session.get(server.resource).status_code)
     assert Counter(map(repr, outcomes)) == {"200": threads}
@@ -144,9 +117,11 @@ def test_200_threads_wait_for_one_slow_exchange(server, manager):
 
 
 def test_a_late_401_is_replayed_without_a_refresh(server, manager):
-    """P3: a request whose 401 comes after the refresh takes the new token and asks for none."""
-    session = requests.Session()
-    SilentRefreshAdapter(manager, server.url).mount_on(session)
+    """P3: a request whose 401 comes after the refresh is replayed with the new token.
+
+    It starts no exchange.
+    """
+    session = session_of(manager, server.url)
     rejected, release = threading.Event(), threading.Event()
 
     def hold_the_401(request, answer):
@@ -171,7 +146,7 @@ def test_a_late_401_is_replayed_without_a_refresh(server, manager):
 
 
 def test_a_session_survives_a_restart(server, tmp_path):
-    """P4: a second process finds the rotated token in the file and goes on without a sign-in."""
+    """P4: a new process finds the rotated token in the file and continues without a sign-in."""
     path, key = tmp_path / "tokens", b"k" * 43 + b"="
     for round_ in range(3):
         manager = TokenManager(
@@ -182,8 +157,7 @@ def test_a_session_survives_a_restart(server, tmp_path):
         if round_ == 0:
             assert not manager.signed_in
             manager.sign_in(server.sign_in_token())
-        with requests.Session() as session:
-            SilentRefreshAdapter(manager, server.url).mount_on(session)
+        with session_of(manager, server.url) as session:
             server.revoke_access_tokens()
             assert session.get(server.resource).status_code == 200
         assert server.counters.exchanges == round_ + 1

@@ -1,4 +1,4 @@
-"""The testing kit's own tests: what other tests conclude from this server must be true."""
+"""Tests of the testing kit: other tests rely on what this server reports."""
 
 from __future__ import annotations
 
@@ -25,23 +25,14 @@ from typing import Any
 import pytest
 import requests
 import trustme
+from queue_kit import Clock, until
 
 from requests_silent_refresh.testing import Answer, AuthorizationServer, EventLog, Gate, Request
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_800_000_000.0)
 
 
 @pytest.fixture
@@ -75,16 +66,6 @@ def connect(server: AuthorizationServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 10)
 
 
-def poll(condition: Callable[[], object], timeout: float = 10.0) -> bool:
-    """Wait for what announces itself nowhere; False after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        threading.Event().wait(0.002)
-    return True
-
-
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
     with ThreadPoolExecutor(count) as pool:
         return [future.result() for future in [pool.submit(work) for _ in range(count)]]
@@ -94,7 +75,7 @@ def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
 
 
 def test_an_exchange_spends_the_refresh_token_and_issues_another(server):
-    """Rotation: each exchange hands out a new access token and a new refresh token."""
+    """Rotation: each exchange issues a new access token and a new refresh token."""
     first = server.sign_in("read write")
     second = exchange(server, first["refresh_token"]).json()
     assert second["refresh_token"] != first["refresh_token"]
@@ -102,11 +83,11 @@ def test_an_exchange_spends_the_refresh_token_and_issues_another(server):
     assert (second["token_type"], second["expires_in"]) == ("Bearer", 3600)
     assert second["scope"] == "read write"
     assert get(server, second["access_token"]).status_code == 200
-    assert get(server, first["access_token"]).status_code == 200  # rotation alone ends none
+    assert get(server, first["access_token"]).status_code == 200  # rotation does not revoke it
 
 
 def test_a_second_use_of_a_spent_refresh_token_revokes_the_family(server):
-    """Reuse detection: neither side can go on, and the log says reuse once."""
+    """Reuse detection: both refresh tokens are refused afterwards; the log has one reuse."""
     first = server.sign_in()
     second = exchange(server, first["refresh_token"]).json()
     other = server.sign_in()
@@ -120,7 +101,7 @@ def test_a_second_use_of_a_spent_refresh_token_revokes_the_family(server):
 
 
 def test_of_many_simultaneous_exchanges_with_one_token_one_is_granted(server):
-    """P1 can be judged here: two uses at once never both succeed, and the log shows each."""
+    """P1 can be tested here: of simultaneous uses only one succeeds, and the log shows all."""
     token = server.sign_in()
     statuses = Counter(
         r.status_code for r in in_threads(16, lambda: exchange(server, token["refresh_token"]))
@@ -131,7 +112,7 @@ def test_of_many_simultaneous_exchanges_with_one_token_one_is_granted(server):
 
 
 def test_inside_the_grace_window_the_preceding_token_gets_the_same_successor(server, clock):
-    """Grace: a repeated exchange is no reuse, and its refresh token is the first one's."""
+    """Grace: a repeated exchange is not reuse and gets the refresh token of the first."""
     server.grace = 5.0
     first = server.sign_in()
     answers = [exchange(server, first["refresh_token"]).json() for _ in range(3)]
@@ -144,7 +125,7 @@ def test_inside_the_grace_window_the_preceding_token_gets_the_same_successor(ser
 
 
 def test_grace_covers_the_immediately_preceding_token_only(server):
-    """Grace: once its successor was used too, a spent token is reuse."""
+    """Grace: a spent token is reuse once its successor was also spent."""
     server.grace = 5.0
     first = server.sign_in()
     second = exchange(server, first["refresh_token"]).json()
@@ -154,7 +135,7 @@ def test_grace_covers_the_immediately_preceding_token_only(server):
 
 
 def test_without_rotation_the_refresh_token_stays(server):
-    """rotate=False: the answer leaves the refresh token out, and it may be used again."""
+    """rotate=False: the answer has no refresh token, and the old one can be used again."""
     server.rotate = False
     token = server.sign_in()
     for _ in range(2):
@@ -163,7 +144,7 @@ def test_without_rotation_the_refresh_token_stays(server):
 
 
 def test_rotation_can_end_the_old_access_token(server):
-    """P15's premise: some servers end the old access token at rotation."""
+    """The premise of P15: some servers revoke the old access token at rotation."""
     server.rotation_ends_access_token = True
     first = server.sign_in()
     second = exchange(server, first["refresh_token"]).json()
@@ -172,7 +153,7 @@ def test_rotation_can_end_the_old_access_token(server):
 
 
 def test_a_refresh_may_narrow_its_scope_and_not_widen_it(server):
-    """RFC 6749 section 6: a scope that was not granted is invalid_scope and spends nothing."""
+    """RFC 6749 section 6: an ungranted scope gets invalid_scope and spends no token."""
     token = server.sign_in("read write")
     assert exchange(server, token["refresh_token"], scope="admin").json() == {
         "error": "invalid_scope"
@@ -184,7 +165,7 @@ def test_a_refresh_may_narrow_its_scope_and_not_widen_it(server):
 
 
 def test_an_access_token_expires_by_the_servers_clock(server, clock):
-    """Expiry: good before its lifetime is over, 401 invalid_token after it."""
+    """Expiry: a token is accepted during its lifetime and gets 401 invalid_token after it."""
     token = server.sign_in_token()
     assert token.expires_at == clock.now + 3600
     access_token = token.access_token.reveal()
@@ -197,14 +178,14 @@ def test_an_access_token_expires_by_the_servers_clock(server, clock):
 
 
 def test_without_a_token_the_challenge_names_no_error(server, session):
-    """RFC 6750 section 3: no error code where no token was sent."""
+    """RFC 6750 section 3: the challenge has no error code if no token was sent."""
     assert session.get(server.resource).headers["WWW-Authenticate"] == 'Bearer realm="resource"'
     assert get(server, "no-such-token").headers["WWW-Authenticate"].count("error=") == 1
     assert [e.reason for e in server.log] == ["missing", "unknown"]
 
 
 def test_fractional_and_unannounced_lifetimes(server):
-    """expires_in is a whole number where it can be, and absent where the server keeps quiet."""
+    """expires_in may be a fraction, and is absent with announce_lifetime=False."""
     server.access_token_lifetime = 0.5
     assert server.sign_in()["expires_in"] == 0.5
     server.announce_lifetime = False
@@ -212,7 +193,7 @@ def test_fractional_and_unannounced_lifetimes(server):
 
 
 def test_early_revocation_rejects_all_access_tokens_issued_so_far(server):
-    """Early revocation: old access tokens are dead, refresh tokens and later ones live."""
+    """Early revocation: old access tokens are rejected; refresh tokens and later ones work."""
     token = server.sign_in()
     server.revoke_access_tokens()
     assert get(server, token["access_token"]).status_code == 401
@@ -222,7 +203,7 @@ def test_early_revocation_rejects_all_access_tokens_issued_so_far(server):
 
 
 def test_a_forbidden_path_answers_401_to_a_good_token_until_allowed(server):
-    """forbid(): the futile case; other paths are untouched."""
+    """forbid(): a path rejects every token until allow(); other paths are unaffected."""
     access_token = server.sign_in()["access_token"]
     server.forbid("/resource/broken")
     assert get(server, access_token, "/broken").status_code == 401
@@ -232,7 +213,10 @@ def test_a_forbidden_path_answers_401_to_a_good_token_until_allowed(server):
 
 
 def test_rfc_7009_revocation(server, session):
-    """RFC 7009: an access token goes alone, a refresh token takes its family, unknown is 200."""
+    """RFC 7009: an access token is revoked alone, a refresh token with its family.
+
+    An unknown token gets 200.
+    """
 
     def revoke(token: str, **form: str) -> int:
         fields = {"token": token, "client_id": "client"} | form
@@ -248,11 +232,11 @@ def test_rfc_7009_revocation(server, session):
     assert exchange(server, second["refresh_token"]).json() == {"error": "invalid_grant"}
     assert revoke("unknown") == 200
     assert revoke("") == 400
-    assert revoke("x", client_id="somebody else") == 401
+    assert revoke("x", client_id="another client") == 401
     assert server.counters.revocations == 3
 
 
-# The token endpoint's manners
+# The token endpoint
 
 
 @pytest.fixture
@@ -283,7 +267,7 @@ def basic(client_id: str, client_secret: str) -> dict[str, str]:
     ],
 )
 def test_client_authentication(confidential, session, headers, form, status):
-    """RFC 6749 section 2.3.1: Basic is form-encoded, two methods at once are invalid_request."""
+    """RFC 6749 section 2.3.1: Basic is form-encoded; two methods at once get invalid_request."""
     fields = {"grant_type": "client_credentials", "scope": "read"} | form
     answer = session.post(confidential.token_endpoint, data=fields, headers=headers)
     assert answer.status_code == status
@@ -306,19 +290,19 @@ def test_client_authentication(confidential, session, headers, form, status):
         ({"grant_type": "password"}, "unsupported_grant_type"),
         ({"grant_type": "client_credentials"}, "unauthorized_client"),
         ({"grant_type": ["refresh_token"] * 2, "refresh_token": "x"}, "invalid_request"),
-        ({"grant_type": "refresh_token", "refresh_token": "nobody's"}, "invalid_grant"),
+        ({"grant_type": "refresh_token", "refresh_token": "unknown"}, "invalid_grant"),
     ],
 )
 def test_errors_of_the_token_endpoint(server, session, form, error):
-    """RFC 6749 section 5.2: each mistake has its code, and each attempt its event."""
+    """RFC 6749 section 5.2: each mistake gets its error code, and each attempt is recorded."""
     answer = session.post(server.token_endpoint, data={"client_id": "client"} | form)
     assert (answer.status_code, answer.json()) == (400, {"error": error})
     assert answer.headers["Cache-Control"] == "no-store"
     assert server.counters.refused == 1
 
 
-def test_the_token_endpoint_wants_a_posted_form(server, session):
-    """RFC 6749 section 3.2: anything but a POSTed form is invalid_request and spends nothing."""
+def test_the_token_endpoint_requires_a_posted_form(server, session):
+    """RFC 6749 section 3.2: only a POSTed form is accepted; anything else spends no token."""
     fields = {
         "grant_type": "refresh_token",
         "refresh_token": server.sign_in()["refresh_token"],
@@ -330,7 +314,7 @@ def test_the_token_endpoint_wants_a_posted_form(server, session):
 
 
 def test_json_dialects(server, session, clock):
-    """JSON endpoints: flat camelCase, nested, and four ways to say the lifetime; same families."""
+    """JSON endpoints: flat camelCase, nested, and four forms of lifetime, for the same families."""
     token = server.sign_in()["refresh_token"]
     flat = session.post(server.json_endpoint, json={"token": token}).json()
     assert set(flat) == {"accessToken", "refreshToken", "expiresIn"}
@@ -361,8 +345,8 @@ def test_json_dialects(server, session, clock):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
-def test_a_resource_says_what_arrived(server, session, method):
-    """The echo: method, path, query, body and headers as they came, never the token."""
+def test_a_resource_describes_the_request(server, session, method):
+    """A resource returns method, path, query, body and headers as received, but no token."""
     token = server.sign_in()
     body = os.urandom(100_000)
     answer = session.request(
@@ -382,7 +366,7 @@ def test_a_resource_says_what_arrived(server, session, method):
 
 
 def test_a_long_body_is_hashed_whole_and_kept_in_part(server, session):
-    """Uploads of any size: the hash and length are of all of it, one MiB is kept."""
+    """The hash and length describe the whole body; only one MiB is kept."""
     seen: list[Request] = []
     server.on("/open/upload", lambda request, answer: seen.append(request))
     body = b"x" * (3 << 20)
@@ -392,7 +376,7 @@ def test_a_long_body_is_hashed_whole_and_kept_in_part(server, session):
 
 
 def test_head_open_and_unknown_paths(server, session):
-    """HEAD has no body; /open needs no token, and the log says if one came all the same."""
+    """HEAD has no body; /open needs no token, and the log shows if one was sent."""
     answer = session.head(server.url + "/open")
     assert (answer.status_code, answer.content) == (200, b"")
     session.get(server.url + "/open", headers={"Authorization": "Bearer astray"})
@@ -401,7 +385,7 @@ def test_head_open_and_unknown_paths(server, session):
 
 
 def test_a_handler_changes_the_answers_of_its_path(server, session):
-    """on(): a test decides the 401 and the 200 of a path, and of the token endpoint."""
+    """on(): a handler changes the 401 and the 200 of a path, and of the token endpoint."""
 
     def handler(request: Request, answer: Answer) -> Answer | None:
         if answer.status != 401:
@@ -424,7 +408,7 @@ def test_a_handler_changes_the_answers_of_its_path(server, session):
 
 
 def test_a_handler_that_raises_gives_500_and_an_event(server, session):
-    """A bug in a test's own handler is seen, not waited for."""
+    """on(): an exception in a handler gives 500 and an event; the client does not hang."""
     server.on("/open", lambda request, answer: 1 / 0)  # type: ignore[return-value]
     assert session.get(server.url + "/open").status_code == 500
     assert server.log.of("error")[0].reason == "ZeroDivisionError: division by zero"
@@ -434,14 +418,14 @@ def test_a_handler_that_raises_gives_500_and_an_event(server, session):
 
 
 def test_a_gate_opens_when_all_are_in_flight_and_runs_then_first(server):
-    """gate(): all 32 see what `then` did, though each was sent with a good token."""
+    """gate(): all 32 requests see the effect of ``then``, though they carried a valid token."""
     token = server.sign_in()
     gate = server.gate(32, server.revoke_access_tokens)
     statuses = in_threads(32, lambda: get(server, token["access_token"]).status_code)
     gate.wait()
     assert statuses == [401] * 32
     assert server.log.rejections() == {1: 32}
-    assert get(server, token["access_token"]).status_code == 401  # passes: the gate is open
+    assert get(server, token["access_token"]).status_code == 401  # not held: the gate is open
     gate.rearm(2, lambda: server.forbid("/resource"))
     assert gate.held == 0
     fresh = exchange(server, token["refresh_token"]).json()["access_token"]
@@ -450,34 +434,34 @@ def test_a_gate_opens_when_all_are_in_flight_and_runs_then_first(server):
 
 
 def test_a_gate_that_does_not_fill_fails_loudly(server):
-    """gate(): after its timeout the held go on, and both the log and wait() say so."""
+    """gate(): after its timeout it opens, and both the log and wait() report it."""
     gate = server.gate(2, timeout=0.05)
     assert get(server, "x").status_code == 401
     with pytest.raises(TimeoutError, match="1 of 2"):
         gate.wait()
     assert server.log.of("gate-timeout")
     gate.rearm()
-    with pytest.raises(RuntimeError, match="armed already"):
+    with pytest.raises(RuntimeError, match="already armed"):
         gate.rearm()
     with pytest.raises(TimeoutError, match="0 of 2"):
         gate.wait(0)
 
 
-def test_a_gate_armed_again_at_once_strands_nobody():
-    """gate(): who was held in one round goes on, though the next begins before they wake."""
+def test_a_gate_armed_again_at_once_strands_no_request():
+    """gate(): requests held in one round continue even if the next begins before they wake."""
     gate = Gate(EventLog(time.time), 9, None, timeout=30)
     with ThreadPoolExecutor(8) as pool:
         for _ in range(20):
             held = [pool.submit(gate.pass_through) for _ in range(8)]
-            assert poll(lambda: gate.held == 8)
+            until(lambda: gate.held == 8)
             gate.release()
             gate.rearm()
             assert not wait(held, timeout=10).not_done
     assert gate.is_open is False
 
 
-def test_a_gate_lets_go_although_then_raises(server):
-    """gate(): a bug in `then` answers 500 to one request and strands nobody."""
+def test_a_gate_opens_even_if_then_raises(server):
+    """gate(): if ``then`` raises, one request gets 500 and the others continue."""
     server.gate(3, lambda: 1 / 0)
     statuses = Counter(in_threads(3, lambda: get(server, "x").status_code))
     assert statuses == {401: 2, 500: 1}
@@ -485,7 +469,7 @@ def test_a_gate_lets_go_although_then_raises(server):
 
 @pytest.mark.parametrize("processed", [False, True])
 def test_a_token_gate_holds_an_exchange_before_or_after_processing(server, processed):
-    """token_gate(): a test knows that the exchange is under way and decides when it is answered."""
+    """token_gate(): a test sees that an exchange is under way and decides when it continues."""
     token = server.sign_in()
     with ThreadPoolExecutor(1) as pool, server.token_gate(processed=processed) as gate:
         assert not gate.arrived.is_set()
@@ -499,8 +483,8 @@ def test_a_token_gate_holds_an_exchange_before_or_after_processing(server, proce
     assert exchange(server, answer.result().json()["refresh_token"]).status_code == 200
 
 
-def test_a_token_gate_that_nobody_releases_fails_loudly(server):
-    """token_gate(): after its timeout the exchange goes on and the log says so."""
+def test_a_token_gate_that_is_never_released_fails_loudly(server):
+    """token_gate(): after its timeout the exchange continues, and the log reports it."""
     server.token_gate(timeout=0.01)
     assert exchange(server, server.sign_in()["refresh_token"]).status_code == 200
     assert server.log.of("gate-timeout", path="/token")
@@ -509,8 +493,8 @@ def test_a_token_gate_that_nobody_releases_fails_loudly(server):
 # Faults
 
 
-def test_a_status_fault_answers_so_and_processes_nothing(server):
-    """fault(status=): as many times as asked, nothing is spent, and the attempts are counted."""
+def test_a_status_fault_processes_nothing(server):
+    """fault(status=): the given number of answers, no token spent, every attempt counted."""
     token = server.sign_in()
     server.fault("token", status=503, headers={"Retry-After": "7"}, times=2, body="later")
     for _ in range(2):
@@ -527,7 +511,7 @@ def test_a_status_fault_answers_so_and_processes_nothing(server):
 
 
 def test_a_fault_lasts_until_cleared_and_keeps_to_its_path(server):
-    """fault(times=None, path=): other paths and targets are untouched; clear_faults ends it."""
+    """fault(times=None, path=): other paths and targets are unaffected; clear_faults ends it."""
     access_token = server.sign_in()["access_token"]
     server.fault("resource", path="/resource/bad", status=502, times=None)
     for _ in range(3):
@@ -539,7 +523,7 @@ def test_a_fault_lasts_until_cleared_and_keeps_to_its_path(server):
 
 @pytest.mark.parametrize(("drop", "granted"), [("before", 0), ("after", 1)])
 def test_a_dropped_exchange_is_spent_or_not(server, drop, granted):
-    """fault(drop=): the connection closes; only "after" has rotated by then."""
+    """fault(drop=): the connection closes; the token is rotated only with "after"."""
     token = server.sign_in()
     server.fault("token", drop=drop)
     with pytest.raises(requests.ConnectionError):
@@ -550,7 +534,7 @@ def test_a_dropped_exchange_is_spent_or_not(server, drop, granted):
 
 
 def test_a_processed_fault_has_rotated(server):
-    """fault(processed=True): a proxy's 502 in place of the granted answer."""
+    """fault(processed=True): like a proxy's 502 instead of the granted answer."""
     token = server.sign_in()
     server.fault("token", status=502, processed=True)
     assert exchange(server, token["refresh_token"]).status_code == 502
@@ -559,7 +543,7 @@ def test_a_processed_fault_has_rotated(server):
 
 
 def test_garbage_redirect_and_raw_faults(server, session):
-    """fault(garbage=, redirect=, raw=): a page, a redirect, and bytes that are no HTTP."""
+    """fault(garbage=, redirect=, raw=): a page, a redirect, and bytes that are not HTTP."""
     token = server.sign_in()
     server.fault("token", garbage=True)
     answer = exchange(server, token["refresh_token"])
@@ -575,7 +559,7 @@ def test_garbage_redirect_and_raw_faults(server, session):
 
 
 def test_a_huge_answer_never_ends(server, session):
-    """fault(huge=True): more than anybody should read, until the client hangs up."""
+    """fault(huge=True): the body goes on until the client disconnects."""
     server.fault("resource", huge=True)
     with session.get(server.resource, stream=True) as answer:
         assert len(answer.raw.read(2_000_000)) == 2_000_000
@@ -584,8 +568,8 @@ def test_a_huge_answer_never_ends(server, session):
 
 
 @pytest.mark.parametrize("where", ["trickle", "trickle_head"])
-def test_a_trickling_answer_crawls(server, where):
-    """fault(trickle=): the body, or the head too, comes byte by byte and is the real one."""
+def test_a_trickling_answer_is_slow(server, where):
+    """fault(trickle=): the body, or also the head, of the real answer is sent slowly."""
     token = server.sign_in()
     server.fault("token", **{where: 2_000})
     started = time.monotonic()
@@ -593,13 +577,14 @@ def test_a_trickling_answer_crawls(server, where):
     assert time.monotonic() - started > 0.05 - 0.01
     assert answer.json()["access_token"]
     server.fault("resource", **{where: 0.001})
-    with pytest.raises((requests.Timeout, requests.ConnectionError)):  # a body's, in requests
+    # requests raises ConnectionError if the read of a body times out.
+    with pytest.raises((requests.Timeout, requests.ConnectionError)):
         requests.get(server.resource, timeout=0.05)
     assert server.log[-1].fault == "trickle"
 
 
 def test_a_delayed_answer_is_processed_first(server):
-    """fault(delay=): the client that does not wait has lost a rotation."""
+    """fault(delay=): the token is rotated before the delay, so a client that gives up loses it."""
     token = server.sign_in()
     server.fault("token", delay=30)
     with pytest.raises(requests.Timeout):
@@ -616,15 +601,15 @@ def test_a_delayed_answer_is_processed_first(server):
 
 
 def test_an_unknown_fault_is_a_valueerror(server):
-    """fault(): a misspelt target or drop is found at once."""
+    """fault(): a misspelt target or drop raises at once."""
     with pytest.raises(ValueError, match="token, json, revoke, resource"):
         server.fault("tokens", status=503)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="before"):
         server.fault("token", drop="midway")  # type: ignore[arg-type]
 
 
-def test_an_answer_may_end_early_or_keep_nothing_alive(server, session):
-    """Answer(close=): a Content-Length that is not kept is a body cut off."""
+def test_an_answer_may_end_early_or_have_no_body(server, session):
+    """Answer(close=) with too large a Content-Length truncates the body; 204 has none."""
     server.on(
         "/open",
         lambda r, a: Answer(200, {"Content-Length": "100"}, b"short", close=True),
@@ -638,8 +623,8 @@ def test_an_answer_may_end_early_or_keep_nothing_alive(server, session):
 # The log
 
 
-def test_the_log_proves_an_exchange_needless(server, clock):
-    """P1's measure: neither rejected nor due is needless; either reason clears it."""
+def test_the_log_finds_unneeded_exchanges(server, clock):
+    """The measure for P1: an exchange is needless if its token was neither rejected nor due."""
     token = server.sign_in()
     token = exchange(server, token["refresh_token"]).json()
     assert [e.refresh for e in server.log.unneeded_exchanges()] == [1]
@@ -655,8 +640,8 @@ def test_the_log_proves_an_exchange_needless(server, clock):
     assert len(server.log.unneeded_exchanges()) == 2
 
 
-def test_the_log_proves_exchanges_overlapping(server):
-    """P1's measure: two in flight with one refresh token are found, two in turn are not."""
+def test_the_log_finds_overlapping_exchanges(server):
+    """The measure for P1: only simultaneous exchanges with one refresh token are reported."""
     token = server.sign_in()["refresh_token"]
     exchange(server, token)
     exchange(server, token)
@@ -671,7 +656,7 @@ def test_the_log_proves_exchanges_overlapping(server):
 
 
 def test_wait_for_is_woken_by_events_and_gives_up_loudly(server):
-    """wait_for(): no polling, and a timeout that shows what had happened."""
+    """wait_for(): wakes on events, and a timeout shows the counters."""
     token = server.sign_in()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(server.wait_for, lambda: server.counters.rejected == 2, 10)
@@ -685,7 +670,7 @@ def test_wait_for_is_woken_by_events_and_gives_up_loudly(server):
 
 
 def test_no_token_in_any_repr(server, session):
-    """P12: events, log, counters, requests and answers can be printed anywhere."""
+    """P12: the reprs of events, log, counters, requests and answers show no token."""
     seen: list[object] = []
     server.on("/resource", lambda request, answer: seen.extend([request, answer]))
     server.on("/token", lambda request, answer: seen.extend([request, answer]))
@@ -707,7 +692,7 @@ def test_no_token_in_any_repr(server, session):
 
 
 def test_256_connections_at_once(server, session):
-    """Parallel connections: 256 clients connect before one is answered."""
+    """256 clients connect before the first is answered."""
     clients = [connect(server) for _ in range(256)]
     gate = server.gate(256)
     for client in clients:
@@ -719,8 +704,8 @@ def test_256_connections_at_once(server, session):
     assert server.wait_for(lambda: server.connections == 0)
 
 
-def test_out_of_descriptors_it_goes_on_later(server):
-    """A crowd larger than the process may open: the rest is served when there is room again."""
+def test_out_of_descriptors_it_continues_later(server):
+    """Without free descriptors clients wait, and are served once there are some again."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fill: list[int] = []
@@ -741,8 +726,8 @@ def test_out_of_descriptors_it_goes_on_later(server):
 
 
 def test_out_of_threads_it_closes_the_connection(server):
-    """No thread to be had: that client is turned away, the next one is served again."""
-    before = threading.stack_size(1 << 46)  # more than this machine can address
+    """If no thread can start, that client is disconnected; the next one is served."""
+    before = threading.stack_size(1 << 46)  # more than the machine can address
     try:
         with connect(server) as client:
             assert client.recv(1) == b""
@@ -752,14 +737,14 @@ def test_out_of_threads_it_closes_the_connection(server):
 
 
 def test_connections_are_kept_alive(server, session):
-    """HTTP/1.1: one client, many requests, one connection."""
+    """HTTP/1.1: one client's requests share one connection."""
     for _ in range(5):
         session.post(server.resource, data=b"x" * 1000)
     assert server.connections == 1
 
 
-def test_stop_is_prompt_whatever_hangs(session):
-    """stop(): a trickle, a delay, a gate, a held exchange and an idle connection end at once."""
+def test_stop_is_prompt_even_if_requests_hang(session):
+    """stop(): ends a trickle, a delay, a gate, a held exchange and an idle connection at once."""
     server = AuthorizationServer(latency=0.0).start()
     token = server.sign_in()
     session.get(server.url + "/open")
@@ -779,13 +764,13 @@ def test_stop_is_prompt_whatever_hangs(session):
         for future in futures:
             with pytest.raises(requests.ConnectionError):
                 future.result()
-    assert server.counters.granted == 0  # as by a crash, what was held was not processed
+    assert server.counters.granted == 0  # as in a crash, the held exchange was not processed
     assert not [t for t in threading.enumerate() if t.name == "authorization-server"]
-    server.stop()  # once more is nothing
+    server.stop()  # a second stop does nothing
 
 
 def test_stop_leaves_a_hanging_handler_behind():
-    """stop(): a test's own handler that never returns costs a second."""
+    """stop(): a handler that does not return delays it by a second at most."""
     release, entered = threading.Event(), threading.Event()
 
     def hang(request: Request, answer: Answer) -> None:
@@ -803,8 +788,8 @@ def test_stop_leaves_a_hanging_handler_behind():
     client.close()
 
 
-def test_a_server_started_again_goes_on(server):
-    """An outage: connections are refused, then the same port and the same tokens again."""
+def test_a_server_started_again_continues(server):
+    """An outage: connections are refused; after start() the port and the tokens are the same."""
     token = server.sign_in()
     url = server.url
     server.stop()
@@ -817,17 +802,19 @@ def test_a_server_started_again_goes_on(server):
 
 
 def test_it_has_no_address_before_start():
-    """url: asked too early it says what to do."""
+    """url: before start() the error says to call it."""
     with pytest.raises(RuntimeError, match="before start"):
         AuthorizationServer().url
 
 
-def test_latency_is_the_token_endpoints(server):
-    """latency=: exchanges take that long, resources do not."""
+def test_latency_applies_to_the_token_endpoint(server):
+    """latency=: an exchange takes at least that long; a resource is not delayed."""
     server.latency = 0.05
     started = time.monotonic()
     exchange(server, server.sign_in()["refresh_token"])
     assert time.monotonic() - started >= 0.05
+    server.latency = 3600.0
+    assert get(server, "x").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -846,8 +833,8 @@ def test_latency_is_the_token_endpoints(server):
         b"GET http://[ HTTP/1.1\r\n\r\n",
     ],
 )
-def test_junk_and_dropped_connections_make_no_noise(server, capfd, junk):
-    """No stderr: what no client should send, or one that goes away, is closed in silence."""
+def test_junk_and_dropped_connections_write_nothing_to_stderr(server, capfd, junk):
+    """Malformed requests and early disconnects are closed without output to stderr."""
     with connect(server) as client:
         client.sendall(junk)
         client.shutdown(socket.SHUT_WR)
@@ -859,7 +846,7 @@ def test_junk_and_dropped_connections_make_no_noise(server, capfd, junk):
 
 
 def test_a_proxied_request_line_finds_its_path(server):
-    """Absolute form: a client that takes this server for a proxy is answered by path."""
+    """Absolute form: a request sent as to a proxy is answered by its path."""
     with connect(server) as client:
         client.sendall(
             b"GET http://other.example/open/x?y=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
@@ -872,7 +859,7 @@ def test_a_proxied_request_line_finds_its_path(server):
 
 
 def test_tls(capfd):
-    """tls=: https with a real handshake, in parallel, deaf to those who speak plain HTTP."""
+    """tls=: https with a real handshake; an idle or plain HTTP client does not block it."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -881,7 +868,7 @@ def test_tls(capfd):
         authority.cert_pem.tempfile() as bundle,
         requests.Session() as session,
     ):
-        session.trust_env = False  # it may name another bundle
+        session.trust_env = False  # the environment may name another bundle
         session.verify = bundle
         assert server.url.startswith("https://")
         with connect(server) as idle:
@@ -893,7 +880,7 @@ def test_tls(capfd):
 
 
 def test_a_forked_child_keeps_neither_port_nor_connections(server):
-    """Fork: the child's copy is stopped; the parent's goes on, and at its end all is closed."""
+    """Fork: the child's copy is stopped; the parent's continues, and its stop closes everything."""
     access_token = server.sign_in()["access_token"]
     assert get(server, access_token).status_code == 200
     client = connect(server)
@@ -903,7 +890,7 @@ def test_a_forked_child_keeps_neither_port_nor_connections(server):
         code = 1
         try:
             assert server.connections == 0
-            server.sign_in()  # its locks are new
+            server.sign_in()  # the locks were replaced
             server.stop()
             server.stop()
             os.write(tell, b"!")
@@ -930,8 +917,8 @@ def test_a_forked_child_keeps_neither_port_nor_connections(server):
 # The database
 
 
-def test_a_database_lets_another_server_go_on(tmp_path, clock):
-    """database=: tokens, spent ones and revocations survive the server; reuse is still found."""
+def test_a_database_lets_another_server_continue(tmp_path, clock):
+    """database=: tokens, spent tokens and revocations are kept, so reuse is still detected."""
     path = tmp_path / "server.json"
     settings: dict[str, Any] = {
         "database": path,
@@ -943,13 +930,12 @@ def test_a_database_lets_another_server_go_on(tmp_path, clock):
         first = server.sign_in("read")
         second = exchange(server, first["refresh_token"], client_secret="secret").json()
         dead = server.sign_in()
-        # The one access token without a refresh token:
+        # The only access token without a refresh token:
         single = requests.post(
             server.token_endpoint,
             data={"grant_type": "client_credentials"},
             auth=("client", "secret"),
         ).json()
-        server.log
         requests.post(
             server.revocation_endpoint,
             data={"token": dead["refresh_token"]},
@@ -977,10 +963,10 @@ def test_a_database_lets_another_server_go_on(tmp_path, clock):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"serials": [1]}', "{", "\N{SNOWMAN}"])
 def test_a_database_that_is_something_else_is_left_alone(tmp_path, text):
-    """database=: a foreign file is a ValueError that names it, and stays as it was."""
+    """database=: another kind of file raises a ValueError that names it, and is not changed."""
     path = tmp_path / "server.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"server\.json is not a file of this server"):
+    with pytest.raises(ValueError, match=r"server\.json is not an AuthorizationServer file"):
         AuthorizationServer(database=path)
     assert path.read_text(encoding="utf-8") == text
 
@@ -989,7 +975,7 @@ def test_a_database_that_is_something_else_is_left_alone(tmp_path, text):
 
 
 def test_the_kit_is_loaded_when_it_is_used():
-    """Lazy: the plugin's module loads neither the server nor http.server."""
+    """Importing the plugin loads neither the server nor http.server."""
     code = (
         "import sys, pytest\n"
         "had = set(sys.modules)\n"
@@ -1005,7 +991,7 @@ def test_the_kit_is_loaded_when_it_is_used():
 
 
 def test_an_unknown_name_is_an_attributeerror():
-    """Lazy: a misspelt name fails as in any module."""
+    """A misspelt name raises AttributeError, as in any module."""
     from requests_silent_refresh import testing
 
     with pytest.raises(AttributeError, match="AuthorisationServer"):
@@ -1013,6 +999,6 @@ def test_an_unknown_name_is_an_attributeerror():
 
 
 def test_a_server_is_not_pickled(server):
-    """P12: a server holds tokens, locks and sockets; pickling fails rather than copy them."""
+    """P12: pickling a server, which holds tokens, locks and sockets, raises TypeError."""
     with pytest.raises(TypeError):
         pickle.dumps(server)

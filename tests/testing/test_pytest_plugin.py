@@ -1,4 +1,4 @@
-"""The pytest plugin and the page that documents it: each code block of the page runs."""
+"""The pytest plugin, and the page that documents it: every code block of the page runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "testing.rst"
 
 
 def code_blocks() -> list[str]:
-    """Return the Python blocks of the page, dedented."""
+    """Return the page's Python blocks, dedented."""
     found = re.findall(
         r"^\.\. code-block:: python\n\n((?:(?:    .*)?\n)+)", PAGE.read_text(), re.MULTILINE
     )
@@ -25,14 +25,14 @@ def code_blocks() -> list[str]:
 
 
 def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest as an SDK's author would; name the plugin only where it is not installed."""
+    """Run pytest as an SDK's author would; ``-p`` names the plugin only if it is not installed."""
     installed = any(e.value == PLUGIN for e in entry_points(group="pytest11"))
     return subprocess.run(
         [
             *(sys.executable, "-W", "error", "-c"),
             f"import sys; sys.path.append({str(ROOT)!r}); import pytest; sys.exit(pytest.main())",
             *(() if installed else ("-p", PLUGIN)),
-            *("-p", "no:cacheprovider", "-q", *arguments),
+            *("-p", "no:cacheprovider", "-p", "no:randomly", "-q", *arguments),
         ],
         cwd=directory,
         capture_output=True,
@@ -42,8 +42,8 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_the_pages_tests_pass_in_a_project_of_their_own(tmp_path):
-    """The page is true: its tests, in files of their own, pass with the fixture."""
+def test_the_pages_tests_pass_in_another_project(tmp_path):
+    """The page's tests, each in its own file, pass with the fixture."""
     blocks = [block for block in code_blocks() if "def test_" in block]
     assert len(blocks) == 5
     for number, block in enumerate(blocks):
@@ -54,14 +54,14 @@ def test_the_pages_tests_pass_in_a_project_of_their_own(tmp_path):
 
 
 def test_the_pages_other_code_runs(capsys):
-    """The page is true: what is no test runs as it stands."""
+    """The page's other code block runs as it stands."""
     (block,) = (block for block in code_blocks() if "def test_" not in block)
     exec(compile(block, str(PAGE), "exec"), {})
     assert "/token {" in capsys.readouterr().out
 
 
 def test_each_test_gets_a_server_of_its_own_that_is_stopped(tmp_path):
-    """The fixture: running, fresh, and stopped at the test's end, also when the test fails."""
+    """The fixture gives each test a new, running server and stops it, even if the test fails."""
     (tmp_path / "test_two.py").write_text(
         textwrap.dedent(
             """
@@ -88,13 +88,13 @@ def test_each_test_gets_a_server_of_its_own_that_is_stopped(tmp_path):
 
 
 def test_the_fixture_explains_itself(tmp_path):
-    """`pytest --fixtures` says what it is."""
+    """``pytest --fixtures`` describes the fixture."""
     assert "A running authorization server" in run_pytest(tmp_path, "--fixtures").stdout
 
 
 @pytest.mark.parametrize("module", ["http.server", "requests", "requests_silent_refresh.token"])
 def test_the_plugin_costs_nothing_where_it_is_not_used(module):
-    """Lazy: every pytest run of everybody who installed this imports the plugin."""
+    """The plugin imports nothing heavy: pytest loads it in every run, even if it is not used."""
     code = f"import pytest, sys; had = set(sys.modules); import {PLUGIN}; "
     code += f"assert {module!r} not in set(sys.modules) - had"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -17,14 +17,12 @@ class KeyFile(KeySource):
     >>> key = KeyFile("report.key", make=True)
     >>> store = EncryptedFileStore("tokens", key=key)
 
-    The file must belong to this user, must not be a link, and is kept at mode
-    0600; use ``FromFile`` for a secret that a container platform mounts. Empty
-    lines and lines that start with ``#`` are ignored. The file is read again
-    after it has changed.
+    The file must belong to this user, must not be a link, and is kept at mode 0600; use
+    ``FromFile`` for a secret that a container platform mounts. Empty lines and lines that start
+    with ``#`` are ignored. The file is read again after it has changed.
 
-    With ``make=True`` the file is created the first time something is encrypted.
-    If the file is missing while an encrypted state exists, that is an error, and
-    the file is not created.
+    With ``make=True`` the file is created the first time something is encrypted. If the file is
+    missing while an encrypted state exists, that is an error, and the file is not created.
 
     The file is not touched until the key is used. ``StoreError`` is raised then
     if the file breaks one of these rules.

@@ -14,12 +14,6 @@ from typing import Any, NoReturn, TypeAlias
 from ..errors import StoreError, StoreUnavailable
 from ..secret_sources import ask
 
-LITERAL_KEY_PICKLED = (
-    "cannot pickle a store that holds a literal key, because the pickle would contain the key: use "
-    "something that says where the key is, for example KeyFile(path), FromEnvironment(name) or a "
-    "function"
-)
-
 KDFParameters: TypeAlias = Mapping[str, Any]
 
 
@@ -124,7 +118,10 @@ class Literal(KeySource):
         return self._keys
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(LITERAL_KEY_PICKLED)
+        raise TypeError(
+            "cannot pickle a store that holds a literal key, because the pickle would contain it: "
+            "use KeyFile(path), FromEnvironment(name) or a function instead"
+        )
 
 
 class Remembered(KeySource):

@@ -18,11 +18,10 @@ class KeyringKey(Remembered):
 
     >>> store = EncryptedFileStore("tokens", key=KeyringKey("nightly-report"))
 
-    The tokens stay in the store, because keyrings have size limits and no locks.
-    The first save creates the key. Raises ``StoreError`` if the keyring keeps
-    nothing or keeps its passwords in plain text, and ``StoreUnavailable`` if an
-    unlock dialogue is not answered within ``timeout`` seconds. The key is read
-    once per process. Thread-safe.
+    The tokens stay in the store, because keyrings have size limits and no locks. The first save
+    creates the key. Raises ``StoreError`` if the keyring keeps nothing or keeps its passwords in
+    plain text, and ``StoreUnavailable`` if an unlock dialogue is not answered within ``timeout``
+    seconds. The key is read once per process. Thread-safe.
     """
 
     def __init__(

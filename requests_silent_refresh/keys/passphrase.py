@@ -34,16 +34,14 @@ _SALT_BYTES = 16
 class Passphrase(KeySource):
     """Derives the key from ``passphrase``, a ``str`` or a callable that returns one.
 
-    >>> from requests_silent_refresh.secret_sources import FromEnvironment
-    >>> key = Passphrase(FromEnvironment("REPORT_PASSPHRASE"))
-    >>> store = EncryptedFileStore("tokens", key=key)
+    >>> import getpass
+    >>> store = EncryptedFileStore("tokens", key=Passphrase(getpass.getpass))
 
-    Uses Argon2id if ``cryptography`` and its OpenSSL support it (versions 44 and
-    3.2), otherwise scrypt. Salt and parameters are stored with the encrypted
-    state. The key is derived once per process and salt, in about 0.2 s and with
-    64 MiB (scrypt: 0.5 s, 128 MiB). The callable is called each time and may
-    block. Raises ``ValueError`` if the passphrase is empty. Can be pickled only
-    if it was given a callable.
+    Uses Argon2id if ``cryptography`` and its OpenSSL support it (versions 44 and 3.2), otherwise
+    scrypt. Salt and parameters are stored with the encrypted state. The key is derived once per
+    process and salt, in about 0.2 s and with 64 MiB (scrypt: 0.5 s, 128 MiB). The callable is
+    called each time and may block. Raises ``ValueError`` if the passphrase is empty. Can be
+    pickled only if it was given a callable.
     """
 
     def __init__(self, passphrase: str | Callable[[], str]) -> None:

@@ -24,8 +24,8 @@ class KeyFile(KeySource):
     With ``make=True`` the file is created the first time something is encrypted. If the file is
     missing while an encrypted state exists, that is an error, and the file is not created.
 
-    The file is not touched until the key is used. ``StoreError`` is raised then
-    if the file breaks one of these rules.
+    The file is not touched until the key is used. ``StoreError`` is raised then if the file
+    breaks one of these rules.
     """
 
     def __init__(self, path: str | os.PathLike[str], make: bool = False) -> None:

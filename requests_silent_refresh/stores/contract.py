@@ -1,9 +1,9 @@
 """The contract of token stores, and the base class of every kind.
 
-A state is (lineage, generation, token). A sign-in starts a lineage, and each save
-after it increments the generation. A sign-out stores a state too: the tombstone,
-whose token is ``None``. Two processes can therefore always tell which state is
-newer, and a late writer cannot overwrite a newer session unnoticed.
+A state is (lineage, generation, token). A sign-in starts a lineage, and each save after it
+increments the generation. A sign-out stores a state too: the tombstone, whose token is ``None``.
+Two processes can therefore always tell which state is newer, and a late writer cannot overwrite
+a newer session unnoticed.
 
 There are two locks. The *exclusive* lock is held during an exchange and ensures P1 (one exchange
 per expired token). The *write* lock is held only for a compare and a replace, and protects the

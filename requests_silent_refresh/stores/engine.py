@@ -225,7 +225,7 @@ def checked_name(name: object) -> str:
     if isinstance(name, str) and good and 0 < len(name) <= _NAME_LIMIT:
         return name
     raise ValueError(
-        f"name must be 1 to {_NAME_LIMIT} printable characters, without blanks at either end"
+        f"name must be 1 to {_NAME_LIMIT} printable characters, without spaces at either end"
     )
 
 

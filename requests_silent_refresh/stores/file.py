@@ -37,27 +37,27 @@ class EncryptedFileStore(TokenStore):
         ``NAME.lock`` and ``NAME.write.lock`` are created beside the file and never removed.
         ``NAME.next.<generation>`` exists during a refresh, and ``NAME.new`` during a save.
     ``key``
-        See :mod:`requests_silent_refresh.keys`. ``None`` uses the user's default key
-        file, which protects tokens that leave the machine without their key, not
-        from anyone who can run code as you.
+        See :mod:`requests_silent_refresh.keys`. ``None`` uses the user's default key file, which
+        protects tokens that leave the machine without their key, not from anyone who can run
+        code as you.
 
     Raises ``ValueError`` or ``TypeError`` at construction if the key or the path is invalid, and
     warns if the path is on a network file system. No file is touched until the store is used.
 
     How it keeps the contract:
 
-    - *Readers* see a complete state without a lock, because NAME is only replaced by
-      renaming. Each save reads NAME first, so an unreadable state is not overwritten.
+    - *Readers* see a complete state without a lock, because NAME is only replaced by renaming.
+      Each save reads NAME first, so an unreadable state is not overwritten.
     - *Two savers* compare and rename with the write lock held, so one of them gets
       :class:`StateMoved`.
-    - *Killed during a save*: the file holds the old state before the rename, and the
-      new state after it. If ``NAME.next`` holds a complete result, the next holder of
-      the exclusive lock puts it in place. ``NAME.new`` belongs to the holder of the
-      write lock, who replaces what an earlier one left.
+    - *Killed during a save*: the file holds the old state before the rename, and the new state
+      after it. If ``NAME.next`` holds a complete result, the next holder of the exclusive lock
+      puts it in place. ``NAME.new`` belongs to the holder of the write lock, who replaces what
+      an earlier one left.
     - *Killed during an exchange*: ``NAME.next`` tells the next holder (``Hold.interrupted_at``).
       It is kept until the state has changed, also if further holders fail.
-    - *Power loss*: file and directory are synced before ``replace`` returns. Other
-      processes may see a state some milliseconds before its directory is synced.
+    - *Power loss*: file and directory are synced before ``replace`` returns. Other processes may
+      see a state some milliseconds before its directory is synced.
     - *fork*: a child has neither the locks nor the reservation of its parent.
     """
 

@@ -23,30 +23,30 @@ _SHORTEST, _LONGEST = 0.010, 0.100
 class LeasedStore(TokenStore):
     """A session in a row of an engine that many hosts share. Thread-safe.
 
-    The row holds lineage, generation, the key's identifier, the encrypted state and
-    the *lease*: its owner (a random name for each hold) and the time at which it
-    expires, by the engine's clock. That time is never compared with another clock, so
-    the clocks of the hosts need not agree.
+    The row holds lineage, generation, the key's identifier, the encrypted state and the *lease*:
+    its owner (a random name for each hold) and the time at which it expires, by the engine's
+    clock. That time is never compared with another clock, so the clocks of the hosts need not
+    agree.
 
-    An engine cannot free the lock of a dead process, as a kernel does, so a lease
-    that is not released expires. Its length:
+    An engine cannot free the lock of a dead process, as a kernel does, so a lease that is not
+    released expires. Its length:
 
     - ``exclusive`` takes the lease for :attr:`take` seconds, to read the state.
-    - ``begin``, the last step before the refresh token is sent, checks that the lease
-      is still held and the state unchanged. It sets the lease to the exchange's total
-      timeout plus :attr:`margin`. The lease is not renewed during the exchange,
-      because a holder that hangs must lose it.
-    - ``still_held``, called right before the token is sent, returns False if more than
-      half of the margin has passed since ``begin``, by this machine's clock. A grant
-      sends nothing after its timeout, so nothing is sent after the lease.
+    - ``begin``, the last step before the refresh token is sent, checks that the lease is still
+      held and the state unchanged. It sets the lease to the exchange's total timeout plus
+      :attr:`margin`. The lease is not renewed during the exchange, because a holder that hangs
+      must lose it.
+    - ``still_held``, called right before the token is sent, returns False if more than half of
+      the margin has passed since ``begin``, by this machine's clock. A grant sends nothing after
+      its timeout, so nothing is sent after the lease.
     - The save of the new state ends the lease in the same step. If the answer is lost, it is
       unknown whether the state was saved, and another process may refresh it. The lease then
       counts as lost (``still_held``), and the token is used but not refreshed.
-    - ``extend`` is called only while a granted token could not be saved (P4). It takes
-      the lease again for as long as ``begin`` did, if the state has not changed.
+    - ``extend`` is called only while a granted token could not be saved (P4). It takes the lease
+      again for as long as ``begin`` did, if the state has not changed.
 
-    If a holder is stopped (SIGSTOP, a paused container) until its lease has expired,
-    and another process refreshes meanwhile:
+    If a holder is stopped (SIGSTOP, a paused container) until its lease has expired, and another
+    process refreshes meanwhile:
 
     ==========================  ==================================================
     it was stopped              when it continues
@@ -67,9 +67,9 @@ class LeasedStore(TokenStore):
     If a holder is killed, the others wait until its lease expires. The mark that ``begin`` left
     tells the next holder (``Hold.interrupted_at``) and stays until the state changes.
 
-    An engine that fails over to a replica without the last steps loses leases too, so
-    two exchanges may run at once. A manager that knows the newest state saves it back:
-    it never adopts its own lineage at a lower generation.
+    An engine that fails over to a replica without the last steps loses leases too, so two
+    exchanges may run at once. A manager that knows the newest state saves it back: it never
+    adopts its own lineage at a lower generation.
 
     After a ``fork``, the child has neither the connections of its parent nor its leases.
     """
@@ -153,8 +153,8 @@ class LeasedStore(TokenStore):
     def reset(self) -> str | None:
         """Rename the row so that a new sign-in is possible, and return its new name.
 
-        Use this if the key is lost or the state is corrupt; no other method abandons
-        such a state. Returns ``None`` if nothing was stored. The session is not revoked.
+        Use this if the key is lost or the state is corrupt; no other method abandons such a
+        state. Returns ``None`` if nothing was stored. The session is not revoked.
         """
         self._last_read = None
         aside = f"{self.name[:150]}.quarantine.{time.time_ns()}"

@@ -19,10 +19,10 @@ class MemoryStore(TokenStore):
     >>> grant = ClientCredentialsGrant("https://auth.example.com/token", "report", "secret")
     >>> manager = TokenManager(grant, store=MemoryStore())
 
-    For tests, for client credentials, and for programs that get a token when they
-    start. The state is lost when the process ends, and with it a rotated refresh
-    token. After a ``fork``, parent and child have a copy each, so the child never
-    exchanges a rotating token (the manager raises ``StoreError``).
+    For tests, for client credentials, and for programs that get a token when they start. The
+    state is lost when the process ends, and with it a rotated refresh token. After a ``fork``,
+    parent and child have a copy each, so the child never exchanges a rotating token (the manager
+    raises ``StoreError``).
     """
 
     shared = False

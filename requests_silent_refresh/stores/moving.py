@@ -13,16 +13,16 @@ logger = logging.getLogger("requests_silent_refresh")
 def copy_state(source: TokenStore, target: TokenStore, timeout: float = 10.0) -> None:
     """Move the session in ``source`` to ``target``; ``source`` is then signed out.
 
-    A refresh token must not be in two stores: the first refresh in one of them
-    spends it, and the first refresh in the other then revokes the session. So the
-    state is moved. Nothing is sent to any server, and the tokens do not change.
+    A refresh token must not be in two stores: the first refresh in one of them spends it, and
+    the first refresh in the other then revokes the session. So the state is moved. Nothing is
+    sent to any server, and the tokens do not change.
 
     Holds the exclusive locks of both stores, so an exchange that is running ends first, and no
     other one begins. Blocks for at most ``timeout`` seconds for each lock. Afterwards a program
     that still uses ``source`` gets ``SessionExpired``: give it the new store and restart it.
 
-    A repeated call after an error or a crash completes the move. The lineage and
-    generation of the states decide how:
+    A repeated call after an error or a crash completes the move. The lineage and generation of
+    the states decide how:
 
     ====================================  ========================================
     ``target`` holds                      what happens

@@ -80,24 +80,24 @@ class RedisStore(LeasedStore):
     >>> store = RedisStore("redis://localhost/0", "report", key=FromEnvironment("FLEET_KEY"))
 
     ``client_or_url``
-        A URL that redis-py accepts (``redis://``, ``rediss://``, ``unix://``), a
-        callable that returns one (``FromEnvironment("REDIS_URL")``), or a redis-py
-        client, for example with TLS, Sentinel or Cluster. You close your own client.
+        A URL that redis-py accepts (``redis://``, ``rediss://``, ``unix://``), a callable that
+        returns one (``FromEnvironment("REDIS_URL")``), or a redis-py client, for example with
+        TLS, Sentinel or Cluster. You close your own client.
     ``name``
-        The name of the session. Hosts that use the same name share one session. It
-        is kept in the hash ``requests-silent-refresh:NAME``.
+        The name of the session. Hosts that use the same name share one session. It is kept in
+        the hash ``requests-silent-refresh:NAME``.
     ``key``
-        See :mod:`requests_silent_refresh.keys`. Every host must have the same key.
-        There is no default, because each machine has its own default key file.
+        See :mod:`requests_silent_refresh.keys`. Every host must have the same key. There is no
+        default, because each machine has its own default key file.
 
     Raises ``ImportError`` if redis-py is not installed, and ``ValueError`` or ``TypeError`` if
     the URL, the name or the key is invalid. Connects on first use, and then warns if the server
     may lose tokens, through an eviction policy for all keys or for lack of persistence.
 
-    Pickling raises ``TypeError`` if the store was given a client, a URL with a
-    password, or a literal key. Needs Redis 5 or later, for Lua scripts.
-    :class:`~requests_silent_refresh.stores.lease.LeasedStore` explains how the lease
-    keeps the contract, and ``docs/fleet.rst`` what a failover of Redis may lose.
+    Pickling raises ``TypeError`` if the store was given a client, a URL with a password, or a
+    literal key. Compare-and-set and lease are Lua scripts on one key, for Redis 5 or later.
+    :class:`~requests_silent_refresh.stores.lease.LeasedStore` explains how the lease keeps the
+    contract, and ``docs/fleet.rst`` what a failover of Redis may lose.
     """
 
     def __init__(self, client_or_url: Any, name: str, key: Any = None) -> None:

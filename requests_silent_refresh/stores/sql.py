@@ -21,14 +21,14 @@ class SQLStore(LeasedStore):
 
     ``engine_or_url``
         A URL that SQLAlchemy accepts, a callable that returns one
-        (``FromEnvironment("DATABASE_URL")``), or a SQLAlchemy ``Engine``. You dispose
-        of your own engine. PostgreSQL, MariaDB, MySQL and SQLite (a file) are
-        supported. Install the driver that the URL names.
+        (``FromEnvironment("DATABASE_URL")``), or a SQLAlchemy ``Engine``. You dispose of your
+        own engine. PostgreSQL, MariaDB, MySQL and SQLite (a file) are supported. Install the
+        driver that the URL names.
     ``name``
         The name of the session. Hosts that use the same name share one session.
     ``key``
-        See :mod:`requests_silent_refresh.keys`. Every host must have the same key.
-        There is no default, because each machine has its own default key file.
+        See :mod:`requests_silent_refresh.keys`. Every host must have the same key. There is no
+        default, because each machine has its own default key file.
 
     Raises ``ImportError`` if SQLAlchemy or the driver is not installed, and ``ValueError`` or
     ``TypeError`` if the URL, the database, the name or the key is invalid. Connects on first
@@ -41,8 +41,8 @@ class SQLStore(LeasedStore):
     :class:`~requests_silent_refresh.stores.lease.LeasedStore` explains how the lease keeps the
     contract, and ``docs/fleet.rst`` what a failover may lose.
 
-    Pickling raises ``TypeError`` if the store was given an engine, a URL with a
-    password, or a literal key.
+    Pickling raises ``TypeError`` if the store was given an engine, a URL with a password, or a
+    literal key.
     """
 
     def __init__(self, engine_or_url: Any, name: str, key: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -93,6 +94,19 @@ def fork_a_survivor():
     return pid
 
 
+@contextlib.contextmanager
+def survivor(act, path):
+    """Kill a process that took the lock in ``act``, whose child (``act`` returns it) lives on."""
+    parent = Child(act, stay=True)
+    child = int(parent.answer)
+    assert not is_free(path)
+    os.kill(parent.pid, signal.SIGKILL)
+    os.waitpid(parent.pid, 0)
+    os.kill(child, 0)  # it is alive
+    yield
+    os.kill(child, signal.SIGKILL)
+
+
 def is_free(path):
     """Return whether another store object gets the exclusive lock."""
     try:
@@ -156,15 +170,8 @@ class TestFork:
             globals()["_kept"] = hold
             return fork_a_survivor()
 
-        parent = Child(act, stay=True)
-        grandchild = int(parent.answer)
-        assert not is_free(path)
-        os.kill(parent.pid, signal.SIGKILL)
-        os.waitpid(parent.pid, 0)
-        os.kill(grandchild, 0)  # it is alive
-        with EncryptedFileStore(path, key=KEY).exclusive(0.0, state) as hold:
+        with survivor(act, path), EncryptedFileStore(path, KEY).exclusive(0.0, state) as hold:
             assert hold.interrupted_at is not None
-        os.kill(grandchild, signal.SIGKILL)
 
     def test_a_fork_between_open_and_lock(self, store, state, path):
         """P1: a lock file that a fork copied before it was locked is opened again."""
@@ -182,14 +189,8 @@ class TestFork:
                 globals()["_kept"] = store.exclusive(1.0, state)
             return grandchildren[0]
 
-        parent = Child(act, stay=True)
-        grandchild = int(parent.answer)
-        assert not is_free(path)
-        os.kill(parent.pid, signal.SIGKILL)
-        os.waitpid(parent.pid, 0)
-        os.kill(grandchild, 0)  # it is alive
-        assert is_free(path)
-        os.kill(grandchild, signal.SIGKILL)
+        with survivor(act, path):
+            assert is_free(path)
 
 
 class TestDeath:

@@ -1,15 +1,15 @@
-"""Where the keys come from that encrypt a store, and how one takes another's place.
+"""Sources of the keys that encrypt a store, and how to rotate those keys.
 
-What a store takes as ``key``:
+A store accepts these values as ``key``:
 
 - a Fernet key, ``bytes`` or ``str``, as :func:`generate_key` makes it;
-- a callable without arguments that returns one, or several (a KMS,
+- a callable without arguments that returns one key or several (a KMS,
   :class:`~requests_silent_refresh.secret_sources.FromEnvironment`,
   :class:`~requests_silent_refresh.secret_sources.FromFile`);
 - :class:`KeyFile`, :class:`Passphrase` or :class:`KeyringKey`;
-- a sequence of these: the first encrypts, all decrypt. That is how keys rotate:
-  put the new one in front, let ``store.rotate_key()`` encrypt what is stored
-  anew, take the old one away.
+- a sequence of these: the first encrypts, all of them decrypt. To rotate keys,
+  put the new key first, call ``store.rotate_key()`` to encrypt the stored state
+  again, and remove the old key;
 - ``None``: :func:`default_key_file`.
 
 *The default key file protects tokens that leave the machine without their key,

@@ -1,4 +1,4 @@
-"""From sources to ciphers: what a store encrypts and decrypts with."""
+"""The ciphers that a store encrypts and decrypts with, made from its key sources."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 _OneKey: TypeAlias = bytes | bytearray | str | KeySource | Callable[[], object]
 KeyLike: TypeAlias = _OneKey | Sequence[_OneKey]
-"""What a store takes as ``key``."""
+"""The types that a store accepts as ``key``."""
 
 
 def as_source(key: KeyLike | None) -> KeySource:
-    """Make a source of what a store was given as ``key``. Raises ``ValueError``, ``TypeError``."""
+    """Return the source for the ``key`` that a store was given.
+
+    Raises ``ValueError`` for a malformed key or an empty sequence, and
+    ``TypeError`` for any other type.
+    """
     if key is None:
         return default_key_file()
     if isinstance(key, KeySource):
@@ -29,18 +33,23 @@ def as_source(key: KeyLike | None) -> KeySource:
     if isinstance(key, str):
         return Literal(key)
     if isinstance(key, Sequence):
-        several: Sequence[Any] = key  # the type checker would have bytes among them, and so int
+        several: Sequence[Any] = key  # mypy thinks that bytes, a sequence of int, gets here
         return Several([as_source(one) for one in several])
     if callable(key):
         return Asked(key)
     raise TypeError(
-        f"key is a Fernet key, a callable, a KeyFile, a Passphrase, a KeyringKey or a sequence of "
-        f"these, not {type(key).__name__}"
+        "key must be a Fernet key, a callable, a KeyFile, a Passphrase, a KeyringKey or a sequence "
+        f"of these, not {type(key).__name__}"
     )
 
 
 class Cipher(NamedTuple):
-    """A key ready for use."""
+    """A key ready for use; ``kdf`` is ``None`` unless the key was derived from a passphrase.
+
+    >>> cipher = Keys(default_key_file()).encrypting(None)
+    >>> cipher.fernet.decrypt(cipher.fernet.encrypt(b"tokens"))
+    b'tokens'
+    """
 
     key_id: str
     fernet: Fernet
@@ -48,21 +57,27 @@ class Cipher(NamedTuple):
 
 
 class Keys:
-    """The keys of one store: encrypts with the first, decrypts with the one that fits."""
+    """The keys of one store: encrypts with the first, decrypts with the one that matches.
+
+    >>> keys = Keys(default_key_file())
+    >>> cipher = keys.encrypting(None)
+    >>> keys.decrypt(cipher.fernet.encrypt(b"tokens"), cipher.key_id, cipher.kdf)
+    b'tokens'
+    """
 
     def __init__(self, source: KeySource) -> None:
         self._source = source
         self._ciphers: dict[str, Cipher] = {}
 
     def encrypting(self, kdf: KDFParameters | None) -> Cipher:
-        """Return the cipher to encrypt with; ``kdf`` as in :meth:`KeySource.for_writing`."""
+        """Return the cipher to encrypt with; for ``kdf`` see :meth:`KeySource.for_writing`."""
         return self._cipher(self._source.for_writing(kdf))
 
     def decrypt(self, content: bytes, stored_key_id: str, kdf: KDFParameters | None) -> bytes:
-        """Decrypt what was encrypted with the key ``stored_key_id``.
+        """Decrypt ``content``, which was encrypted with the key ``stored_key_id``.
 
-        Raises ``WrongKey`` where no key fits, ``StoreCorrupted`` where the key
-        is ours and the content is not what it encrypted.
+        Raises ``WrongKey`` if the source has no such key, and ``StoreCorrupted``
+        if it has the key but the key does not decrypt the content.
         """
         for again in (True, False):
             ciphers = [self._cipher(key) for key in self._source.for_reading(kdf)]
@@ -71,10 +86,10 @@ class Keys:
                     decrypted = _try(cipher, content)
                     if decrypted is None:
                         raise StoreCorrupted(
-                            "what is stored was damaged or changed by somebody without the key"
+                            "the stored state was damaged, or changed without the key"
                         )
                     return decrypted
-            # A key that was rotated elsewhere is known to the source, though not to us yet.
+            # The key may have been rotated elsewhere: the source may know it by now.
             if not (again and self._source.forget()):
                 break
         raise self._wrong_key(content, stored_key_id, kdf, ciphers)
@@ -83,13 +98,13 @@ class Keys:
         self, content: bytes, stored: str, kdf: KDFParameters | None, ciphers: Sequence[Cipher]
     ) -> WrongKey | StoreCorrupted:
         if any(_try(cipher, content) is not None for cipher in ciphers):
-            return StoreCorrupted("what is stored was damaged: the key's name in it is another's")
+            return StoreCorrupted("the stored state was damaged: it names the wrong key")
         tried = tuple(cipher.key_id for cipher in ciphers)
-        found = f"the keys at hand are {', '.join(tried)}" if tried else self._source.absence()
-        derived = "" if kdf is None else " (made of a passphrase)"
+        found = f"the available keys are {', '.join(tried)}" if tried else self._source.absence()
+        derived = "" if kdf is None else " (derived from a passphrase)"
         return WrongKey(
-            f"the tokens were encrypted with key {stored}{derived}, and {found}. Give the key "
-            "they were encrypted with, or start anew with the store's reset()",
+            f"the tokens were encrypted with key {stored}{derived}, and {found}. Give the store "
+            "that key, or call the store's reset() and sign in again",
             stored_key_id=stored,
             key_ids=tried,
         )

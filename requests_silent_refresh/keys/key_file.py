@@ -1,4 +1,4 @@
-"""``KeyFile``: keys in a file of the user's own."""
+"""``KeyFile``: keys in a private file of the user."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import StoreError
 from ..system import private_files
 from ..system.kernel_lock import KernelLock
-from .key_source import KDFParameters, Key, KeySource, generate_key, read_key
+from .key_source import KDFParameters, Key, KeySource, found_key, generate_key
 
 
 class KeyFile(KeySource):
     """A file with a Fernet key on each line; the first encrypts, all decrypt.
 
-    The file must be this user's own, 0600 and no link; a secret that a container
-    platform mounts is read with ``FromFile`` instead. Lines that are empty or
-    start with ``#`` do not count. The file is read again when it changed.
+    >>> key = KeyFile("report.key", make=True)
+    >>> store = EncryptedFileStore("tokens", key=key)
 
-    ``make=True`` makes the file when something is encrypted first. A file that
-    is missing while something encrypted exists is an error and never made anew.
+    The file must belong to this user, must not be a link, and is kept at mode 0600; use
+    ``FromFile`` for a secret that a container platform mounts. Empty lines and lines that start
+    with ``#`` are ignored. The file is read again after it has changed.
 
-    Errors come with use: ``StoreError`` for a file that breaks these rules.
+    With ``make=True`` the file is created the first time something is encrypted. If the file is
+    missing while an encrypted state exists, that is an error, and the file is not created.
+
+    The file is not touched until the key is used. ``StoreError`` is raised then if the file
+    breaks one of these rules.
     """
 
     def __init__(self, path: str | os.PathLike[str], make: bool = False) -> None:
@@ -36,7 +39,7 @@ class KeyFile(KeySource):
         if read is not None and read[0] == signature:
             return read[1]
         keys = self._load()
-        # A file that changes while it is read gets the older signature, and is read again.
+        # If the file changed while it was read, the older signature causes another read.
         self._read = None if signature is None or not keys else (signature, keys)
         return keys
 
@@ -46,22 +49,22 @@ class KeyFile(KeySource):
         return super().for_writing(kdf)
 
     def add_key(self) -> str:
-        """Put a new key in front of the others, and return its identifier.
+        """Insert a new key before the others and return its identifier.
 
-        The first step of a rotation; then ``store.rotate_key()`` for each store
-        that uses the file, and when all are done the old lines may go.
+        This is the first step of a rotation. Then call ``store.rotate_key()`` on
+        each store that uses the file, and finally :meth:`retire_keys`.
         """
         self._change(lambda keys: (generate_key(), *keys))
         return self.for_reading(None)[0].id
 
     def retire_keys(self, keep: int) -> None:
-        """Take all but the first ``keep`` keys away: what was encrypted with those is lost.
+        """Remove all but the first ``keep`` keys. States encrypted with the others are lost.
 
-        The last step of a rotation, when every store that uses the file has been
-        encrypted anew.
+        This is the last step of a rotation, after ``rotate_key()`` has been called
+        on every store that uses the file.
         """
         if keep < 1:
-            raise ValueError("keep is at least 1: the first key is in use")
+            raise ValueError("keep must be at least 1: the first key is in use")
         self._change(lambda keys: keys[:keep])
 
     def absence(self) -> str:
@@ -72,10 +75,7 @@ class KeyFile(KeySource):
         keys = []
         for number, line in enumerate((content or b"").splitlines(), 1):
             if line.strip() and not line.lstrip().startswith(b"#"):
-                try:
-                    keys.append(read_key(line, f"line {number} of {self.path}"))
-                except ValueError as error:
-                    raise StoreError(str(error)) from None
+                keys.append(found_key(line, f"line {number} of {self.path}"))
         return tuple(keys)
 
     def _change(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
@@ -98,9 +98,9 @@ class KeyFile(KeySource):
 
 
 def default_key_file() -> KeyFile:
-    """Return the key file that a store without ``key`` uses, one per user, made at first use.
+    """Return the key file that stores without ``key`` use: one per user, made at first use.
 
-    It lies in the user's data directory, away from any state directory.
+    It is in the user's data directory, separate from any state directory.
     """
     from platformdirs import user_data_dir
 

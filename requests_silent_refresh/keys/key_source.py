@@ -1,4 +1,4 @@
-"""What every source of keys is, and the plain ones: a literal, a callable, several."""
+"""The base class of key sources, and the simple ones: a literal, a callable, several."""
 
 from __future__ import annotations
 
@@ -14,27 +14,22 @@ from typing import Any, NoReturn, TypeAlias
 from ..errors import StoreError, StoreUnavailable
 from ..secret_sources import ask
 
-LITERAL_KEY_PICKLED = (
-    "a store that holds a literal key is not pickled, the key would go along: give it something "
-    "that says where the key is, such as KeyFile(path), FromEnvironment(name) or a function"
-)
-
 KDFParameters: TypeAlias = Mapping[str, Any]
 
 
 def generate_key() -> str:
-    """Return a new random Fernet key, to be kept where only you can read it."""
+    """Return a new random Fernet key. Keep it where only you can read it."""
     return base64.urlsafe_b64encode(os.urandom(32)).decode()
 
 
 def key_id(key: bytes) -> str:
-    """Return the short identifier of a key. It says nothing about the key."""
+    """Return the short identifier of a key. It reveals nothing about the key."""
     return hashlib.sha256(b"requests-silent-refresh key id\0" + key).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A Fernet key, and the parameters it was derived with if it was."""
+    """A Fernet key, and the parameters it was derived with; ``None`` if it was not derived."""
 
     value: bytes = dataclasses.field(repr=False)
     kdf: KDFParameters | None = None
@@ -45,7 +40,7 @@ class Key:
 
 
 def read_key(text: object, whence: str) -> Key:
-    """Make a key of what somebody gave. Raises ``ValueError``, which does not hold it."""
+    """Parse a key. Raises ``ValueError``, which names ``whence`` and does not quote ``text``."""
     value = text.encode() if isinstance(text, str) else text
     if isinstance(value, (bytes, bytearray)):
         value = bytes(value).strip().translate(bytes.maketrans(b"+/", b"-_"))
@@ -53,7 +48,7 @@ def read_key(text: object, whence: str) -> Key:
             decoded = base64.urlsafe_b64decode(value)
         except binascii.Error:
             decoded = b""
-        # Compared, because the decoder passes over characters that it does not know.
+        # The comparison is needed because the decoder ignores unknown characters.
         if len(decoded) == 32 and base64.urlsafe_b64encode(decoded) == value:
             return Key(value)
     raise ValueError(
@@ -62,24 +57,42 @@ def read_key(text: object, whence: str) -> Key:
     )
 
 
-class KeySource(ABC):
-    """Something that knows where keys are. Thread-safe.
+def found_key(text: object, whence: str) -> Key:
+    """Parse a key that was read when it was needed. Raises ``StoreError``, as :func:`read_key`."""
+    try:
+        return read_key(text, whence)
+    except ValueError as error:
+        raise StoreError(str(error)) from None
 
-    ``pickled`` only where it holds no secret itself.
+
+class KeySource(ABC):
+    """The base of everything that provides keys. Thread-safe.
+
+    A subclass implements :meth:`for_reading`. It must refuse to be pickled if it
+    holds a secret itself.
+
+    >>> from requests_silent_refresh.keys import as_source
+    >>> class InMemory(KeySource):
+    ...     keys = as_source(generate_key()).for_reading(None)
+    ...
+    ...     def for_reading(self, kdf):
+    ...         return self.keys
+    >>> store = EncryptedFileStore("tokens", key=InMemory())
     """
 
     @abstractmethod
     def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
-        """Return every key that may have encrypted what was stored with ``kdf``.
+        """Return every key that may have encrypted a state stored with ``kdf``.
 
-        Empty where there is none (yet). Makes none.
+        Returns an empty sequence if there is no key (yet). Never creates a key.
         """
 
     def for_writing(self, kdf: KDFParameters | None) -> Key:
-        """Return the key to encrypt with; may make it.
+        """Return the key to encrypt with, and create it if necessary.
 
-        ``kdf`` is what the present state was stored with; a key derived with
-        the same parameters need not be derived again by everybody.
+        ``kdf`` holds the parameters of the state that is replaced. A derived key
+        keeps them, so that other processes need not derive it again; ``None``
+        asks for new ones. Raises ``StoreError`` if there is no key.
         """
         keys = self.for_reading(kdf)
         if not keys:
@@ -87,11 +100,11 @@ class KeySource(ABC):
         return keys[0]
 
     def forget(self) -> bool:
-        """Drop what was remembered, and say whether there was any: asking again may help."""
+        """Drop the remembered keys. Returns True if there were any: reading again may help."""
         return False
 
     def absence(self) -> str:
-        """Say in a clause why :meth:`for_reading` gave nothing."""
+        """Return a clause that says why :meth:`for_reading` returned no key."""
         return f"{self!r} has no key"
 
 
@@ -105,34 +118,44 @@ class Literal(KeySource):
         return self._keys
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(LITERAL_KEY_PICKLED)
+        raise TypeError(
+            "cannot pickle a store that holds a literal key, because the pickle would contain it: "
+            "use KeyFile(path), FromEnvironment(name) or a function instead"
+        )
 
 
-class Asked(KeySource):
-    """A callable that returns a key or several; asked once, and again when a key is unknown."""
+class Remembered(KeySource):
+    """A source that is read once, and again after :meth:`forget`."""
 
-    def __init__(self, source: Callable[[], Any]) -> None:
-        self._source = source
+    def __init__(self) -> None:
         self._keys: tuple[Key, ...] = ()
+
+    @abstractmethod
+    def fetch(self) -> tuple[Key, ...]:
+        """Return the keys as they are now; called by :meth:`for_reading`."""
 
     def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
         if not self._keys:
-            answer = ask(self._source, "the key", failed=StoreError, unavailable=StoreUnavailable)
-            several = not isinstance(answer, (str, bytes, bytearray)) and isinstance(
-                answer, Iterable
-            )
-            try:
-                self._keys = tuple(
-                    read_key(one, "what the key callable returned")
-                    for one in (answer if several else (answer,))
-                )
-            except ValueError as error:
-                raise StoreError(str(error)) from None
+            self._keys = self.fetch()
         return self._keys
 
     def forget(self) -> bool:
         known, self._keys = self._keys, ()
         return bool(known)
+
+
+class Asked(Remembered):
+    """A callable that returns a key or several; called once, and again for an unknown key."""
+
+    def __init__(self, source: Callable[[], Any]) -> None:
+        super().__init__()
+        self._source = source
+
+    def fetch(self) -> tuple[Key, ...]:
+        answer = ask(self._source, "the key", failed=StoreError, unavailable=StoreUnavailable)
+        one_key = isinstance(answer, (str, bytes, bytearray)) or not isinstance(answer, Iterable)
+        keys = (answer,) if one_key else answer
+        return tuple(found_key(key, "what the key callable returned") for key in keys)
 
     def __reduce__(self) -> Any:
         return type(self), (self._source,)
@@ -153,7 +176,7 @@ class Several(KeySource):
         return self._sources[0].for_writing(kdf)
 
     def forget(self) -> bool:
-        forgotten = [source.forget() for source in self._sources]  # each of them, not the first
+        forgotten = [source.forget() for source in self._sources]  # a list: any() would stop early
         return any(forgotten)
 
     def absence(self) -> str:

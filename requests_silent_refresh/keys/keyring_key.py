@@ -2,106 +2,87 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from ..errors import StoreError, StoreUnavailable
 from ..redaction import strip
-from .key_source import KDFParameters, Key, KeySource, generate_key, read_key
+from ..system.background_call import Call, LeftBehind
+from .key_source import KDFParameters, Key, Remembered, found_key, generate_key
 
-_T = TypeVar("_T")
+_Keys = tuple[Key, ...]
 
 
-class KeyringKey(KeySource):
+class KeyringKey(Remembered):
     """Keeps the key, and only the key, in the keyring as ``account`` of ``service``.
 
-    The tokens stay in the store: keyrings have size limits and no locks. The
-    key is made with the first save. A keyring that keeps nothing, or keeps it
-    in plain text, is refused with ``StoreError``. An unlock dialogue that nobody
-    answers is waited for ``timeout`` seconds at most, then ``StoreUnavailable``.
-    The key is read once per process. Thread-safe.
+    >>> store = EncryptedFileStore("tokens", key=KeyringKey("nightly-report"))
+
+    The tokens stay in the store, because keyrings have size limits and no locks. The first save
+    creates the key. Raises ``StoreError`` if the keyring keeps nothing or keeps its passwords in
+    plain text, and ``StoreUnavailable`` if an unlock dialogue is not answered within ``timeout``
+    seconds. The key is read once per process. Thread-safe.
     """
 
     def __init__(
         self, service: str, account: str = "token store key", timeout: float = 10.0
     ) -> None:
         if not service or not account:
-            raise ValueError("KeyringKey takes the name of a service, and one of an account")
+            raise ValueError("KeyringKey needs the name of a service and the name of an account")
+        super().__init__()
         self.service = service
         self.account = account
         self.timeout = timeout
-        self._keys: tuple[Key, ...] = ()
-        self._pending: threading.Thread | None = None
+        self._pending: Call[_Keys] | None = None
 
-    def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
-        if not self._keys:
-            self._keys = self._bounded(self._get)
-        return self._keys
+    def fetch(self) -> _Keys:
+        return self._bounded(self._get)
 
     def for_writing(self, kdf: KDFParameters | None) -> Key:
         if not self.for_reading(kdf):
             self._keys = self._bounded(self._make)
         return super().for_writing(kdf)
 
-    def forget(self) -> bool:
-        known, self._keys = self._keys, ()
-        return bool(known)
-
     def absence(self) -> str:
         return f"the keyring holds no key for {self.account!r} of {self.service!r}"
 
-    def _get(self) -> tuple[Key, ...]:
+    def _get(self) -> _Keys:
         text = _usable_backend().get_password(self.service, self.account)
         if text is None:
             return ()
-        try:
-            return (read_key(text, f"what the keyring holds for {self.service!r}"),)
-        except ValueError as error:
-            raise StoreError(str(error)) from None
+        return (found_key(text, f"what the keyring holds for {self.service!r}"),)
 
-    def _make(self) -> tuple[Key, ...]:
+    def _make(self) -> _Keys:
         _usable_backend().set_password(self.service, self.account, generate_key())
-        # What counts is what it gives back: another process may have been first,
-        # and some backends keep nothing without saying so.
+        # Read it back: another process may have been first, and some backends
+        # silently keep nothing.
         keys = self._get()
         if not keys:
             raise StoreError(
-                "the keyring did not keep the key it was given: use a KeyFile, or mend the keyring"
+                "the keyring did not keep the key it was given: repair it, or use a KeyFile"
             )
         return keys
 
-    def _bounded(self, ask: Callable[[], _T]) -> _T:
-        """Call ``ask`` in a thread that is left behind when it takes too long."""
-        if self._pending is not None and self._pending.is_alive():
+    def _bounded(self, ask: Callable[[], _Keys]) -> _Keys:
+        """Call ``ask`` in a thread that is left behind if it takes longer than ``timeout``."""
+        if self._pending is not None and not self._pending.wait(0):
             raise self._unanswered()
-        answer: list[_T] = []
-        failure: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                answer.append(ask())
-            except BaseException as error:  # noqa: BLE001 (handed on to the caller)
-                failure.append(error)
-
-        self._pending = threading.Thread(target=run, daemon=True, name="keyring")
-        self._pending.start()
-        self._pending.join(self.timeout)
-        if failure:
-            error = failure[0]
+        self._pending = Call(ask, lambda late: None, "keyring")
+        try:
+            return self._pending.result(self.timeout)
+        except LeftBehind:
+            raise self._unanswered() from None
+        except Exception as error:
             if isinstance(error, StoreError):
-                raise error
+                raise
             raise StoreUnavailable(
                 f"the keyring failed ({type(error).__name__}): unlock it, or use a KeyFile"
             ) from strip(error)
-        if not answer:
-            raise self._unanswered()
-        return answer[0]
 
     def _unanswered(self) -> StoreUnavailable:
         return StoreUnavailable(
-            f"the keyring has not answered for {self.timeout:g} s: is it waiting to be unlocked? "
-            "Where nobody can do that, use a KeyFile"
+            f"the keyring did not answer within {self.timeout:g} s: is it waiting to be unlocked? "
+            "If nobody can unlock it, use a KeyFile"
         )
 
     def __repr__(self) -> str:
@@ -119,14 +100,14 @@ def _usable_backend() -> Any:
             "KeyringKey needs the keyring package: pip install 'requests-silent-refresh[keyring]'"
         ) from None
     backend: Any = keyring.get_keyring()
-    # A chain gives a new password to its first member, and that is the one asked here.
+    # A chain stores a new password in its first member, so that is the one to check.
     backend = next(iter(getattr(backend, "backends", ())), backend)
     kind = type(backend)
     name = f"{kind.__module__}.{kind.__qualname__}"
     keeps_nothing = name.startswith(("keyring.backends.null", "keyring.backends.fail"))
     if keeps_nothing or name.startswith("keyrings.alt") or "plaintext" in name.lower():
         raise StoreError(
-            f"there is no keyring to trust here: {name} keeps "
+            f"there is no safe keyring here: {name} keeps "
             f"{'nothing' if keeps_nothing else 'its passwords in plain text'}. "
             "Use a KeyFile, or install a keyring service"
         )

@@ -1,4 +1,4 @@
-"""``Passphrase``: a key made of what a person can remember."""
+"""``Passphrase``: a key derived from a passphrase."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from ..secret_sources import ask
 from ..system.forking import reset_in_child
 from .key_source import KDFParameters, Key, KeySource
 
-# What new states are made with: RFC 9106 section 4, second choice (64 MiB), and
-# for scrypt what takes about as long.
+# For new states: the second recommended option of RFC 9106 section 4 (64 MiB), and
+# scrypt parameters that take about as long.
 _ARGON2ID = {"name": "argon2id", "memory_kib": 64 * 1024, "iterations": 3, "lanes": 4}
 _SCRYPT = {"name": "scrypt", "n": 2**17, "r": 8, "p": 1}
 
-# What is accepted from a stored header, which anybody may have written there:
-# the floor keeps what is saved next from being weak, the ceiling keeps a planted
-# file from taking all the memory or an hour.
+# Limits for a stored header, which is not trusted: the minimum keeps a planted file
+# from weakening the key of the next save, the maximum from using up memory or an hour.
 _BOUNDS = {
     "argon2id": {"memory_kib": (19 * 1024, 1024 * 1024), "iterations": (1, 16), "lanes": (1, 16)},
     "scrypt": {"n": (2**15, 2**20), "r": (8, 16), "p": (1, 16)},
@@ -35,11 +34,14 @@ _SALT_BYTES = 16
 class Passphrase(KeySource):
     """Derives the key from ``passphrase``, a ``str`` or a callable that returns one.
 
-    With Argon2id where ``cryptography`` and its OpenSSL have it (44 and 3.2),
-    else with scrypt. Salt and parameters are stored beside what is encrypted.
-    Deriving takes about 0.2 s and 64 MiB (scrypt: 0.5 s, 128 MiB), once per
-    process and salt; the callable is asked that often and may block. Raises
-    ``ValueError`` for an empty passphrase. Pickled only with a callable.
+    >>> import getpass
+    >>> store = EncryptedFileStore("tokens", key=Passphrase(getpass.getpass))
+
+    Uses Argon2id if ``cryptography`` and its OpenSSL support it (versions 44 and 3.2), otherwise
+    scrypt. Salt and parameters are stored with the encrypted state. The key is derived once per
+    process and salt, in about 0.2 s and with 64 MiB (scrypt: 0.5 s, 128 MiB). The callable is
+    called each time and may block. Raises ``ValueError`` if the passphrase is empty. Can be
+    pickled only if it was given a callable.
     """
 
     def __init__(self, passphrase: str | Callable[[], str]) -> None:
@@ -50,14 +52,14 @@ class Passphrase(KeySource):
         elif callable(passphrase):
             self._source = passphrase
         else:
-            raise TypeError("a passphrase is a str, or a callable that returns one")
+            raise TypeError("passphrase must be a str, or a callable that returns one")
         self._derived: dict[str, Key] = {}
         self._own: KDFParameters | None = None
         self.after_fork_in_child()
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        # Held while deriving: 64 threads must not take 64 times the memory.
+        # Held while deriving: 64 threads must not use 64 times the memory.
         self._lock = threading.Lock()
 
     def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
@@ -71,7 +73,7 @@ class Passphrase(KeySource):
         return self._derive(kdf)
 
     def absence(self) -> str:
-        return "a passphrase was given, which is not what they were encrypted with"
+        return "the store was given a passphrase, but they were not encrypted with one"
 
     def _derive(self, kdf: KDFParameters) -> Key:
         name = json.dumps(kdf, sort_keys=True)
@@ -89,7 +91,7 @@ class Passphrase(KeySource):
             self._source, "the passphrase", failed=StoreError, unavailable=StoreUnavailable
         )
         if not isinstance(answer, str):
-            raise StoreError("the passphrase callable returned no passphrase")
+            raise StoreError("the passphrase callable returned no passphrase: it must return a str")
         return Secret(answer)
 
     def __repr__(self) -> str:
@@ -98,8 +100,9 @@ class Passphrase(KeySource):
     def __reduce__(self) -> Any:
         if isinstance(self._source, Secret):
             raise TypeError(
-                "a store that holds a literal passphrase is not pickled, it would go along: give "
-                "Passphrase a callable, such as FromEnvironment(name) or FromFile(path)"
+                "cannot pickle a store that holds a literal passphrase, because the pickle would "
+                "contain it: give Passphrase a callable, for example FromEnvironment(name) or "
+                "FromFile(path)"
             )
         return type(self), (self._source,)
 
@@ -120,37 +123,37 @@ def _has_argon2id() -> bool:
 def _derive(passphrase: Secret, kdf: KDFParameters) -> bytes:
     salt = _check(kdf)
     try:
-        # One text has several encodings in Unicode, and keyboards differ in which they send.
+        # Unicode can spell one text in several ways, and keyboards differ in which they send.
         text = unicodedata.normalize("NFC", passphrase.reveal())
         derived: bytes = _kdf(kdf, salt).derive(text.encode())
     except MemoryError:
         raise StoreUnavailable(
-            "there is too little memory to make the key of the passphrase: try again"
+            "there is not enough memory to derive the key from the passphrase: try again"
         ) from None
     return derived
 
 
 def _check(kdf: KDFParameters) -> bytes:
-    """Refuse parameters outside the bounds; returns the salt."""
+    """Return the salt; raises ``StoreCorrupted`` if a parameter is outside its limits."""
     bounds = _BOUNDS.get(str(kdf.get("name")))
     if bounds is None:
         raise StoreError(
-            f"the key was made with {kdf.get('name')!r}, which this release does not know: "
+            f"the key was derived with {kdf.get('name')!r}, which this release does not support: "
             "upgrade requests-silent-refresh"
         )
     for name, (least, most) in bounds.items():
         value = kdf.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise StoreCorrupted(
-                f"what is stored asks for a key made with {name}={value!r}, outside of {least} to "
-                f"{most}: it was damaged, or not written by this package"
+                f"the stored state asks for a key derived with {name}={value!r}, which is not in "
+                f"{least} to {most}: it was damaged, or not written by this package"
             )
     try:
         salt = base64.b64decode(kdf["salt"], validate=True)
     except (KeyError, TypeError, binascii.Error):
         salt = b""
     if len(salt) != _SALT_BYTES:
-        raise StoreCorrupted("what is stored has no usable salt: it was damaged")
+        raise StoreCorrupted("the stored state has no usable salt: it was damaged")
     return salt
 
 
@@ -173,6 +176,6 @@ def _kdf(kdf: KDFParameters, salt: bytes) -> Any:
         )
     except (ImportError, UnsupportedAlgorithm):
         raise StoreError(
-            "the key is made of the passphrase with Argon2id, which the installed cryptography "
-            "lacks: it needs version 44 with OpenSSL 3.2"
+            "the key is derived with Argon2id, which the installed cryptography does not support: "
+            "install version 44 or later, with OpenSSL 3.2 or later"
         ) from None

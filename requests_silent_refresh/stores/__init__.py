@@ -1,4 +1,4 @@
-"""Token stores: one contract, a file for each kind."""
+"""Token stores: one contract, and a module for each kind."""
 
 from .contract import Hold, State, StateMoved, TokenStore
 from .memory import MemoryStore

@@ -1,15 +1,14 @@
-"""What a token store promises, and the base that every kind inherits.
+"""The contract of token stores, and the base class of every kind.
 
-A state is (lineage, generation, token). A sign-in starts a lineage; each save
-after it adds one to the generation; a sign-out is a state too, the tombstone,
-whose token is ``None``. So two processes can always tell whose state is newer,
-and a late writer is noticed instead of overwriting a newer session.
+A state is (lineage, generation, token). A sign-in starts a lineage, and each save after it
+increments the generation. A sign-out stores a state too: the tombstone, whose token is ``None``.
+Two processes can therefore always tell which state is newer, and a late writer cannot overwrite
+a newer session unnoticed.
 
-Two locks. The *exclusive* lock is held for the length of an exchange and
-carries P1 (one exchange per expired token). The *write* lock is held for a
-compare and a replace only and protects the state. ``save`` and ``clear`` take
-only the second, so a sign-in never waits for an exchange. Whoever needs both
-takes the exclusive one first.
+There are two locks. The *exclusive* lock is held during an exchange and ensures P1 (one exchange
+per expired token). The *write* lock is held only for a compare and a replace, and protects the
+state. ``save`` and ``clear`` take only the write lock, so a sign-in never waits for an exchange.
+Code that needs both locks takes the exclusive lock first.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from abc import ABC, abstractmethod
-from types import TracebackType
 
 from ..errors import StoreUnavailable
 from ..token import Token
@@ -28,8 +26,8 @@ class State:
     """One state of a session in a store. Immutable.
 
     ``lineage`` is random, one per sign-in. ``generation`` starts at 1 and never
-    falls within a lineage. ``token`` is ``None`` in the tombstone that a
-    sign-out or the server's refusal leaves.
+    decreases within a lineage. ``token`` is ``None`` in the tombstone that is
+    stored when the session is signed out or refused by the server.
     """
 
     lineage: str
@@ -37,7 +35,7 @@ class State:
     token: Token | None
 
     def is_same(self, other: State | None) -> bool:
-        """Say whether both are one state; the token itself is not looked at."""
+        """Return whether both are the same state. Does not compare the tokens."""
         return (
             other is not None
             and self.lineage == other.lineage
@@ -50,28 +48,27 @@ class State:
 
     @classmethod
     def first(cls, token: Token) -> State:
-        """Return the state that a sign-in makes."""
+        """Return the first state of a new lineage, as a sign-in stores it."""
         return cls(secrets.token_hex(16), 1, token)
 
 
-class StateMoved(Exception):  # noqa: N818 (an answer, not an error: the caller adopts `state`)
+class StateMoved(Exception):  # noqa: N818 (not an error: the caller adopts `state`)
     """A compare-and-set found another state; ``state`` is the one that is stored.
 
-    Never reaches a user of the library: the manager adopts the newer state.
+    The manager adopts that state, so users of the library never see this exception.
     """
 
     def __init__(self, state: State | None) -> None:
-        super().__init__("another state is stored by now")
+        super().__init__("the stored state has changed")
         self.state = state
 
 
 def must_write(new: State, after: State | None, stored: State | None) -> bool:
-    """Compare, for :meth:`TokenStore.replace`; the caller holds the write lock.
+    """Compare for :meth:`TokenStore.replace`. Must be called with the write lock held.
 
-    Returns whether ``new`` still has to be written; ``False`` where it is what
-    is stored, because an earlier try got that far before it failed. Raises
-    :class:`StateMoved` where the stored state is not ``after``, and where it is
-    a later one of ``new``'s own lineage: a generation never falls.
+    Returns True if ``new`` must be written, and False if it is already stored because an earlier
+    attempt failed only after writing it. Raises :class:`StateMoved` if the stored state is not
+    ``after``, or is a later state of ``new``'s own lineage: a generation never decreases.
     """
     if stored is not None and new.is_same(stored):
         if _content(new) == _content(stored):
@@ -91,126 +88,122 @@ def _content(state: State) -> dict[str, object] | None:
 class LockLost(StoreUnavailable):
     """The exclusive lock was lost before the refresh token was sent; nothing has happened.
 
-    Never reaches a user of the library while there is time to try again.
+    Users of the library see it only if there is no time left for another try.
     """
 
 
 class Hold(ABC):
-    """The exclusive lock while somebody has it; a context manager that gives it up.
+    """The exclusive lock while it is held; a context manager that releases it.
 
-    May be released by another thread of the process than the one that took it.
+    Any thread of the process may release it, not only the one that took it.
     """
 
     interrupted_at: float | None = None
-    """Unix time at which a refresh of the stored state began that was never
-    finished (its process died) or answered; ``None`` where nothing points to that."""
+    """Unix time at which an earlier refresh of the stored state began, if it was never
+    finished (its process died) or never answered; ``None`` if there was none."""
 
     def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
-        """Say that ``state``'s refresh token is about to be sent; the last call before it is.
+        """Prepare the store for the exchange of ``state``'s refresh token.
 
-        Reserves room for the result, so that a full disk shows before the token
-        is spent, and leaves a mark that survives a crash. A lock that runs out
-        by itself does not within ``exchange_timeout`` seconds, which is what the
-        exchange may take in all. Raises ``StoreUnavailable`` where there is no
-        room, and :class:`LockLost` where somebody else may have the lock by now.
+        Called last before the token is sent. Reserves room for the result, so that
+        a full disk is found before the token is spent, and leaves a mark that
+        survives a crash. A lock with a time limit is prolonged for the exchange,
+        which takes at most ``exchange_timeout`` seconds. Raises ``StoreUnavailable``
+        if there is no room, and :class:`LockLost` if the lock may have been lost.
         """
 
     def still_held(self) -> bool:
-        """Say whether there is still time for the exchange that ``begin`` was called for.
+        """Return whether there is still time for the exchange after ``begin``.
 
-        Asked at the very moment before the refresh token is sent, by the thread
-        that sends it: the process may have been stopped since ``begin``. No I/O.
+        Called immediately before the refresh token is sent, by the thread that sends
+        it, because the process may have been stopped since ``begin``. Does no I/O.
         """
         return True
 
     def unanswered(self) -> None:
-        """Say that no answer came to the refresh token, which the server may have spent.
+        """Record that the exchange was not answered, so the token may have been spent.
 
-        The mark of ``begin`` then outlives the lock, as after a crash, and ends
-        with the next state. Only makes a message clearer; never raises.
+        The mark of ``begin`` then outlives the lock, as after a crash, and is removed
+        with the next state. It only makes a message clearer. Never raises.
         """
 
     def extend(self) -> None:
-        """Keep the lock while a granted token could not be saved yet (P4).
+        """Keep the lock while a granted token has not been saved yet (P4).
 
-        Never raises: where the lock was lost, or the engine is down, the save
-        that follows decides.
+        Never raises: if the lock was lost or the engine is down, the next save decides.
         """
 
     @abstractmethod
     def release(self) -> None:
-        """Give the lock up. Safe to call twice; never raises for a lock that was lost.
+        """Release the lock. Safe to call twice; does not raise if the lock was lost.
 
-        What it raises all the same is logged, and changes nothing in what the
-        refresh came to.
+        Any other exception is logged and does not change the outcome of the refresh.
         """
 
     def __enter__(self) -> Hold:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 
 class TokenStore(ABC):
-    """Where the session's state lives. Thread-safe; safe over processes where ``shared``.
+    """Keeps the session's state. Thread-safe; process-safe if ``shared``.
 
-    A store of your own implements ``load``, ``replace`` and ``exclusive``, and
-    proves itself by inheriting
-    :class:`requests_silent_refresh.testing.StoreContract` in its tests.
+    >>> store: TokenStore = EncryptedFileStore("tokens")
+    >>> state = store.save(Token("access", "refresh"), after=None)
+    >>> state.is_same(store.load())
+    True
+
+    A custom store implements ``load``, ``replace`` and ``exclusive``. Its tests
+    inherit :class:`requests_silent_refresh.testing.StoreContract`.
     """
 
     shared: bool = True
-    """Whether other processes (a forked child, for one) see the same state."""
+    """Whether other processes, for example a forked child, see the same state."""
 
     @abstractmethod
     def load(self) -> State | None:
-        """Return the newest state, whole; ``None`` where there never was one.
+        """Return the newest complete state; ``None`` if none was ever stored.
 
-        Takes no lock that an exchange holds. Raises ``WrongKey``,
-        ``StoreCorrupted`` or ``StoreUnavailable``.
+        Does not wait for an exchange. Raises ``WrongKey``, ``StoreCorrupted`` or
+        ``StoreUnavailable``.
         """
 
     @abstractmethod
     def replace(self, new: State, after: State | None) -> None:
         """Store ``new`` if the stored state still is ``after`` (lineage and generation).
 
-        ``after=None`` stores it whatever is there, as long as what is there can
-        be read: a state of another key or a corrupt one is an error, never
-        overwritten. When this returns, the death of the process cannot lose
-        ``new``. Raises :class:`StateMoved`, and the errors of :meth:`load`.
+        ``after=None`` replaces any state that can be read. A corrupt state, or one
+        encrypted with another key, is an error and never overwritten. After this
+        has returned, ``new`` survives the death of the process. Raises
+        :class:`StateMoved`, and the errors of :meth:`load`.
         """
 
     @abstractmethod
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
-        """Take the lock that an exchange holds, waiting ``timeout`` seconds at most.
+        """Take the lock for an exchange. Blocks for at most ``timeout`` seconds.
 
-        Returns ``None`` at once, without the lock, when the stored state is
-        another one than ``after``: then somebody else has refreshed.
-        ``after=None`` waits for the lock alone. Raises ``StoreUnavailable``,
-        naming the holder where it is known, after ``timeout``.
+        Returns ``None``, without the lock, as soon as the stored state is not ``after``, because
+        the token has been refreshed elsewhere. ``after=None`` waits for the lock alone. Raises
+        ``StoreUnavailable`` after ``timeout``, naming the holder if it is known.
         """
 
     def save(self, token: Token, after: State | None) -> State:
         """Store ``token`` as the generation after ``after`` and return that state.
 
-        ``after=None`` is a sign-in: it starts a lineage and replaces whatever
-        session was there. Raises as :meth:`replace` does.
+        ``after=None`` is a sign-in: it starts a lineage and replaces any earlier
+        session. Raises the same exceptions as :meth:`replace`.
         """
         new = State.first(token) if after is None else after.followed_by(token)
         self.replace(new, after)
         return new
 
     def clear(self, after: State) -> State:
-        """Wipe the tokens: store the tombstone after ``after`` and return it."""
+        """Erase the tokens: store the tombstone after ``after`` and return it."""
         new = after.followed_by(None)
         self.replace(new, after)
         return new
 
     def close(self) -> None:
-        """Release what the store holds open. It can be used again afterwards."""
+        """Close open connections and drop cached data. The store can be used again."""

@@ -1,4 +1,4 @@
-"""What a store on an engine (Redis, a database) asks of it, one round trip each."""
+"""The steps that a store needs from an engine (Redis, a database), one round trip each."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..errors import StoreError, StoreUnavailable
 from ..keys import KeyFile, KeySource, as_source, default_key_file
-from ..redaction import strip
+from ..redaction import Secret, strip
 from ..secret_sources import ask
 from ..system.background_call import Call, LeftBehind
 
 T = TypeVar("T")
 
 Seen = tuple[str, int]
-"""Lineage and generation of the state that an asker has seen."""
+"""Lineage and generation of the state that a caller has seen."""
 
 NOTHING: Seen = ("", 0)
 
@@ -23,7 +23,7 @@ _NAME_LIMIT = 200
 
 
 class Row(NamedTuple):
-    """What an engine sees of a state."""
+    """The parts of a state that an engine sees."""
 
     lineage: str
     generation: int
@@ -32,89 +32,157 @@ class Row(NamedTuple):
 
     @property
     def seen(self) -> Seen:
-        """Its lineage and generation."""
+        """The lineage and generation of the row."""
         return self.lineage, self.generation
 
 
 class Held(NamedTuple):
-    """The answer to who asked for a lease that somebody else has."""
+    """The answer to a request for a lease that another owner has."""
 
     holder: str | None
     seconds_left: float
 
 
 class LeftAlone(StoreUnavailable):
-    """The engine did not answer in time; what it was asked for may still be done."""
+    """The engine did not answer in time; the step may still be carried out."""
 
 
 class Engine(ABC):
-    """One session's row in an engine, and how long an answer is waited for. Thread-safe.
+    """One session's row in an engine. Thread-safe.
 
-    Each step is one statement (or script), atomic by itself; no transaction and
-    no connection is held between two of them. All times are the engine's own. A
-    step whose answer was lost may have been done, so each can be repeated.
+    Each step is one atomic statement or script, and no transaction or connection is
+    held between two steps. All times are measured by the engine's clock. Each step
+    can be repeated, because a step whose answer was lost may have been carried out.
 
-    No answer is waited for longer than :attr:`patience` seconds. The step runs in
-    a thread of its own, because drivers differ in what they can bound and name
-    resolution no one can; it is left behind with its connection, and what it
-    brings after all is handed to whoever undoes it.
+    A step blocks for at most :attr:`patience` seconds. It runs in a separate thread,
+    because not all drivers support timeouts, and none can limit name resolution.
+    After a timeout the thread and its connection are left behind, and a late answer
+    is passed to a callback that undoes the step.
+
+    ``given`` is a URL, a callable that returns one, or None if ``client``, the
+    caller's own, is used. ``shown`` stands for it in messages.
     """
 
-    #: Seconds that a step may take before the engine counts as out of reach.
+    #: Seconds that a step may take before the engine counts as unreachable.
     patience = 2.0
+    #: The names that error messages use: of the store, and of what it can be given.
+    store, client_name = "store", "client"
+
+    def __init__(self, given: Any, client: Any, shown: str) -> None:
+        # A URL may hold a password.
+        self._given = Secret(given) if isinstance(given, str) else given
+        self._is_ours = client is None
+        self._of_parents: list[Any] = []
+        self._shown = shown
+        self._client = self.connect(given) if isinstance(given, str) else client
 
     @abstractmethod
     def read(self) -> Row | None:
-        """Return the row; ``None`` where no state was ever stored."""
+        """Return the row; ``None`` if no state was ever stored."""
 
     @abstractmethod
     def write(self, row: Row, seen: Seen, owner: str) -> bool:
-        """Store ``row`` if lineage and generation still are ``seen``; say whether they were.
+        """Store ``row`` if the stored lineage and generation are ``seen``, else return False.
 
-        A lease of ``owner`` ends with it, and so does any mark of :meth:`begin`.
+        Also ends a lease of ``owner`` and removes any mark of :meth:`begin`.
         """
 
     @abstractmethod
     def take(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> Held | bool:
-        """Give ``owner`` the lease; ``False`` where the state is another one than ``seen``."""
+        """Give ``owner`` the lease. Returns False if the stored state is not ``seen``."""
 
     @abstractmethod
     def begin(self, owner: str, seen: Seen, seconds: float) -> bool:
-        """Set the lease of ``owner`` to ``seconds`` and leave a mark, unless there is one.
+        """Set the lease of ``owner`` to ``seconds``, and leave a mark unless there is one.
 
-        ``False``, and nothing is done, where the lease has run out or the state moved.
+        Returns False and does nothing if the lease has expired or the state changed.
         """
 
     @abstractmethod
     def extend(self, owner: str, holder: str, seconds: float, seen: Seen) -> bool:
-        """Give ``owner`` a lease of ``seconds``, and say whether that could be.
+        """Give ``owner`` a lease of ``seconds``.
 
-        It cannot where somebody else has one or the state is another one than ``seen``.
+        Returns False if another owner has one or the stored state is not ``seen``.
         """
 
     @abstractmethod
     def release(self, owner: str, keep_mark: bool = False) -> None:
-        """End the lease of ``owner``, and remove its mark; do nothing to anybody else's."""
+        """End the lease of ``owner`` and remove its mark. Those of other owners stay."""
 
     @abstractmethod
     def interrupted(self, owner: str) -> float | None:
-        """Return when the mark of somebody else than ``owner`` was left, as Unix time."""
+        """Return the Unix time of a mark that another owner left; ``None`` if there is none."""
 
     @abstractmethod
     def set_aside(self, name: str) -> bool:
-        """Give the row another ``name``; ``False`` where there is none."""
+        """Rename the row to ``name``. Returns False if there is no row."""
 
     @abstractmethod
     def trouble(self, error: Exception) -> StoreError | None:
-        """Say what an exception of the driver means; ``None`` where it is none of the driver's."""
+        """Return the error for an exception of the driver; ``None`` for other exceptions."""
+
+    @abstractmethod
+    def connect(self, url: str) -> Any:
+        """Make a client for ``url``, without connecting. Raises ``ValueError``, ``ImportError``."""
 
     @abstractmethod
     def disconnect(self) -> None:
-        """Give up all connections, without waiting for those that are in use."""
+        """Close all connections that are ours, without waiting for those that are in use."""
 
     @abstractmethod
+    def holds_password(self, url: str) -> bool:
+        """Return whether ``url`` contains a password."""
+
+    @property
+    def client(self) -> Any:
+        """The client; made now if a callable returns the URL. Raises ``StoreError`` then."""
+        client, given = self._client, self._given
+        if client is None:
+            if isinstance(given, Secret):
+                url = given.reveal()
+            else:
+                url = ask(given, "the URL", failed=StoreError, unavailable=StoreUnavailable)
+            try:
+                client = self._client = self.connect(url)
+            except ValueError as error:
+                raise StoreError(f"the store was given an unusable URL: {error}") from None
+        return client
+
     def after_fork_in_child(self) -> None:
         """Leave the connections to the parent."""
+        # Kept, so that no finalizer closes the session on a socket of the parent.
+        self._of_parents.append(self._client)
+        if self._is_ours:
+            self._client = None
+
+    def for_pickle(self) -> Any:
+        """Return what a pickle may hold. Raises ``TypeError`` for a password or a client."""
+        if not self._is_ours:
+            raise TypeError(
+                f"cannot pickle a {self.store} that was given {self.client_name}: give it a URL, "
+                "or a callable that returns one"
+            )
+        if not isinstance(self._given, Secret):
+            return self._given
+        url = self._given.reveal()
+        if self.holds_password(url):
+            raise TypeError(
+                f"cannot pickle a {self.store} whose URL holds a password, because the pickle "
+                "would contain it: give it a callable that returns the URL, for example "
+                "FromEnvironment('STORE_URL')"
+            )
+        return url
+
+    def rejected(self, error: object) -> StoreError:
+        """Return the error for a step that would fail again."""
+        return StoreError(f"{self} rejected the request: {one_line(error)}")
+
+    def unavailable(self, error: object) -> StoreUnavailable:
+        """Return the error for a step that may succeed later."""
+        return StoreUnavailable(f"{self} is unavailable, try again later: {one_line(error)}")
+
+    def __str__(self) -> str:
+        return self._shown
 
     def ask(
         self,
@@ -122,18 +190,18 @@ class Engine(ABC):
         patience: float | None = None,
         late: Callable[[T], object] = lambda answer: None,
     ) -> T:
-        """Do ``step`` and return its answer, waiting ``patience`` seconds at most.
+        """Call ``step`` and return its answer. Blocks for at most ``patience`` seconds.
 
-        Raises ``StoreUnavailable`` where the engine cannot be reached,
-        :class:`LeftAlone` where it does not answer (``late`` gets the answer if it
-        comes after all), and ``StoreError`` where it refuses.
+        Raises ``StoreUnavailable`` if the engine cannot be reached, :class:`LeftAlone`
+        if it does not answer in time (``late`` is called with a late answer), and
+        ``StoreError`` if it refuses.
         """
         limit = self.patience if patience is None else patience
 
         def undo(answer: T) -> None:
             try:
                 late(answer)
-            except Exception as error:  # noqa: BLE001 (a lease that is not given back runs out)
+            except Exception as error:  # noqa: BLE001 (a lease that is not released expires)
                 strip(error)
 
         call = Call(step, undo, "silent-refresh-store")
@@ -142,7 +210,7 @@ class Engine(ABC):
         except LeftBehind:
             self.disconnect()
             raise LeftAlone(
-                f"{self} has not answered for {limit:g} s: is it up, and the network?"
+                f"{self} has not answered for {limit:g} s: check that it and the network are up"
             ) from None
         except Exception as error:
             trouble = self.trouble(error)
@@ -152,36 +220,33 @@ class Engine(ABC):
 
 
 def checked_name(name: object) -> str:
-    """Return ``name`` if a session in an engine can be called that; else ``ValueError``."""
+    """Return ``name``; raises ``ValueError`` if a session cannot have that name."""
     good = isinstance(name, str) and name.isprintable() and name == name.strip()
     if isinstance(name, str) and good and 0 < len(name) <= _NAME_LIMIT:
         return name
     raise ValueError(
-        f"name is what the session is called in the engine: 1 to {_NAME_LIMIT} printable characters"
+        f"name must be 1 to {_NAME_LIMIT} printable characters, without spaces at either end"
     )
 
 
 def fleet_key(key: Any) -> KeySource:
-    """Make a source of ``key``; refuse the key file that each machine makes for itself."""
+    """Return the source for ``key``; raises ``ValueError`` for the default key file."""
     given = key if isinstance(key, (list, tuple)) else [key]
     default = default_key_file().path
     if any(one is None or (isinstance(one, KeyFile) and one.path == default) for one in given):
         raise ValueError(
-            "the default key file is this machine's own, so no other host could read the tokens: "
-            "give key=FromEnvironment('NAME'), FromFile('/run/secrets/name') or a function that "
-            "asks your key service"
+            "the default key file exists on this machine only, so no other host could read the "
+            "tokens: use key=FromEnvironment('NAME'), FromFile('/run/secrets/name') or a function "
+            "that asks your key service"
         )
     return as_source(key)
 
 
-def asked_for(source: Any, connect: Callable[[str], T]) -> T:
-    """Return what ``connect`` makes of the URL that ``source`` is or returns.
+def milliseconds(seconds: float) -> int:
+    """Return the duration as engines store it."""
+    return int(seconds * 1000)
 
-    Raises ``StoreError`` where that fails, ``StoreUnavailable`` for an ``OSError``.
-    """
-    if callable(source):
-        source = ask(source, "the engine's URL", failed=StoreError, unavailable=StoreUnavailable)
-    try:
-        return connect(source)
-    except ValueError as error:
-        raise StoreError(f"the store's engine has no URL that can be used: {error}") from None
+
+def one_line(error: object) -> str:
+    """Return the error's message on one line, cut to 200 characters."""
+    return " ".join(str(error).split())[:200]

@@ -1,19 +1,19 @@
-"""What a stored state looks like, the same in a file and in an engine.
+"""The format of a stored state, which is the same in files and in engines.
 
 Two lines of text::
 
     {"format":"requests-silent-refresh tokens","version":1,"reader":1,"key":"3f0c...", ...}
     gAAAAABo...
 
-The first is the header, for a reader to find out what it needs: ``version`` is
-the format's, ``reader`` the oldest format a reader must know to understand it,
-``key`` the identifier of the key, ``kdf`` the parameters it was derived with (or
-null), ``lineage`` and ``generation`` whose state it is. The second is a Fernet
-token (encrypted, authenticated, no lifetime: a slow clock must not void a good
-file). Its content repeats the header and names the place it was made for, so a
-header cannot be changed, nor one session's state put in another's place.
+The first line is the header. ``version`` is the version of the format, ``reader``
+the oldest version that a reader must support, ``key`` the identifier of the key,
+``kdf`` the parameters it was derived with (or null), ``lineage`` and
+``generation`` identify the state. The second line is a Fernet token (encrypted,
+authenticated, without a lifetime, because a slow clock must not invalidate a good
+file). Its content repeats the header and names the place it was written for, so
+the header cannot be changed, nor one session's state replaced by another's.
 
-Whatever is not exactly what :func:`seal` wrote is refused, to the last bit.
+A state that differs from what :func:`seal` wrote, even by one bit, is rejected.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from typing import Any
 
 from ..errors import StoreCorrupted, StoreError
 from ..keys import Cipher, KDFParameters, Keys
+from ..system.private_files import SIZE_LIMIT
 from ..token import Token
 from .contract import State
 
 FORMAT = "requests-silent-refresh tokens"
 VERSION = 1
 
-# Made once: json.dumps would build one for every header that is read.
+# Created once: json.dumps would create an encoder for every header that is read.
 _encode = json.JSONEncoder(separators=(",", ":"), default=str, skipkeys=True).encode
 
 _FIELDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
@@ -48,31 +49,40 @@ _FIELDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Envelope:
-    """A stored state, still encrypted: what an engine may see."""
+    """A state in its encrypted form, which an engine may see."""
 
     header: Mapping[str, Any]
     ciphertext: bytes
 
     @property
     def key_id(self) -> str:
-        """The identifier of the key it was encrypted with."""
+        """The identifier of the key that encrypted the state."""
         return str(self.header["key"])
 
     @property
     def kdf(self) -> KDFParameters | None:
-        """What the key was derived with; ``None`` for a key that was not derived."""
+        """The parameters that the key was derived with; ``None`` if it was not derived."""
         kdf: KDFParameters | None = self.header["kdf"]
         return kdf
 
     def to_bytes(self) -> bytes:
-        """Return the text to be stored."""
+        """Return the text to store. Raises ``StoreError`` if it is too long to be read again."""
+        content = self._text()
+        if len(content) > SIZE_LIMIT:
+            raise StoreError(
+                f"a token of {len(content)} bytes is too large to be stored: the limit is "
+                f"{SIZE_LIMIT} bytes"
+            )
+        return content
+
+    def _text(self) -> bytes:
         return b"%s\n%s\n" % (_dump(self.header), self.ciphertext)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Envelope:
-        """Undo :meth:`to_bytes`.
+        """Parse the text that :meth:`to_bytes` returned.
 
-        Raises ``StoreCorrupted``, or ``StoreError`` for a format of the future.
+        Raises ``StoreCorrupted``, or ``StoreError`` if the format is too new.
         """
         first, _, rest = content.partition(b"\n")
         try:
@@ -80,30 +90,32 @@ class Envelope:
         except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise StoreCorrupted("what is stored there was not written by this package, or damaged")
+            raise StoreCorrupted("the stored state was not written by this package, or was damaged")
         reader = header.get("reader")
         if isinstance(reader, int) and reader > VERSION:
             raise StoreError(
-                f"what is stored there is of format {header.get('version')} and needs a "
+                f"the stored state has format {header.get('version')} and needs a "
                 f"requests-silent-refresh that reads format {reader}; this one reads up to "
-                f"{VERSION}: upgrade it here"
+                f"{VERSION}: upgrade it"
             )
         for name, kind in _FIELDS:
             value = header.get(name, ...)
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise StoreCorrupted(f"what is stored there was damaged: its {name} is none")
+                raise StoreCorrupted(
+                    f"the stored state was damaged: its {name} is missing or invalid"
+                )
         envelope = cls(header, rest[:-1])
-        if envelope.to_bytes() != content or not _is_canonical(envelope.ciphertext):
-            raise StoreCorrupted("what is stored there was damaged or cut short")
+        if envelope._text() != content or not _is_canonical(envelope.ciphertext):
+            raise StoreCorrupted("the stored state was damaged or truncated")
         return envelope
 
 
 def seal(state: State, cipher: Cipher, place: str) -> Envelope:
-    """Encrypt ``state`` for the store that calls itself ``place``.
+    """Encrypt ``state`` for the store that is identified by ``place``.
 
-    Values in the token's ``extra`` that JSON does not know are kept as their
-    ``str``: the refresh token was spent for this answer, so it has to be saved.
-    Raises ``StoreError`` where ``extra`` contains itself.
+    Values in the token's ``extra`` that JSON cannot represent are saved as their
+    ``str``, because the answer must be saved: the refresh token was spent for it.
+    Raises ``StoreError`` if ``extra`` contains itself.
     """
     header = {
         "format": FORMAT,
@@ -116,12 +128,14 @@ def seal(state: State, cipher: Cipher, place: str) -> Envelope:
     }
     content = _plain(header, place, state.token)
     if content is None:
-        raise StoreError("the token's extra cannot be written as JSON: it contains itself")
+        raise StoreError(
+            "the token's extra cannot be saved as JSON, because it contains itself: remove that"
+        )
     return Envelope(header, cipher.fernet.encrypt(content))
 
 
 def _plain(header: Mapping[str, Any], place: str, token: Token | None) -> bytes | None:
-    """Write the plain text; no frame that holds its parts is left for a traceback to show."""
+    """Return the plain text, or ``None``: an exception's traceback would hold its parts."""
     fields = None if token is None else token.to_dict()
     try:
         return _dump({"header": header, "place": place, "token": fields})
@@ -133,20 +147,20 @@ def unseal(envelope: Envelope, keys: Keys, place: str) -> State:
     """Decrypt the state. Raises ``WrongKey`` or ``StoreCorrupted``."""
     content = _parse(keys.decrypt(envelope.ciphertext, envelope.key_id, envelope.kdf))
     if content is None:
-        raise StoreCorrupted("what is stored there holds no state that this release knows")
+        raise StoreCorrupted("the stored state has contents that this release does not know")
     header, there, token = content
     if header != envelope.header:
-        raise StoreCorrupted("what is stored there was damaged: its header is another state's")
+        raise StoreCorrupted("the stored state was damaged: its header belongs to another state")
     if there != place:
         raise StoreCorrupted(
-            f"what is stored there was made for {there!r} and lies in the place of {place!r}: "
-            "put it back where it was, or start anew with the store's reset()"
+            f"the stored state was made for {there!r} but was found at {place!r}: move it "
+            "back, or call the store's reset() and sign in again"
         )
     return State(envelope.header["lineage"], envelope.header["generation"], token)
 
 
 def _parse(decrypted: bytes) -> tuple[Any, Any, Token | None] | None:
-    """Read the plain text; no frame that holds it is left for a traceback to show."""
+    """Parse the plain text; ``None`` if it is invalid: a traceback would hold the text."""
     try:
         content = json.loads(decrypted.decode())
         fields = content["token"]
@@ -161,7 +175,7 @@ def _dump(content: Mapping[str, Any]) -> bytes:
 
 
 def _is_canonical(ciphertext: bytes) -> bool:
-    """Base64 has several spellings of one content, and Python's decoder takes them all."""
+    """Return whether the spelling is the standard one: Python's base64 decoder accepts others."""
     try:
         return base64.urlsafe_b64encode(base64.urlsafe_b64decode(ciphertext)) == ciphertext
     except binascii.Error:

@@ -1,4 +1,4 @@
-"""``EncryptedFileStore``: a session in one encrypted file, for any number of processes."""
+"""``EncryptedFileStore``: a session in an encrypted file, for any number of processes."""
 
 from __future__ import annotations
 
@@ -20,64 +20,63 @@ from .contract import Hold, LockLost, State, TokenStore, must_write
 from .reservation import Reservation, recover
 from .state_file import StateFile
 
-# While it waits for the lock, a waiter reads the state again at least this often:
-# a network file system may serve an old `stat` for longer.
+# While waiting for the lock, read the state at least this often: a network file
+# system may return an outdated `stat` for longer.
 _LOOK_AT_LEAST_EVERY = 1.0  # seconds
 
 _OWN_ENDINGS = re.compile(r".*\.(lock|new|next\.\d+|quarantine\.\d+)")
 
 
 class EncryptedFileStore(TokenStore):
-    """Keeps the session in the file ``path``, encrypted. Thread-safe and process-safe.
+    """Keeps the session in the encrypted file ``path``. Thread-safe and process-safe.
+
+    >>> store = EncryptedFileStore("~/.local/state/nightly-report/tokens")
 
     ``path``
-        A file's path; ``~`` is expanded. Its missing directories are made
-        (0700) with the first save. Beside it lie ``NAME.lock`` and
-        ``NAME.write.lock``, which stay for ever, during a refresh
-        ``NAME.next.<generation>``, and during a save ``NAME.new``.
+        The path of a file; ``~`` is expanded. The first save creates missing directories (0700).
+        ``NAME.lock`` and ``NAME.write.lock`` are created beside the file and never removed.
+        ``NAME.next.<generation>`` exists during a refresh, and ``NAME.new`` during a save.
     ``key``
-        See :mod:`requests_silent_refresh.keys`. ``None`` is the user's default
-        key file, which protects tokens that leave the machine without their
-        key, not from anyone who can run code as you.
+        See :mod:`requests_silent_refresh.keys`. ``None`` uses the user's default key file, which
+        protects tokens that leave the machine without their key, not from anyone who can run
+        code as you.
 
-    Raises ``ValueError`` or ``TypeError`` at construction for a key that is
-    none or a path that cannot be meant, and warns where the path lies on a
-    network file system. Touches no file until it is used.
+    Raises ``ValueError`` or ``TypeError`` at construction if the key or the path is invalid, and
+    warns if the path is on a network file system. No file is touched until the store is used.
 
-    How it holds what the contract promises:
+    How it keeps the contract:
 
-    - *A reader sees a whole state* and takes no lock: NAME is only ever renamed
-      over. What has not been read cannot be overwritten, because every save
-      reads first.
-    - *Two savers*: each compares and renames under the write lock, so one of
-      them is told :class:`StateMoved`.
-    - *Killed during a save*: before the rename the old state is there, after it
-      the new one. A result that was already whole in ``NAME.next`` is put in
-      place by the next holder of the exclusive lock. ``NAME.new`` belongs to the
-      holder of the write lock, who removes what an earlier one left.
-    - *Killed during an exchange*: ``NAME.next`` tells the next holder
-      (``Hold.interrupted_at``). It is kept until the state has moved on, over any
-      number of holders who got no further.
-    - *Power lost*: file and directory are synced before ``replace`` returns.
-      Other processes may see a state some milliseconds before its directory
-      is synced.
+    - *Readers* see a complete state without a lock, because NAME is only replaced by renaming.
+      Each save reads NAME first, so an unreadable state is not overwritten.
+    - *Two savers* compare and rename with the write lock held, so one of them gets
+      :class:`StateMoved`.
+    - *Killed during a save*: the file holds the old state before the rename, and the new state
+      after it. If ``NAME.next`` holds a complete result, the next holder of the exclusive lock
+      puts it in place. ``NAME.new`` belongs to the holder of the write lock, who replaces what
+      an earlier one left.
+    - *Killed during an exchange*: ``NAME.next`` tells the next holder (``Hold.interrupted_at``).
+      It is kept until the state has changed, also if further holders fail.
+    - *Power loss*: file and directory are synced before ``replace`` returns. Other processes may
+      see a state some milliseconds before its directory is synced.
     - *fork*: a child has neither the locks nor the reservation of its parent.
     """
 
     def __init__(self, path: str | os.PathLike[str], key: KeyLike | None = None) -> None:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text:
-            raise ValueError("path is the path of a file, a str or a pathlib.Path")
+            raise ValueError("path must be the path of a file, a str or a pathlib.Path")
         self.path = os.path.abspath(os.path.expanduser(text))
         directory, name = os.path.split(self.path)
         if not name or text.endswith(("/", os.sep)) or _OWN_ENDINGS.fullmatch(name):
-            raise ValueError(f"path names a file, and not as the files beside it end: {text!r}")
+            raise ValueError(
+                f"path must name a file, without an ending that this store uses: {text!r}"
+            )
         source = as_source(key)
         self._source = None if key is None else source
         if key is None and os.path.dirname(getattr(source, "path", "")) == directory:
             raise ValueError(
-                f"{self.path} lies beside the default key file, so one copy would take both: "
-                "give another path"
+                f"{self.path} is beside the default key file, so a copy of the directory would "
+                "contain both: use another path"
             )
         self._file = StateFile(self.path, source)
         self._reservation: Reservation | None = None
@@ -85,7 +84,7 @@ class EncryptedFileStore(TokenStore):
         network_file_systems.warn_of(self.path)
 
     def after_fork_in_child(self) -> None:
-        """Leave the room that was reserved to the parent."""
+        """Leave the reservation to the parent."""
         self._reservation = None
 
     def load(self) -> State | None:
@@ -95,7 +94,7 @@ class EncryptedFileStore(TokenStore):
     def replace(self, new: State, after: State | None) -> None:
         with self._reporting("save"):
             if private_files.signature(self._file.lock_path) is None:
-                self._file.read()  # somebody else's file: no lock is made beside it
+                self._file.read()  # raises for another user's file before a lock file is made
             with self._file.writing():
                 self._compare_and_replace(new, after)
 
@@ -119,12 +118,12 @@ class EncryptedFileStore(TokenStore):
         self._file.forget()
 
     def rotate_key(self) -> str | None:
-        """Encrypt what is stored with the first key, and return that key's identifier.
+        """Encrypt the stored state with the first key, and return that key's identifier.
 
-        The last step of a rotation, for each store that uses the key: give the
-        new key in front of the old one (``KeyFile.add_key()`` does), call this,
-        take the old one away. The session goes on undisturbed. Waits for
-        no exchange. ``None`` with nothing stored. Raises as :meth:`replace` does.
+        To rotate a key, add the new key before the old one (``KeyFile.add_key()``),
+        call this method on each store that uses the key, and remove the old key. The
+        session is not affected. Does not wait for an exchange. Returns ``None`` if
+        nothing is stored. Raises the same exceptions as :meth:`replace`.
         """
         with self._reporting("save"), self._file.writing():
             state = self._file.state()
@@ -135,11 +134,11 @@ class EncryptedFileStore(TokenStore):
             return envelope.key_id
 
     def reset(self) -> str | None:
-        """Move what is stored aside for a new start, and return where it went.
+        """Rename the file so that a new sign-in is possible, and return its new path.
 
-        For a file whose key is lost or that is corrupt; nothing else ever gives
-        it up. The path returned ends in ``.quarantine.<time>``; ``None`` where
-        nothing was stored. The session that may be in it is not revoked.
+        Use this if the key is lost or the file is corrupt; no other method abandons
+        such a file. The path returned ends in ``.quarantine.<time>``. Returns
+        ``None`` if nothing was stored. A session in the file is not revoked.
         """
         with self._reporting("move aside"), self._file.writing():
             return self._file.set_aside()
@@ -151,7 +150,7 @@ class EncryptedFileStore(TokenStore):
         return type(self), (self.path, self._source)
 
     def _compare_and_replace(self, new: State, after: State | None) -> None:
-        """Do it; the write lock is held."""
+        """Carry out :meth:`replace`. Must be called with the write lock held."""
         stored = self._file.read()
         if must_write(new, after, None if stored is None else stored.state):
             kdf = None if stored is None else stored.envelope.kdf
@@ -160,18 +159,18 @@ class EncryptedFileStore(TokenStore):
             room = None if reservation is None else reservation.room_for(new)
             self._file.put(new, envelope, room)
         else:
-            # An earlier try came as far as the rename.
+            # An earlier attempt failed after the rename.
             private_files.sync_directory(self._file.directory)
 
     def _wait_for(self, lock: KernelLock, timeout: float, after: State | None) -> bool:
-        """Take ``lock``; False as soon as the stored state is another one than ``after``."""
+        """Take ``lock``. Returns False as soon as the stored state is not ``after``."""
         deadline = time.monotonic() + timeout
         seen = None
         next_look = 0.0
         while True:
             now = time.monotonic()
             if after is not None:
-                # The hint is taken before the state is read, so that a change in between shows.
+                # Taken before the state is read, so that a change in between is noticed.
                 hint = private_files.signature(self.path)
                 if hint != seen or now >= next_look:
                     if not after.is_same(self._file.state()):
@@ -183,19 +182,9 @@ class EncryptedFileStore(TokenStore):
                 raise lock.unavailable(timeout)
             pause(deadline - now)
 
-    def _reserve(self, state: State, interrupted_at: float | None) -> Reservation:
-        self._reservation = Reservation(self.path, state, interrupted_at)
-        return self._reservation
-
-    def _give_up(self, reservation: Reservation, interrupted_at: float | None) -> None:
-        if self._reservation is reservation:
-            self._reservation = None
-        with contextlib.suppress(OSError):
-            reservation.discard(interrupted_at)
-
     @contextlib.contextmanager
     def _reporting(self, doing: str) -> Iterator[None]:
-        """Turn what the operating system says into the contract's error, naming the file."""
+        """Turn ``OSError`` into ``StoreUnavailable``, and name the file in each error."""
         try:
             yield
         except StoreError as error:
@@ -205,8 +194,8 @@ class EncryptedFileStore(TokenStore):
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise StoreUnavailable(
-                f"cannot {doing} {error.filename or self.path}: {reason}. What is stored is "
-                "whole; mend that and try again"
+                f"cannot {doing} {error.filename or self.path}: {reason}. The stored state is "
+                "intact; fix the cause and try again"
             ) from strip(error)
 
 
@@ -223,16 +212,17 @@ class _FileHold(Hold):
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        """Leave the file to the parent, whose refresh it marks."""
+        """Leave the reservation to the parent."""
         self._reservation = None
 
     def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
         with self._store._reporting("reserve room beside"):
             if not self._lock.is_in_place():
                 raise LockLost(
-                    f"{self._lock.path} was removed while it was locked: leave it where it is"
+                    f"{self._lock.path} was removed while it was locked: do not delete lock files"
                 )
-            self._reservation = self._store._reserve(state, self.interrupted_at)
+            self._reservation = Reservation(self._store.path, state, self.interrupted_at)
+            self._store._reservation = self._reservation
 
     def unanswered(self) -> None:
         self.interrupted_at = self.interrupted_at or time.time()
@@ -240,5 +230,8 @@ class _FileHold(Hold):
     def release(self) -> None:
         reservation, self._reservation = self._reservation, None
         if reservation is not None:
-            self._store._give_up(reservation, self.interrupted_at)
+            if self._store._reservation is reservation:
+                self._store._reservation = None
+            with contextlib.suppress(OSError):
+                reservation.discard(self.interrupted_at)
         self._lock.release()

@@ -1,4 +1,4 @@
-"""``LeasedStore``: what the stores on an engine share; their exclusive lock is a lease."""
+"""``LeasedStore``: the base of the stores on an engine, whose exclusive lock is a lease."""
 
 from __future__ import annotations
 
@@ -7,79 +7,76 @@ import random
 import secrets
 import socket
 import time
+from typing import Any
 
 from ..errors import StoreCorrupted, StoreError, StoreUnavailable
 from ..keys import KDFParameters, Keys, KeySource
-from ..system import private_files
 from ..system.forking import reset_in_child
 from .contract import Hold, LockLost, State, TokenStore, must_write
 from .engine import NOTHING, Engine, Held, LeftAlone, Row, Seen
 from .envelope import Envelope, seal, unseal
 
-# Seconds between two looks at a lease that somebody else has; spread so that a fleet mixes.
+# Seconds between two attempts to get a lease; random, so that hosts do not act in step.
 _SHORTEST, _LONGEST = 0.010, 0.100
 
 
 class LeasedStore(TokenStore):
     """A session in a row of an engine that many hosts share. Thread-safe.
 
-    The row holds lineage, generation, the key's identifier, the encrypted state,
-    and the *lease*: its owner (random, another one for each hold), and until when
-    that owner has the exclusive lock, by the engine's clock. No other clock is
-    ever compared with it, so hosts may disagree about the time as they like.
+    The row holds lineage, generation, the key's identifier, the encrypted state and the *lease*:
+    its owner (a random name for each hold) and the time at which it expires, by the engine's
+    clock. That time is never compared with another clock, so the clocks of the hosts need not
+    agree.
 
-    A kernel frees the lock of a dead process; an engine cannot know, so a lease
-    that is not given back runs out. How long it is, and why:
+    An engine cannot free the lock of a dead process, as a kernel does, so a lease that is not
+    released expires. Its length:
 
-    - ``exclusive`` takes it for :attr:`take` seconds, for a look at the state.
-    - ``begin``, the last step before the refresh token is sent, checks that it is
-      still ours and the state still the same, and sets it to the exchange's own
-      total timeout plus :attr:`margin`. Nothing renews it during the exchange: a
-      holder that hangs must lose it.
-    - Right before the sending, ``still_held`` asks this machine's own clock
-      whether less than half the margin has passed since ``begin`` was asked. A
-      grant sends nothing after its timeout; so nothing is sent after the lease.
-    - The save of what the lease was taken for gives it back in the same step. If
-      its answer is lost, nobody here knows whether it was done, and somebody else
-      may refresh what was saved: the lease counts as lost (``still_held``), and
-      the token is used but not refreshed.
-    - ``extend`` is called only while a granted token could not be saved (P4), and
-      takes it again for as long as ``begin`` did, if nothing has moved since.
+    - ``exclusive`` takes the lease for :attr:`take` seconds, to read the state.
+    - ``begin``, the last step before the refresh token is sent, checks that the lease is still
+      held and the state unchanged. It sets the lease to the exchange's total timeout plus
+      :attr:`margin`. The lease is not renewed during the exchange, because a holder that hangs
+      must lose it.
+    - ``still_held``, called right before the token is sent, returns False if more than half of
+      the margin has passed since ``begin``, by this machine's clock. A grant sends nothing after
+      its timeout, so nothing is sent after the lease.
+    - The save of the new state ends the lease in the same step. If the answer is lost, it is
+      unknown whether the state was saved, and another process may refresh it. The lease then
+      counts as lost (``still_held``), and the token is used but not refreshed.
+    - ``extend`` is called only while a granted token could not be saved (P4). It takes the lease
+      again for as long as ``begin`` did, if the state has not changed.
 
-    A holder that was stopped (SIGSTOP, a paused container) past its lease, while
-    somebody else refreshed:
+    If a holder is stopped (SIGSTOP, a paused container) until its lease has expired, and another
+    process refreshes meanwhile:
 
     ==========================  ==================================================
-    it was stopped              and when it wakes
+    it was stopped              when it continues
     ==========================  ==================================================
-    before or after its load    ``begin`` says :class:`LockLost`: it starts over,
+    before or after its load    ``begin`` raises :class:`LockLost`: it starts over,
                                 finds the newer state and adopts it
-    after ``begin``             ``still_held`` says no: the same
+    after ``begin``             ``still_held`` returns False: the same
     with the exchange sent      both have sent the same refresh token. With a grace
-                                window both are granted; the first save stands, the
-                                second is told ``StateMoved`` and adopts. Without
-                                one the session is lost, and only then: the server
-                                had granted what was never saved
-    after the answer            the same. The lease is no condition of a save, so a
-                                lost lease loses no token that is the newest
-    after the save              only the release is left, which frees only its own
+                                period both are granted; the first save succeeds,
+                                the second gets ``StateMoved`` and adopts. Without
+                                one the session is lost, in this case only: the
+                                server had granted a token that was never saved
+    after the answer            the same. A save does not require the lease, so
+                                losing the lease never loses the newest token
+    after the save              it only releases the lease, if it is still its own
     ==========================  ==================================================
 
-    A holder that was killed costs the others the rest of its lease. The mark that
-    ``begin`` left tells the next one (``Hold.interrupted_at``) and stays until the
-    state moves on.
+    If a holder is killed, the others wait until its lease expires. The mark that ``begin`` left
+    tells the next holder (``Hold.interrupted_at``) and stays until the state changes.
 
-    An engine that failed over to a copy without the last steps has lost leases,
-    too, so two may exchange at once. The newest state is put back by whoever
-    knows it: ``Keeper.reconcile`` never adopts its own lineage at a lower
-    generation.
+    An engine that fails over to a replica without the last steps loses leases too, so two
+    exchanges may run at once. A manager that knows the newest state saves it back: it never
+    adopts its own lineage at a lower generation.
 
-    ``fork``: a child has neither the connections of its parent nor its leases.
+    After a ``fork``, the child has neither the connections of its parent nor its leases.
     """
 
-    #: Seconds of a lease between taking it and the beginning of the exchange.
+    #: Length of the lease, in seconds, from taking it until the exchange begins.
     take = 10.0
-    #: Seconds of a lease beyond the exchange's own timeout.
+    #: Seconds that the lease lasts longer than the exchange's own timeout.
     margin = 10.0
 
     def __init__(self, engine: Engine, name: str, source: KeySource) -> None:
@@ -87,7 +84,7 @@ class LeasedStore(TokenStore):
         self._engine = engine
         self._source = source
         self._keys = Keys(source)
-        # The same bytes are the same state: who only looks whether it moved need not decrypt.
+        # The same bytes are the same state, so an unchanged row is not decrypted again.
         self._last_read: tuple[bytes, State] | None = None
         self._kdf: KDFParameters | None = None
         self._begun: Lease | None = None
@@ -103,7 +100,7 @@ class LeasedStore(TokenStore):
         return None if row is None else self._open(row)
 
     def replace(self, new: State, after: State | None) -> None:
-        # A sign-in looks first: what cannot be read is never overwritten.
+        # A sign-in reads first, because an unreadable state must not be overwritten.
         stored = self.load() if after is None else after
         while must_write(new, after, stored):
             if self._put(new, stored):
@@ -120,11 +117,11 @@ class LeasedStore(TokenStore):
             try:
                 answer = self._take(owner, after, left)
             except StoreUnavailable as error:
-                # An engine that is down is waited for like a lease.
+                # Wait for an engine that is down as for a lease.
                 if left <= 0:
                     raise
                 if isinstance(error, LeftAlone):
-                    owner = secrets.token_hex(16)  # what the old one gets after all is given back
+                    owner = secrets.token_hex(16)  # a late lease of the old one is released
             else:
                 if answer is True:
                     return Lease(self, owner, asked_at)
@@ -140,10 +137,10 @@ class LeasedStore(TokenStore):
         self._engine.disconnect()
 
     def rotate_key(self) -> str | None:
-        """Encrypt what is stored with the first key, and return that key's identifier.
+        """Encrypt the stored state with the first key, and return that key's identifier.
 
-        The session goes on undisturbed; no exchange is waited for. ``None`` with
-        nothing stored. Raises as :meth:`replace` does.
+        Does not wait for an exchange or affect the session. Returns ``None`` if nothing
+        is stored. Raises the same exceptions as :meth:`replace`.
         """
         while True:
             state = self.load()
@@ -154,11 +151,10 @@ class LeasedStore(TokenStore):
                 return row.key_id
 
     def reset(self) -> str | None:
-        """Move what is stored aside for a new start, and return the name it has now.
+        """Rename the row so that a new sign-in is possible, and return its new name.
 
-        For a session whose key is lost or that is corrupt; nothing else ever
-        gives it up. ``None`` where nothing was stored. The session that may be in
-        it is not revoked.
+        Use this if the key is lost or the state is corrupt; no other method abandons such a
+        state. Returns ``None`` if nothing was stored. The session is not revoked.
         """
         self._last_read = None
         aside = f"{self.name[:150]}.quarantine.{time.time_ns()}"
@@ -166,6 +162,9 @@ class LeasedStore(TokenStore):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._engine)!r}, {self.name!r})"
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._engine.for_pickle(), self.name, self._source)
 
     def _take(self, owner: str, after: State | None, left: float) -> Held | bool:
         seen = _seen(after) if after is not None else None
@@ -202,8 +201,6 @@ class LeasedStore(TokenStore):
         cipher = self._keys.encrypting(kdf)
         self._kdf = cipher.kdf
         content = seal(state, cipher, self.name).to_bytes()
-        if len(content) > private_files.SIZE_LIMIT:
-            raise StoreError(f"a token of {len(content)} bytes is too large to be stored")
         return Row(state.lineage, state.generation, cipher.key_id, content)
 
     def _open(self, row: Row) -> State:
@@ -214,7 +211,7 @@ class LeasedStore(TokenStore):
             envelope = Envelope.from_bytes(row.content)
             state = unseal(envelope, self._keys, self.name)
             if _seen(state) != row.seen:
-                raise StoreCorrupted("what is stored there was damaged: two states are mixed in it")
+                raise StoreCorrupted("the stored state was damaged: it is a mixture of two states")
         except StoreError as error:
             error.args = (f"{self!r}: {error}", *error.args[1:])
             raise
@@ -224,10 +221,10 @@ class LeasedStore(TokenStore):
 
 
 class Lease(Hold):
-    """The exclusive lock of a ``LeasedStore``, until it runs out.
+    """The exclusive lock of a ``LeasedStore``, until it expires.
 
-    The owner's name is a list's only item, which two threads that release, or a
-    save and a release, cannot both take.
+    The owner's name is the only item of a list, so only one of two threads that
+    release, or of a save and a release, can take it.
     """
 
     def __init__(self, store: LeasedStore, owner: str, asked_at: float) -> None:
@@ -246,8 +243,8 @@ class Lease(Hold):
         self._good_until = float("-inf")
 
     @property
-    def interrupted_at(self) -> float | None:  # type: ignore[override]  # asked for when needed
-        """As :attr:`Hold.interrupted_at`, by the engine's clock; costs a round trip."""
+    def interrupted_at(self) -> float | None:  # type: ignore[override]  # read when needed
+        """See :attr:`Hold.interrupted_at`. By the engine's clock; costs a round trip."""
         try:
             return self._engine.ask(lambda: self._engine.interrupted(self.owner))
         except StoreError:
@@ -258,8 +255,8 @@ class Lease(Hold):
         seconds = self._seconds = exchange_timeout + self._store.margin
         if not owner or not self._engine.ask(lambda: self._engine.begin(owner, seen, seconds)):
             raise LockLost(
-                f"the lease of {self._store!r} ran out before the refresh began: was this process "
-                "stopped, or the machine overloaded? Try again"
+                f"the lease of {self._store!r} expired before the refresh began, perhaps because "
+                "this process was stopped or the machine is overloaded: try again"
             )
         self._good_until = asked_at + self._store.margin / 2
         self._begun = seen
@@ -278,44 +275,44 @@ class Lease(Hold):
                 lambda: self._engine.extend(owner, _this_process(), self._seconds, seen)
             )
         except StoreError:
-            return  # the save that follows says so itself
+            return  # the next save reports it
         if extended:
             self._good_until = asked_at + self._store.margin / 2
 
     def is_for(self, new: State) -> bool:
-        """Say whether ``new`` is what this lease was taken for: its save gives the lease back."""
+        """Return whether saving ``new`` ends this lease, because it was taken for that."""
         begun = self._begun
         return begun is not None and new.lineage == begun[0] and new.generation > begun[1]
 
     def doubt(self) -> None:
-        """Take the lease for lost until ``extend`` has it again: it may end with a save."""
+        """Treat the lease as lost until ``extend`` succeeds, because a save may end it."""
         self._good_until = float("-inf")
 
     def given_back(self) -> None:
-        """Note that the engine has ended the lease."""
+        """Record that the engine has ended the lease."""
         self._owners = []
 
     def release(self) -> None:
         try:
             owner = self._owners.pop()
         except IndexError:
-            return  # released before
+            return  # already released
         try:
             self._engine.ask(lambda: self._engine.release(owner, self._keep_mark))
         except StoreError:
-            pass  # it runs out
+            pass  # it expires
 
     @property
     def owner(self) -> str:
-        """The owner's name; empty once the lease was given back."""
+        """The owner's name; empty after the lease has ended."""
         owners = self._owners
         return owners[0] if owners else ""
 
 
 def steady() -> float:
-    """Return seconds by a clock that goes on while the machine sleeps, where there is one.
+    """Return seconds by a clock that continues while the machine sleeps, if there is one.
 
-    For durations only; what hosts compare is the engine's clock.
+    For durations only; hosts compare the engine's clock.
     """
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)

@@ -16,10 +16,13 @@ _SLICE = 0.02  # seconds
 class MemoryStore(TokenStore):
     """Keeps the session in this process only. Thread-safe.
 
-    For tests, for client credentials, and for programs that are handed a token
-    at start. Its state dies with the process, so a rotated refresh token does
-    too; after a ``fork`` parent and child have two copies, which is why the
-    child never exchanges a rotating token (the manager raises ``StoreError``).
+    >>> grant = ClientCredentialsGrant("https://auth.example.com/token", "report", "secret")
+    >>> manager = TokenManager(grant, store=MemoryStore())
+
+    For tests, for client credentials, and for programs that get a token when they start. The
+    state is lost when the process ends, and with it a rotated refresh token. After a ``fork``,
+    parent and child have a copy each, so the child never exchanges a rotating token (the manager
+    raises ``StoreError``).
     """
 
     shared = False
@@ -44,7 +47,7 @@ class MemoryStore(TokenStore):
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
         deadline = time.monotonic() + timeout
         while after is None or after.is_same(self._state):
-            # In slices, so that a waiter leaves as soon as the state has moved.
+            # In slices, so that a waiter returns soon after the state has changed.
             left = deadline - time.monotonic()
             if self._exclusive.acquire(timeout=max(0.0, min(left, _SLICE))):
                 hold = _MemoryHold(self._exclusive)
@@ -53,7 +56,7 @@ class MemoryStore(TokenStore):
                 hold.release()
             elif left <= 0:
                 raise StoreUnavailable(
-                    f"another refresh has held this MemoryStore for {timeout:g} s: "
+                    f"another refresh has locked this MemoryStore for {timeout:g} s: "
                     "try again, or look for a refresh callable that hangs",
                     holder="this process",
                 )
@@ -64,17 +67,17 @@ class MemoryStore(TokenStore):
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise TypeError(
-            "a MemoryStore is not pickled, its tokens would go along: "
-            "give the manager an EncryptedFileStore (or Redis, SQL), which is reopened"
+            "cannot pickle a MemoryStore, because the pickle would contain its tokens: give the "
+            "manager an EncryptedFileStore, RedisStore or SQLStore, which is reopened"
         )
 
 
 class _MemoryHold(Hold):
     def __init__(self, lock: threading.Lock) -> None:
-        self._locks = [lock]  # a list, whose pop two threads cannot both win
+        self._locks = [lock]  # only one of two threads can pop it
 
     def release(self) -> None:
         try:
             self._locks.pop().release()
         except IndexError:
-            pass  # released before
+            pass  # already released

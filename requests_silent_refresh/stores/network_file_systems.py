@@ -1,4 +1,4 @@
-"""Noticing that a store's file lies on a network file system."""
+"""Warns if a store's file is on a network file system."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MOUNTS = "/proc/self/mountinfo"
 
 
 def warn_of(path: str) -> None:
-    """Warn if ``path`` lies on a network file system, once per process and path.
+    """Warn if ``path`` is on a network file system, once per process and path.
 
-    Locks there hold between hosts only if server, mount options and network play
-    along, and two holders of the exclusive lock are a lost session.
+    There, locks work between hosts only if server, mount options and network all
+    support them, and two holders of the exclusive lock lose the session.
     """
     try:
         with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
@@ -25,21 +25,21 @@ def warn_of(path: str) -> None:
         return
     if kind is not None and _NETWORK.match(kind):
         warn_once(
-            f"{path} lies on a network file system ({kind}), whose locks may not hold between "
-            "hosts: for several hosts use a RedisStore or a SQLStore",
+            f"{path} is on a network file system ({kind}), whose locks may not work between "
+            "hosts: to share it between hosts, use a RedisStore or a SQLStore",
             stacklevel=3,
         )
 
 
 def file_system(path: str, mountinfo: str) -> str | None:
-    """Return the type of the file system of ``path``, by Linux's list of mounts."""
+    """Return the file system type of ``path`` according to Linux's ``mountinfo``."""
     path = os.path.join(path, "")
     best, kind = "", None
     for line in mountinfo.splitlines():
         fields = line.split(" ")
         point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[4])
         point = os.path.join(point, "")
-        # Of two mounts on one point the later one is seen.
+        # Of two mounts on the same mount point, the later one is visible.
         if path.startswith(point) and len(point) >= len(best):
             best, kind = point, fields[fields.index("-") + 1]
     return kind

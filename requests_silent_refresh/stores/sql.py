@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StoreError, StoreUnavailable
-from .engine import NOTHING, Engine, Held, Row, Seen, asked_for, checked_name, fleet_key
+from ..errors import StoreError
+from .engine import NOTHING, Engine, Held, Row, Seen, checked_name, fleet_key, milliseconds
 from .lease import LeasedStore
 
 if TYPE_CHECKING:
@@ -13,33 +13,36 @@ if TYPE_CHECKING:
 
 
 class SQLStore(LeasedStore):
-    """Keeps the session in an SQL database, encrypted, for any number of hosts. Thread-safe.
+    """Keeps the session encrypted in an SQL database, for any number of hosts. Thread-safe.
+
+    >>> from requests_silent_refresh.secret_sources import FromEnvironment
+    >>> store = SQLStore("sqlite:///tokens.sqlite", "report", key=FromEnvironment("FLEET_KEY"))
+    >>> store.create_table()
 
     ``engine_or_url``
-        A URL as SQLAlchemy takes it, a callable that returns one
-        (``FromEnvironment("DATABASE_URL")``), or an ``Engine`` of SQLAlchemy, which
-        stays yours to dispose of. PostgreSQL, MariaDB, MySQL and SQLite (a file).
-        Install the driver that the URL names.
+        A URL that SQLAlchemy accepts, a callable that returns one
+        (``FromEnvironment("DATABASE_URL")``), or a SQLAlchemy ``Engine``. You dispose of your
+        own engine. PostgreSQL, MariaDB, MySQL and SQLite (a file) are supported. Install the
+        driver that the URL names.
     ``name``
-        What the session is called; hosts that give one name share one session.
+        The name of the session. Hosts that use the same name share one session.
     ``key``
-        See :mod:`requests_silent_refresh.keys`: something that every host has.
-        There is no default, because the default key file is one machine's own.
+        See :mod:`requests_silent_refresh.keys`. Every host must have the same key. There is no
+        default, because each machine has its own default key file.
 
-    Raises ``ImportError`` without SQLAlchemy or the driver, ``ValueError`` or
-    ``TypeError`` for a URL, a database, a name or a key that is none. Connects
-    when it is first used. The table ``silent_refresh_tokens`` is made by
-    :meth:`create_table`, once, or by whoever may, from what :meth:`ddl` returns.
+    Raises ``ImportError`` if SQLAlchemy or the driver is not installed, and ``ValueError`` or
+    ``TypeError`` if the URL, the database, the name or the key is invalid. Connects on first
+    use. The table ``silent_refresh_tokens`` must be created once: call :meth:`create_table`, or
+    ask your DBA to run the statement that :meth:`ddl` returns.
 
-    Every step is one statement in autocommit, so nothing depends on which
-    connection of a pool it gets (PgBouncer's transaction mode; an engine of your
-    own with psycopg needs ``prepare_threshold=None`` for that), and no row is
-    locked and no transaction open during an exchange.
-    :class:`~requests_silent_refresh.stores.lease.LeasedStore` says how the lease
-    holds what the contract promises. What a failover may lose: ``docs/fleet.rst``.
+    Each step is one statement in autocommit mode, so that it works on any connection of a pool.
+    No row is locked and no transaction is open during an exchange. With PgBouncer in transaction
+    mode, your own engine with psycopg must set ``prepare_threshold=None``.
+    :class:`~requests_silent_refresh.stores.lease.LeasedStore` explains how the lease keeps the
+    contract, and ``docs/fleet.rst`` what a failover may lose.
 
-    Pickles to what reopens it, if it was given a callable or a URL without
-    password and a key that is not literal; ``TypeError`` else.
+    Pickling raises ``TypeError`` if the store was given an engine, a URL with a password, or a
+    literal key.
     """
 
     def __init__(self, engine_or_url: Any, name: str, key: Any = None) -> None:
@@ -48,19 +51,20 @@ class SQLStore(LeasedStore):
         super().__init__(self._database, name, source)
 
     def create_table(self) -> None:
-        """Make the table if it is missing. Raises ``StoreError`` where that is not allowed."""
+        """Create the table if it is missing. Raises ``StoreError`` if that is not allowed."""
         self._engine.ask(self._database.create_table, patience=10.0)
 
     def ddl(self) -> str:
-        """Return the ``CREATE TABLE`` statement for this database; nothing is connected to."""
-        return self._database.ddl()
+        """Return the ``CREATE TABLE`` statement for this database. Does not connect."""
+        from .sql_table import ddl
 
-    def __reduce__(self) -> Any:
-        return type(self), (self._database.for_pickle(), self.name, self._source)
+        return ddl(self._database.client.dialect)
 
 
 class _Database(Engine):
-    """The row ``name`` of the table, and the SQLAlchemy engine to get at it."""
+    """The row ``name`` of the table. Its ``client`` is a SQLAlchemy engine."""
+
+    store, client_name = "SQLStore", "an engine"
 
     def __init__(self, given: Any, name: str) -> None:
         try:
@@ -74,22 +78,22 @@ class _Database(Engine):
 
         self._sa = sqlalchemy
         self._clock_of = clock_of
-        # As an URL object, whose repr shows no password.
-        self._given = self._url(given) if isinstance(given, str) else given
         self._name = name
         self._table = TABLE
         self._mine: sa.ColumnElement[bool] = TABLE.c.name == name
-        self._is_engine = isinstance(given, sqlalchemy.Engine)
-        self._of_parents: list[Any] = []
-        self._engine: sa.Engine | None = None
-        if self._is_engine:
+        if isinstance(given, sqlalchemy.Engine):
             self._check(given.url, given.dialect)
-            self._engine = given.execution_options(isolation_level="AUTOCOMMIT")
-        elif isinstance(self._given, sqlalchemy.URL):
-            self._engine = self._open(self._given)
-        elif not callable(given):
+            engine = given.execution_options(isolation_level="AUTOCOMMIT")
+            super().__init__(None, engine, _without_password(given.url))
+        elif isinstance(given, (str, sqlalchemy.URL)):
+            url = self._url(given)
+            text = url.render_as_string(hide_password=False)
+            super().__init__(text, None, _without_password(url))
+        elif callable(given):
+            super().__init__(given, None, repr(given))
+        else:
             raise TypeError(
-                "engine_or_url is a URL, a callable that returns one, or an Engine of SQLAlchemy, "
+                "engine_or_url must be a URL, a callable that returns one, or a SQLAlchemy Engine, "
                 f"not {type(given).__name__}"
             )
 
@@ -118,7 +122,7 @@ class _Database(Engine):
 
     def take(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> Held | bool:
         c, sa = self._table.c, self._sa
-        while not self._lease(owner, holder, seconds, seen):
+        while not self.extend(owner, holder, seconds, seen):
             left = sa.cast(c.lease_until - self._now, sa.BigInteger).label("remaining")
             row = self._row(sa.select(c.lineage, c.generation, c.holder, left).where(self._mine))
             if row is None and seen is None:
@@ -128,7 +132,7 @@ class _Database(Engine):
                 return False
             if row.remaining is not None and row.remaining > 0:
                 return Held(row.holder, row.remaining / 1000)
-            # It was given up between the two statements.
+            # It was released between the two statements.
         return True
 
     def begin(self, owner: str, seen: Seen, seconds: float) -> bool:
@@ -137,14 +141,20 @@ class _Database(Engine):
         return self._update(
             held,
             {
-                "lease_until": self._now + _ms(seconds),
+                "lease_until": self._now + milliseconds(seconds),
                 "begun_by": coalesce(c.begun_by, owner),
                 "begun_at": coalesce(c.begun_at, self._now),
             },
         )
 
-    def extend(self, owner: str, holder: str, seconds: float, seen: Seen) -> bool:
-        return self._lease(owner, holder, seconds, seen)
+    def extend(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> bool:
+        c, sa = self._table.c, self._sa
+        free = sa.or_(c.owner.is_(None), c.owner == owner, c.lease_until <= self._now)
+        until = self._now + milliseconds(seconds)
+        return self._update(
+            free if seen is None else sa.and_(free, self._is(seen)),
+            {"owner": owner, "holder": holder, "lease_until": until},
+        )
 
     def release(self, owner: str, keep_mark: bool = False) -> None:
         c, sa = self._table.c, self._sa
@@ -153,7 +163,7 @@ class _Database(Engine):
             sa.or_(c.owner == owner, mine),
             {
                 **self._without_lease(owner),
-                # In this order: MySQL sees the columns that are set before in a statement.
+                # In this order: MySQL uses the new value of a column that was set before.
                 "begun_at": sa.case((mine, None), else_=c.begun_at),
                 "begun_by": sa.case((mine, None), else_=c.begun_by),
             },
@@ -175,19 +185,10 @@ class _Database(Engine):
         c = self._table.c
         return self._sa.and_(c.lineage == seen[0], c.generation == seen[1])
 
-    def _lease(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> bool:
-        c, sa = self._table.c, self._sa
-        free = sa.or_(c.owner.is_(None), c.owner == owner, c.lease_until <= self._now)
-        until = self._now + _ms(seconds)
-        return self._update(
-            free if seen is None else sa.and_(free, self._is(seen)),
-            {"owner": owner, "holder": holder, "lease_until": until},
-        )
-
     def _without_lease(self, owner: str) -> dict[str, Any]:
-        """Set the lease's columns so that one of ``owner`` has ended and another one stays."""
+        """Return the columns that end a lease of ``owner`` and keep any other lease."""
         c = self._table.c
-        # The owner last: see `release`.
+        # The owner comes last: see `release`.
         return {
             name: self._sa.case((c.owner == owner, None), else_=c[name])
             for name in ("holder", "lease_until", "owner")
@@ -202,7 +203,7 @@ class _Database(Engine):
         try:
             self._execute(self._sa.insert(self._table).values(name=self._name, **values))
         except self._sa.exc.IntegrityError:
-            return False  # somebody else was faster
+            return False  # another process was faster
         return True
 
     def _row(self, statement: Any) -> Any:
@@ -211,11 +212,11 @@ class _Database(Engine):
     def _execute(self, statement: Any) -> tuple[int, Any]:
         for again in (True, False):
             try:
-                with self._connected.connect() as connection:
+                with self.client.connect() as connection:
                     result = connection.execute(statement)
                     return result.rowcount, result.first() if result.returns_rows else None
             except self._sa.exc.DBAPIError as error:
-                # A pooled connection that the server has closed meanwhile: once more, at once.
+                # One immediate retry, in case the server has closed a pooled connection.
                 if not (again and error.connection_invalidated):
                     raise
         raise AssertionError  # for the type checker
@@ -223,133 +224,88 @@ class _Database(Engine):
     # -- the connection ----------------------------------------------------------------
 
     @property
-    def _connected(self) -> sa.Engine:
-        engine = self._engine
-        if engine is None:
-            engine = self._engine = asked_for(self._given, self._open)
-        return engine
-
-    @property
     def _now(self) -> sa.ColumnElement[int]:
-        return self._clock_of(self._connected.dialect)
+        return self._clock_of(self.client.dialect)
 
-    def _open(self, url: Any) -> sa.Engine:
+    def connect(self, url: Any) -> Any:
         from .sql_table import bounds_of
 
         url = self._url(url)
         try:
             dialect = url.get_dialect()()
         except self._sa.exc.NoSuchModuleError:
-            raise ValueError(f"SQLAlchemy has no driver {url.drivername!r}") from None
+            raise ValueError(f"SQLAlchemy has no driver {url.drivername!r}: install it") from None
         self._check(url, dialect)
-        engine: sa.Engine = self._sa.create_engine(
+        return self._sa.create_engine(
             url,
             isolation_level="AUTOCOMMIT",
             connect_args=bounds_of(dialect, url.query),
-            # One is enough for a refresh; what comes at once with others opens more.
+            # One is enough for a refresh; concurrent steps open more.
             pool_size=2,
             max_overflow=-1,
-            # Nothing is ever left open, and a rollback would cost a round trip.
+            # No transaction is ever open, and a rollback would cost a round trip.
             pool_reset_on_return=None,
             skip_autocommit_rollback=True,
         )
-        return engine
 
     def _url(self, url: Any) -> sa.URL:
         try:
             return self._sa.make_url(url)
         except self._sa.exc.ArgumentError:
-            # From None: the error holds the URL, and that a password.
-            raise ValueError("engine_or_url is no URL that SQLAlchemy can read") from None
+            # From None: the error contains the URL, which may hold a password.
+            raise ValueError("engine_or_url is not a URL that SQLAlchemy can parse") from None
 
     def _check(self, url: sa.URL, dialect: sa.Dialect) -> None:
         self._clock_of(dialect)
         if dialect.name == "sqlite" and url.database in (None, "", ":memory:"):
             raise ValueError(
-                "a SQLite database in memory is not shared with anybody: give the path of a file"
+                "a SQLite database in memory is not shared between processes: use a file"
             )
 
     def disconnect(self) -> None:
-        # An engine that we were given is in other people's hands as well.
-        engine = self._engine
-        if engine is not None and not self._is_engine:
-            engine.dispose()
+        # An engine that was given may be used elsewhere too.
+        if self._is_ours and self._client is not None:
+            self._client.dispose()
 
     def __del__(self) -> None:
-        if getattr(self, "_engine", None) is not None:
+        if getattr(self, "_client", None) is not None:
             self.disconnect()
 
     def after_fork_in_child(self) -> None:
-        engine = self._engine
-        if engine is None:
-            return
-        # Kept, so that no finalizer says goodbye over a socket of the parent's.
-        self._of_parents.append(engine.pool)
-        if self._is_engine:
-            engine.dispose(close=False)
-        else:
-            self._engine = None
+        if not self._is_ours:
+            self._of_parents.append(self._client.pool)  # as in Engine
+            self._client.dispose(close=False)
+        super().after_fork_in_child()
 
-    def for_pickle(self) -> Any:
-        """Return what a pickle may hold; ``TypeError`` for a password or a connection."""
-        if self._is_engine:
-            raise TypeError(
-                "a SQLStore that was given an engine is not pickled: give it a URL, or a callable "
-                "that returns one"
-            )
-        if not isinstance(self._given, self._sa.URL):
-            return self._given
-        if self._given.password is not None or "password" in self._given.query:
-            raise TypeError(
-                "a SQLStore whose URL holds a password is not pickled, the password would go "
-                "along: give it a callable that returns the URL, such as "
-                "sources.FromEnvironment('DATABASE_URL')"
-            )
-        return self._given.render_as_string()
+    def holds_password(self, url: str) -> bool:
+        parsed = self._url(url)
+        return parsed.password is not None or "password" in parsed.query
 
     def trouble(self, error: Exception) -> StoreError | None:
+        from .sql_table import says_no_table
+
         exc = self._sa.exc
         if not isinstance(error, exc.SQLAlchemyError):
             return None
         cause = getattr(error, "orig", None) or error
-        said = " ".join(str(cause).split())[:200]
-        if _says_no_table(cause):
+        if says_no_table(cause):
             return StoreError(
                 f"{self} has no table {self._table.name}: call the store's create_table() once, "
-                "or have what its ddl() returns run by whoever may"
+                "or ask your DBA to run the statement that its ddl() returns"
             )
         if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
-            return StoreError(f"{self} cannot do that: {said}")
-        return StoreUnavailable(f"{self} cannot be used now: {said}")
+            return self.rejected(cause)
+        return self.unavailable(cause)
 
     def create_table(self) -> None:
-        """Make the table if it is missing."""
+        """Create the table if it is missing."""
         try:
-            self._table.create(self._connected, checkfirst=True)
+            self._table.create(self.client, checkfirst=True)
         except self._sa.exc.DBAPIError:
-            # Another process may have made it in between.
-            if not self._sa.inspect(self._connected).has_table(self._table.name):
+            # Another process may have created it in between.
+            if not self._sa.inspect(self.client).has_table(self._table.name):
                 raise
 
-    def ddl(self) -> str:
-        """Return the ``CREATE TABLE`` statement."""
-        from .sql_table import ddl
 
-        return ddl(self._connected.dialect)
-
-    def __str__(self) -> str:
-        if callable(self._given):
-            return repr(self._given)
-        given: Any = self._given
-        url = given.url if self._is_engine else given
-        return str(url.set(password=None, query={}).render_as_string())
-
-
-def _says_no_table(cause: BaseException) -> bool:
-    """Say whether a driver's exception means that: PostgreSQL, MySQL, SQLite."""
-    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
-    return state == "42P01" or cause.args[:1] == (1146,) or "no such table" in str(cause)
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)
+def _without_password(url: sa.URL) -> str:
+    return url.set(password=None, query={}).render_as_string()

@@ -1,4 +1,4 @@
-"""The table of ``SQLStore``, its DDL, and what differs between databases."""
+"""The table of ``SQLStore``, its DDL, and the differences between databases."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARCHAR
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateTable
 
-# The database's clock, in milliseconds of Unix time, as the statement runs. Not by way of
-# a local time, which would come twice when the clocks go back.
+# The database's clock while the statement runs, in milliseconds of Unix time. A local
+# time is not used, because it is ambiguous when the clocks go back.
 _NOW = {
     "postgresql": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
     "mysql": "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000)",
@@ -27,8 +27,8 @@ _NOW = {
 }
 _NOW["mariadb"] = _NOW["mysql"]
 
-# Drivers that read bounds of their own from `connect_args`; seconds, but for the last.
-# What a bound does not cover is left behind after `Engine.patience`; these end it.
+# Timeouts that drivers accept in `connect_args`, in seconds (`tcp_user_timeout` in ms).
+# They end a step that was left behind after `Engine.patience`.
 _TCP = {
     "connect_timeout": 2,
     "keepalives_idle": 5,
@@ -38,7 +38,7 @@ _TCP = {
 }
 _SOCKET = {"connect_timeout": 2, "read_timeout": 5, "write_timeout": 5}
 _CONNECT: dict[str, dict[str, Any]] = {
-    # Statements prepared at one server connection are unknown at the next (PgBouncer).
+    # PgBouncer changes the server connection, where prepared statements are unknown.
     "psycopg": {**_TCP, "prepare_threshold": None},
     "psycopg2": _TCP,
     "pymysql": _SOCKET,
@@ -47,7 +47,7 @@ _CONNECT: dict[str, dict[str, Any]] = {
 }
 
 _name = String(200).with_variant(
-    # The default collation takes two names for one that differ in their case.
+    # The default collation ignores case.
     VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"),
     "mysql",
     "mariadb",
@@ -57,7 +57,7 @@ TABLE = Table(
     "silent_refresh_tokens",
     MetaData(),
     Column("name", _name, primary_key=True),
-    # Empty where no state was ever stored, only a lease taken.
+    # Empty if a lease was taken but no state was ever stored.
     Column("lineage", String(32), nullable=False, default=""),
     Column("generation", BigInteger, nullable=False, default=0),
     Column("key_id", String(64)),
@@ -71,21 +71,27 @@ TABLE = Table(
 
 
 def clock_of(dialect: Dialect) -> ColumnElement[int]:
-    """Return the database's clock. Raises ``ValueError`` for a database that is not known."""
+    """Return the database's clock. Raises ``ValueError`` if the database is not supported."""
     if dialect.name not in _NOW:
         raise ValueError(
-            f"SQLStore knows PostgreSQL, MariaDB, MySQL and SQLite, not {dialect.name}: keep the "
-            "session in one of these, or in Redis"
+            f"SQLStore supports PostgreSQL, MariaDB, MySQL and SQLite, not {dialect.name}: use one "
+            "of these, or a RedisStore"
         )
     return literal_column(_NOW[dialect.name], BigInteger)
 
 
 def bounds_of(dialect: Dialect, given: Any) -> dict[str, Any]:
-    """Return the driver's bounds for ``connect_args``, but for those ``given`` in the URL."""
+    """Return the driver's timeouts for ``connect_args``, except those ``given`` in the URL."""
     bounds = _CONNECT.get(dialect.driver, {})
     return {name: value for name, value in bounds.items() if name not in given}
 
 
 def ddl(dialect: Dialect) -> str:
-    """Return the statement that makes the table."""
+    """Return the statement that creates the table."""
     return f"{str(CreateTable(TABLE).compile(dialect=dialect)).strip()};\n"
+
+
+def says_no_table(cause: BaseException) -> bool:
+    """Return whether a driver reports a missing table (PostgreSQL, MySQL, SQLite)."""
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    return state == "42P01" or cause.args[:1] == (1146,) or "no such table" in str(cause)

@@ -1,4 +1,4 @@
-"""NAME, the file that holds the state: read without a lock, replaced under the write lock."""
+"""NAME, the file with the state: read without a lock, replaced with the write lock held."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..errors import StoreError
 from ..keys import KDFParameters, Keys, KeySource
 from ..system import private_files
 from ..system.kernel_lock import KernelLock
 from .contract import State
 from .envelope import Envelope, seal, unseal
 
-# The write lock is held for two syncs of a few KiB; longer is a disk that hangs.
+# The write lock is held for two syncs of a few KiB; if it takes longer, the disk hangs.
 _PATIENCE = 10.0  # seconds
 
 
 class Stored(NamedTuple):
-    """What was read: the state and the envelope it came in."""
+    """A state and the envelope it was read from."""
 
     state: State
     envelope: Envelope
@@ -29,9 +28,8 @@ class Stored(NamedTuple):
 class StateFile:
     """Reads and replaces the file at ``path``. Thread-safe.
 
-    ``place`` is what a state is bound to, so that two files cannot be swapped:
-    the file's name and its directory's. It is little enough to let a home
-    directory move.
+    A state is bound to ``place``, the names of the file and of its directory, so
+    that two files cannot be swapped. A home directory can still be moved.
     """
 
     def __init__(self, path: str, source: KeySource) -> None:
@@ -40,12 +38,11 @@ class StateFile:
         self.directory, name = os.path.split(path)
         self.place = f"{os.path.basename(os.path.realpath(self.directory))}/{name}"
         self._keys = Keys(source)
-        # The same bytes are the same state, read or written: who only looks whether it
-        # moved need not decrypt.
+        # The same bytes are the same state, so an unchanged file is not decrypted again.
         self._last_read: tuple[bytes, Stored] | None = None
 
     def read(self) -> Stored | None:
-        """Return what is stored, whole; ``None`` where nothing ever was."""
+        """Return what is stored; ``None`` if the file does not exist."""
         content = private_files.read_private(self.path)
         if content is None:
             return None
@@ -57,22 +54,22 @@ class StateFile:
         return stored
 
     def state(self) -> State | None:
-        """Return the stored state alone."""
+        """Return the stored state without its envelope."""
         stored = self.read()
         return None if stored is None else stored.state
 
     def open(self, content: bytes) -> Stored:
-        """Decrypt ``content`` as if it were in the file."""
+        """Decrypt ``content`` as if it had been read from the file."""
         envelope = Envelope.from_bytes(content)
         return Stored(unseal(envelope, self._keys, self.place), envelope)
 
     def forget(self) -> None:
-        """Drop what was read last."""
+        """Drop the cached state."""
         self._last_read = None
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the write lock, for a compare and a replace. Waits 10 s at most."""
+        """Hold the write lock, for a compare and a replace. Blocks for at most 10 s."""
         lock = KernelLock(self.lock_path)
         lock.acquire(_PATIENCE)
         try:
@@ -83,22 +80,19 @@ class StateFile:
     def seal(self, new: State, kdf: KDFParameters | None) -> Envelope:
         """Encrypt ``new``.
 
-        ``kdf`` is what the state to be replaced was stored with; ``None`` lets a
-        passphrase take a new salt. What is there was read before, under the
-        write lock: so a key that is missing is never made anew over a state that
-        it encrypted, and nothing unreadable is overwritten.
+        ``kdf`` holds the parameters of the state to replace; ``None`` makes a
+        passphrase use a new salt. Must be called after that state was read with the
+        write lock held: then a missing key is never replaced while a state exists
+        that it encrypted, and an unreadable state is never overwritten.
         """
-        cipher = self._keys.encrypting(kdf)
-        return seal(new, cipher, self.place)
+        return seal(new, self._keys.encrypting(kdf), self.place)
 
     def put(self, new: State, envelope: Envelope, room: str | None = None) -> None:
-        """Replace the file's content by ``new`` in its ``envelope``; the write lock is held.
+        """Replace the content by ``envelope``. Must be called with the write lock held.
 
-        ``room`` is a file beside it to be used up for that; ``None`` makes one.
+        ``room`` is a file in the same directory to write to and rename; ``None`` creates one.
         """
         content = envelope.to_bytes()
-        if len(content) > private_files.SIZE_LIMIT:
-            raise StoreError(f"a token of {len(content)} bytes is too large to be stored")
         self.forget()
         if room is None:
             room = self.path + ".new"
@@ -109,7 +103,7 @@ class StateFile:
         self._last_read = (content, Stored(new, envelope))
 
     def set_aside(self) -> str | None:
-        """Rename the file out of the way and return its new name; the write lock is held."""
+        """Rename the file and return its new name. Must be called with the write lock held."""
         self.forget()
         aside = f"{self.path}.quarantine.{time.time_ns()}"
         try:

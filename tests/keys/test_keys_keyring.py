@@ -1,4 +1,4 @@
-"""``KeyringKey``: only with a keyring that keeps what it is given, and never waiting for ever."""
+"""``KeyringKey`` uses only a keyring that really keeps the key, and never waits for ever."""
 
 from __future__ import annotations
 
@@ -48,32 +48,32 @@ class Vault(keyring.backend.KeyringBackend):
 
 
 class PlaintextVault(Vault):
-    """One that says what it is."""
+    """A keyring whose name says that it stores plain text."""
 
 
 class Locked(Vault):
-    """One whose owner does not unlock it."""
+    """A keyring that stays locked."""
 
     def get_password(self, service, username):
         raise keyring.errors.KeyringLocked("locked")
 
 
 class Forgetful(Vault):
-    """One that keeps nothing and does not say so."""
+    """A keyring that silently keeps nothing."""
 
     def set_password(self, service, username, password):
         pass
 
 
 class Broken(Vault):
-    """One whose service is not there: D-Bus on a machine without a desktop."""
+    """A keyring without its service: no D-Bus on a machine without a desktop."""
 
     def get_password(self, service, username):
         raise keyring.errors.InitError("no D-Bus session")
 
 
 class Asking(Vault):
-    """One that shows a dialogue nobody answers."""
+    """A keyring that shows a dialogue nobody answers."""
 
     def __init__(self):
         super().__init__()
@@ -86,14 +86,14 @@ class Asking(Vault):
 
 @pytest.fixture
 def use():
-    """Make a backend the keyring in use."""
+    """Return a function that installs a backend as the current keyring."""
     before = keyring.get_keyring()
     yield lambda backend: keyring.set_keyring(backend) or backend
     keyring.set_keyring(before)
 
 
 def test_only_the_key_is_kept(use, tmp_path):
-    """P12: the first save makes the key; the keyring holds it and no token; a restart reads it."""
+    """P12: the first save makes the key; the keyring holds no token; a restart reads the key."""
     vault = use(Vault())
     path = tmp_path / "app" / "tokens"
     store = EncryptedFileStore(path, key=KeyringKey("report"))
@@ -107,8 +107,8 @@ def test_only_the_key_is_kept(use, tmp_path):
     assert EncryptedFileStore(path, key=KeyringKey("report")).load().generation == 2
 
 
-def test_it_is_asked_once(use, tmp_path):
-    """A process reads the key once, and again only for a state of another key."""
+def test_it_is_read_once(use, tmp_path):
+    """A process reads the key once, and again only for a state encrypted with another key."""
     vault = use(Vault())
     store = EncryptedFileStore(tmp_path / "app" / "tokens", key=KeyringKey("report"))
     state = store.save(Token("a"), None)
@@ -116,14 +116,14 @@ def test_it_is_asked_once(use, tmp_path):
     for _ in range(3):
         state = store.save(Token("b"), state)
     assert vault.asked == asked
-    vault.kept["report", "token store key"] = new = generate_key()
-    old = store._file._keys._source._keys[0].value
+    name, new = ("report", "token store key"), generate_key()
+    old, vault.kept[name] = vault.kept[name], new
     EncryptedFileStore(store.path, key=[new, old]).rotate_key()
     assert state.is_same(store.load())
 
 
 def test_a_lost_key_is_not_replaced(use, tmp_path):
-    """P4: with a state there and no key in the keyring, none is made."""
+    """P4: if a state exists and the keyring has no key, none is made."""
     vault = use(Vault())
     path = tmp_path / "app" / "tokens"
     EncryptedFileStore(path, key=generate_key()).save(Token("a"), None)
@@ -142,14 +142,14 @@ def test_a_lost_key_is_not_replaced(use, tmp_path):
     ],
 )
 def test_untrustworthy_keyrings(use, backend, why):
-    """P12: on a headless machine a keyring that is none is refused, and says what to use."""
+    """P12: an unsafe keyring is rejected, and the error says what to use instead."""
     use(backend())
     with pytest.raises(StoreError, match=f"{why}.*KeyFile"):
         KeyringKey("report").for_writing(None)
 
 
 def empty_chain(monkeypatch):
-    """Return the chain of a machine where no keyring can be used."""
+    """Return the chain backend of a machine without any usable keyring."""
     chain = keyring.backends.chainer.ChainerBackend()
     monkeypatch.setattr(type(chain), "backends", [], raising=False)
     return chain
@@ -169,7 +169,7 @@ def empty_chain(monkeypatch):
     ],
 )
 def test_a_sign_in_on_a_headless_machine(use, tmp_path, monkeypatch, backend, why, transient):
-    """P12: where no keyring can be trusted, the sign-in says what to use and leaves no token."""
+    """P12: without a safe keyring the sign-in fails, says what to use, and stores no token."""
     vault = use(backend(monkeypatch) if backend is empty_chain else backend())
     path = tmp_path / "app" / "tokens"
     manager = TokenManager(
@@ -187,8 +187,8 @@ def test_a_sign_in_on_a_headless_machine(use, tmp_path, monkeypatch, backend, wh
     assert not getattr(vault, "kept", None)
 
 
-def test_a_chain_is_asked_at_its_first(use, monkeypatch):
-    """Of several keyrings in a chain the first is used, and judged."""
+def test_the_first_keyring_of_a_chain(use, monkeypatch):
+    """Of several keyrings in a chain, the first is used and checked."""
     chain = keyring.backends.chainer.ChainerBackend()
     first = Vault()
     monkeypatch.setattr(type(chain), "backends", [first, PlaintextVault()], raising=False)
@@ -201,14 +201,14 @@ def test_a_chain_is_asked_at_its_first(use, monkeypatch):
 
 
 def test_a_keyring_that_forgets(use):
-    """What was given is read back; a keyring that did not keep it is named as that."""
+    """The key is read back, and the error says if the keyring did not keep it."""
     use(Forgetful())
     with pytest.raises(StoreError, match="did not keep"):
         KeyringKey("report").for_writing(None)
 
 
 def test_a_locked_keyring(use):
-    """A locked keyring is transient."""
+    """A locked keyring is a transient error."""
     use(Locked())
     with pytest.raises(StoreUnavailable, match="KeyringLocked") as error:
         KeyringKey("report").for_reading(None)
@@ -216,7 +216,7 @@ def test_a_locked_keyring(use):
 
 
 def test_a_dialogue_that_nobody_answers(use):
-    """P8: a keyring that does not answer is left after the timeout; one thread asks it."""
+    """P8: a keyring that does not answer is given up after the timeout; one thread asks it."""
     asking = use(Asking())
     source = KeyringKey("report", timeout=0.05)
     for _ in range(3):
@@ -224,12 +224,14 @@ def test_a_dialogue_that_nobody_answers(use):
             source.for_reading(None)
     assert asking.asked == 1
     asking.answered.set()
-    source._pending.join(30)
+    for thread in threading.enumerate():
+        if thread.name == "keyring":
+            thread.join(30)
     assert source.for_reading(None) == ()
 
 
 def test_a_foreign_value(use):
-    """What somebody else keeps under the name is no key, and is not repeated."""
+    """A value under that name that is not a key is an error that does not quote it."""
     vault = use(Vault())
     vault.kept["report", "token store key"] = "hunter2"
     with pytest.raises(StoreError, match="not a Fernet key") as error:
@@ -252,7 +254,7 @@ def test_without_the_extra(monkeypatch):
 
 
 def test_it_pickles_by_name(use):
-    """P12: what travels is the name of the key."""
+    """P12: the pickle contains the name of the key and not the key."""
     vault = use(Vault())
     source = KeyringKey("report", "account", timeout=3)
     key = source.for_writing(None)
@@ -265,7 +267,7 @@ def test_it_pickles_by_name(use):
 
 
 @pytest.mark.parametrize(("service", "account"), [("", "a"), ("s", "")])
-def test_names_are_needed(service, account):
-    """An empty name is refused at construction."""
+def test_names_are_required(service, account):
+    """An empty name is rejected at construction."""
     with pytest.raises(ValueError, match="name"):
         KeyringKey(service, account)

@@ -1,14 +1,18 @@
-"""``Passphrase``: derived once, with parameters that a file cannot bend."""
+"""``Passphrase``: the key is derived once, with parameters that a planted file cannot change."""
 
 from __future__ import annotations
 
 import base64
+import functools
+import importlib
 import os
 import pickle
 import threading
+from types import SimpleNamespace
 
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.kdf import scrypt
 
 from requests_silent_refresh import (
     EncryptedFileStore,
@@ -25,30 +29,45 @@ from requests_silent_refresh.stores.envelope import Envelope
 SALT = base64.b64encode(bytes(range(16))).decode()
 CHEAP = {"name": "argon2id", "memory_kib": 19 * 1024, "iterations": 1, "lanes": 1, "salt": SALT}
 SCRYPT = {"name": "scrypt", "n": 2**15, "r": 8, "p": 1, "salt": SALT}
+KDFS = [(scrypt, "Scrypt")]
+
+try:  # an older cryptography has no Argon2id
+    Passphrase("p").for_reading(CHEAP)
+except StoreError:
+    QUICK = SCRYPT
+else:
+    QUICK = CHEAP
+    KDFS.append((importlib.import_module("cryptography.hazmat.primitives.kdf.argon2"), "Argon2id"))
 
 
-# An older cryptography has no Argon2id.
-QUICK = CHEAP if passphrase._has_argon2id() else SCRYPT
+def without_salt(kdf):
+    return {name: value for name, value in kdf.items() if name != "salt"}
 
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Derive with the least that is accepted, to be quick."""
-    monkeypatch.setattr(passphrase, "_ARGON2ID", {k: v for k, v in CHEAP.items() if k != "salt"})
-    monkeypatch.setattr(passphrase, "_SCRYPT", {k: v for k, v in SCRYPT.items() if k != "salt"})
+    """Derive with the lowest cost that is accepted, to be quick."""
+    # There is no public setting for the cost: it would invite weak keys.
+    monkeypatch.setattr(passphrase, "_ARGON2ID", without_salt(CHEAP))
+    monkeypatch.setattr(passphrase, "_SCRYPT", without_salt(SCRYPT))
 
 
 @pytest.fixture
 def derivations(monkeypatch):
-    """What is derived, by its parameters."""
+    """Return a list that gets the parameters of each derivation cryptography is asked for."""
     derived = []
-    really = passphrase._derive
 
-    def derive(secret, kdf):
-        derived.append(kdf)
-        return really(secret, kdf)
+    def counting(real, **parameters):
+        kdf = real(**parameters)
 
-    monkeypatch.setattr(passphrase, "_derive", derive)
+        def derive(text):
+            derived.append(parameters)
+            return kdf.derive(text)
+
+        return SimpleNamespace(derive=derive)
+
+    for module, name in KDFS:
+        monkeypatch.setattr(module, name, functools.partial(counting, getattr(module, name)))
     return derived
 
 
@@ -61,7 +80,7 @@ class TestStore:
     """A store with a passphrase."""
 
     def test_two_processes_share_the_salt(self, tmp_path, derivations):
-        """Who has the passphrase reads and writes; each derives once, with the first's salt."""
+        """Each process derives the key once, from the salt of the first one."""
         path = tmp_path / "app" / "tokens"
         first = EncryptedFileStore(path, key=Passphrase("correct horse"))
         saved = first.save(Token("a", "r"), None)
@@ -71,10 +90,11 @@ class TestStore:
         assert again.is_same(first.load())
         first.save(Token("c"), None)
         assert len(derivations) == 2
-        assert derivations[0] == derivations[1] == header(path)["kdf"]
+        assert derivations[0] == derivations[1]
+        assert derivations[0]["salt"] == base64.b64decode(header(path)["kdf"]["salt"])
 
     def test_two_stores_have_two_salts(self, tmp_path):
-        """One passphrase in two processes makes two keys."""
+        """One passphrase in two stores makes two keys."""
         for name in ("one", "two"):
             key = Passphrase("correct horse")
             EncryptedFileStore(tmp_path / "app" / name, key=key).save(Token("a"), None)
@@ -83,23 +103,23 @@ class TestStore:
         assert one["key"] != two["key"]
 
     def test_a_wrong_passphrase(self, tmp_path):
-        """A wrong passphrase is a WrongKey that says it was one; nothing is overwritten."""
+        """A wrong passphrase is a WrongKey that mentions the passphrase; nothing is overwritten."""
         path = tmp_path / "app" / "tokens"
         EncryptedFileStore(path, key=Passphrase("right")).save(Token("a"), None)
         content = path.read_bytes()
         store = EncryptedFileStore(path, key=Passphrase("wrong"))
         for attempt in (store.load, lambda: store.save(Token("b"), None)):
-            with pytest.raises(WrongKey, match="made of a passphrase") as error:
+            with pytest.raises(WrongKey, match="derived from a passphrase") as error:
                 attempt()
             assert error.value.stored_key_id == header(path)["key"]
             assert len(error.value.key_ids) == 1
         assert path.read_bytes() == content
 
     def test_from_a_key_file_to_a_passphrase_and_back(self, tmp_path):
-        """Sources of both kinds stand in one rotation."""
+        """A rotation can go from either kind of key to the other."""
         path, key = tmp_path / "app" / "tokens", KeyFile(tmp_path / "key", make=True)
         saved = EncryptedFileStore(path, key=key).save(Token("a"), None)
-        with pytest.raises(WrongKey, match="not what they were encrypted with"):
+        with pytest.raises(WrongKey, match="were not encrypted with one"):
             EncryptedFileStore(path, key=Passphrase("p")).load()
         EncryptedFileStore(path, key=[Passphrase("p"), key]).rotate_key()
         assert saved.is_same(EncryptedFileStore(path, key=Passphrase("p")).load())
@@ -111,7 +131,7 @@ class TestStore:
         assert saved.is_same(EncryptedFileStore(path, key=key).load())
 
     def test_threads_derive_once(self, derivations):
-        """Many threads that need the key at once derive it once."""
+        """Many threads that need the key at the same time derive it once."""
         source = Passphrase("correct horse")
         start = threading.Barrier(8)
 
@@ -127,12 +147,12 @@ class TestStore:
         assert len(derivations) == 1
 
     def test_spellings_of_one_passphrase(self):
-        """What two keyboards send for one text is one passphrase."""
+        """Two Unicode spellings of one text are the same passphrase."""
         one, two = Passphrase("caf\u00e9"), Passphrase("cafe\u0301")
         assert one.for_reading(QUICK) == two.for_reading(QUICK)
 
     def test_a_callable(self, monkeypatch):
-        """The passphrase may come from elsewhere; it is asked for once, and named when missing."""
+        """A callable is called once; if it fails, the error names the missing variable."""
         monkeypatch.setenv("APP_PASSPHRASE", "correct horse")
         source = pickle.loads(pickle.dumps(Passphrase(FromEnvironment("APP_PASSPHRASE"))))
         assert source.for_reading(QUICK) == Passphrase("correct horse").for_reading(QUICK)
@@ -143,7 +163,7 @@ class TestStore:
 
 
 def test_the_real_parameters(tmp_path):
-    """What new states are made with is Argon2id with 64 MiB, as RFC 9106 has it."""
+    """New states use Argon2id with 64 MiB, as RFC 9106 recommends."""
     path = tmp_path / "app" / "tokens"
     EncryptedFileStore(path, key=Passphrase("correct horse")).save(Token("a"), None)
     kdf = dict(header(path)["kdf"])
@@ -154,8 +174,9 @@ def test_the_real_parameters(tmp_path):
         assert kdf == {"name": "scrypt", "n": 131072, "r": 8, "p": 1}
 
 
-def test_scrypt_where_argon2id_lacks(monkeypatch):
-    """Without Argon2id, scrypt is used; what Argon2id made says what it needs."""
+@pytest.mark.usefixtures("cheap")
+def test_scrypt_without_argon2id(monkeypatch):
+    """Without Argon2id, scrypt is used; reading a key made with Argon2id says what it needs."""
     argon2 = pytest.importorskip("cryptography.hazmat.primitives.kdf.argon2")
 
     class Lacking:
@@ -163,7 +184,6 @@ def test_scrypt_where_argon2id_lacks(monkeypatch):
             raise UnsupportedAlgorithm("no Argon2id")
 
     monkeypatch.setattr(argon2, "Argon2id", Lacking)
-    monkeypatch.setattr(passphrase, "_SCRYPT", {k: v for k, v in SCRYPT.items() if k != "salt"})
     key = Passphrase("p").for_writing(None)
     assert key.kdf["name"] == "scrypt"
     assert Passphrase("p").for_reading(key.kdf) == (key,)
@@ -189,9 +209,10 @@ def test_scrypt_where_argon2id_lacks(monkeypatch):
     ],
 )
 def test_parameters_out_of_bounds(change, derivations):
-    """A planted file neither weakens the key of the next save nor takes all the memory."""
+    """A planted file can neither weaken the key of the next save nor use up the memory."""
     with pytest.raises(StoreCorrupted):
         Passphrase("p").for_reading({**CHEAP, **change})
+    assert not derivations
 
 
 @pytest.mark.parametrize("change", [{"n": 2**14}, {"n": 2**21}, {"r": 7}, {"r": 17}, {"p": 17}])
@@ -202,55 +223,72 @@ def test_scrypt_parameters_out_of_bounds(change):
 
 
 def test_an_unknown_derivation():
-    """A derivation of the future is not called corrupt."""
+    """An unknown derivation, perhaps of a later release, is not reported as corrupt."""
     with pytest.raises(StoreError, match=r"'bcrypt'.*upgrade") as error:
         Passphrase("p").for_reading({"name": "bcrypt"})
     assert not isinstance(error.value, StoreCorrupted)
 
 
 def test_too_little_memory(monkeypatch):
-    """Too little memory for the derivation is transient."""
+    """Too little memory for the derivation is a transient error."""
 
     class Hungry:
+        def __init__(self, **parameters):
+            pass
+
         def derive(self, text):
             raise MemoryError
 
-    monkeypatch.setattr(passphrase, "_kdf", lambda kdf, salt: Hungry())
+    for module, name in KDFS:
+        monkeypatch.setattr(module, name, Hungry)
     with pytest.raises(StoreUnavailable, match="memory"):
-        Passphrase("p").for_reading(CHEAP)
+        Passphrase("p").for_reading(QUICK)
 
 
 @pytest.mark.parametrize(
     ("given", "error"), [("", ValueError), (None, TypeError), (b"x", TypeError)]
 )
-def test_what_is_no_passphrase(given, error):
-    """An empty passphrase or another type is refused at construction."""
+def test_an_invalid_passphrase(given, error):
+    """An empty passphrase or another type is rejected at construction."""
     with pytest.raises(error):
         Passphrase(given)
 
 
 @pytest.mark.parametrize("answer", ["", None, b"bytes"])
-def test_a_callable_that_returns_none(answer):
-    """A callable must return a passphrase."""
+def test_a_callable_that_returns_no_passphrase(answer):
+    """A callable must return a non-empty str."""
     with pytest.raises(StoreError, match=r"returned (no passphrase|nothing)"):
         Passphrase(lambda: answer).for_reading(QUICK)
 
 
 def test_it_does_not_show():
-    """P12: a literal passphrase is neither printed nor pickled, and what it would take is said."""
+    """P12: a literal passphrase is never printed; pickling it fails and says what to use."""
     source = Passphrase("canary")
     assert "canary" not in repr([source, vars(source)])
     with pytest.raises(TypeError, match="FromEnvironment"):
         pickle.dumps(source)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_can_derive():
-    """A fork while another thread derives leaves the child a lock of its own."""
-    source = Passphrase("p")
-    with source._lock:
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if source.for_reading(SCRYPT) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """A child that was forked while another thread derived can derive the key itself."""
+    parent, deriving, forked = os.getpid(), threading.Event(), threading.Event()
+
+    def ask():
+        if os.getpid() == parent:
+            deriving.set()
+            forked.wait(30)
+        return "p"
+
+    source = Passphrase(ask)
+    thread = threading.Thread(target=source.for_reading, args=[SCRYPT])
+    thread.start()
+    assert deriving.wait(30)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if source.for_reading(SCRYPT) else 1)
+    status = os.waitpid(child, 0)[1]
+    forked.set()
+    thread.join(30)
+    assert os.waitstatus_to_exitcode(status) == 0

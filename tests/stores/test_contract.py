@@ -1,4 +1,4 @@
-"""Every store of the package against the one contract."""
+"""The memory and file stores pass the contract's tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class TestMemoryStore(StoreContract):
     def make_store(self, tmp_path):
         return MemoryStore()
 
-    def test_pickling_is_refused(self, store, signed_in):
-        """P12: a MemoryStore would take its tokens along, so it says what to use instead."""
+    def test_it_cannot_be_pickled(self, store, signed_in):
+        """P12: the pickle would contain tokens, so the error says which store to use instead."""
         with pytest.raises(TypeError, match="EncryptedFileStore"):
             pickle.dumps(store)
 

@@ -1,4 +1,4 @@
-"""The envelope of a stored state: what it shows, and that nothing but the whole of it is read."""
+"""The envelope of a stored state: what it reveals, and that any damage to it is detected."""
 
 from __future__ import annotations
 
@@ -30,20 +30,31 @@ def opened(content, place=PLACE, key=KEY):
     return unseal(Envelope.from_bytes(content), keys(key), place)
 
 
-def test_a_state_comes_back():
-    """A sealed state is opened as it was."""
+def shown_by_frames_of(error):
+    """Return the local variables of our own frames in a traceback."""
+    frames = []
+    frame = error.__traceback__
+    while frame:
+        if "requests_silent_refresh" in frame.tb_frame.f_code.co_filename:
+            frames.append(repr(frame.tb_frame.f_locals))
+        frame = frame.tb_next
+    return "".join(frames)
+
+
+def test_a_state_is_restored():
+    """Opening a sealed state returns the same state."""
     state = opened(sealed())
     assert STATE.is_same(state)
     assert state.token.to_dict() == STATE.token.to_dict()
 
 
-def test_a_tombstone_comes_back():
-    """A signed-out state is opened as one."""
+def test_a_tombstone_is_restored():
+    """Opening a signed-out state returns a signed-out state."""
     assert opened(sealed(STATE.followed_by(None))).token is None
 
 
 def test_what_an_engine_sees():
-    """P12: readable are lineage, generation, key id and formats; the tokens are not."""
+    """P12: the lineage, generation, key id and formats are readable; the tokens are not."""
     envelope = Envelope.from_bytes(sealed())
     assert dict(envelope.header) == {
         "format": "requests-silent-refresh tokens",
@@ -58,8 +69,8 @@ def test_what_an_engine_sees():
     assert KEY[:12].encode() not in envelope.to_bytes()
 
 
-def test_every_flipped_bit_is_noticed():
-    """Each single bit that flips, anywhere in the file, is a typed error, never a state."""
+def test_every_flipped_bit_is_detected():
+    """Flipping any bit of the file is a typed error."""
     whole = sealed()
     ours = keys()
     for position in range(len(whole)):
@@ -70,8 +81,8 @@ def test_every_flipped_bit_is_noticed():
                 unseal(Envelope.from_bytes(bytes(damaged)), ours, PLACE)
 
 
-def test_every_truncation_is_noticed():
-    """A file that is cut short at any length is corrupt."""
+def test_every_truncation_is_detected():
+    """A file that is truncated at any length is corrupt."""
     whole = sealed()
     ours = keys()
     for length in range(len(whole)):
@@ -80,8 +91,8 @@ def test_every_truncation_is_noticed():
 
 
 @pytest.mark.parametrize("more", [b"\n", b"\0", b"x", b"gAAAA\n"])
-def test_anything_appended_is_noticed(more):
-    """A file with something behind its end is corrupt."""
+def test_anything_appended_is_detected(more):
+    """A file with anything after its end is corrupt."""
     with pytest.raises(StoreCorrupted):
         opened(sealed() + more)
 
@@ -101,14 +112,14 @@ def test_anything_appended_is_noticed(more):
         b'{"access_token":"plain"}\n',
     ],
 )
-def test_a_foreign_file_is_noticed(content):
-    """What this package did not write is corrupt, however it is broken."""
+def test_a_foreign_file_is_detected(content):
+    """Any content that this package did not write is corrupt."""
     with pytest.raises(StoreCorrupted, match="not written by this package"):
         Envelope.from_bytes(content)
 
 
 def test_a_future_format_is_named():
-    """A state that only a newer release understands says which, and is not called corrupt."""
+    """The error for a newer format names it, and is not StoreCorrupted."""
     header, body = sealed().split(b"\n")[:2]
     newer = {**json.loads(header), "version": 4, "reader": 3, "more": "fields"}
     with pytest.raises(StoreError, match=r"format 4 .* reads format 3.*upgrade") as error:
@@ -116,8 +127,8 @@ def test_a_future_format_is_named():
     assert not isinstance(error.value, StoreCorrupted)
 
 
-def test_a_newer_format_that_we_can_read():
-    """Fields that a newer writer adds do not hinder a reader that is new enough for it."""
+def test_a_newer_format_that_can_be_read():
+    """Unknown fields of a newer writer are ignored if its format can be read."""
     cipher = keys().encrypting(None)
     header = {**Envelope.from_bytes(sealed()).header, "version": 2, "more": [1]}
     content = {"header": header, "place": PLACE, "token": STATE.token.to_dict(), "hint": 1}
@@ -136,8 +147,8 @@ def test_a_newer_format_that_we_can_read():
         {"added": 1},
     ],
 )
-def test_a_changed_header_is_noticed(change):
-    """P1: nobody without the key passes one state off as another generation or session."""
+def test_a_changed_header_is_detected(change):
+    """P1: without the key, a state cannot be passed off as another generation or session."""
     header, body = sealed().split(b"\n")[:2]
     forged = json.dumps({**json.loads(header), **change}, separators=(",", ":")).encode()
     with pytest.raises(StoreCorrupted):
@@ -145,8 +156,8 @@ def test_a_changed_header_is_noticed(change):
 
 
 @pytest.mark.parametrize("name", ["version", "reader", "key", "kdf", "lineage", "generation"])
-def test_a_header_of_wrong_types_is_noticed(name):
-    """A header that lacks a field, or has one of another type, is corrupt, whichever it is."""
+def test_wrong_types_in_a_header_are_detected(name):
+    """A header that lacks any field, or has any field of another type, is corrupt."""
     header, body = sealed().split(b"\n")[:2]
     right = json.loads(header)
     for value in (None, True, 1.5, "text", [], {}, ...):
@@ -158,14 +169,14 @@ def test_a_header_of_wrong_types_is_noticed(name):
                 opened(json.dumps(fields, separators=(",", ":")).encode() + b"\n" + body + b"\n")
 
 
-def test_another_place_is_noticed():
-    """Two sessions' states cannot be swapped, though one key encrypts both."""
-    with pytest.raises(StoreCorrupted, match=r"made for 'app/tokens'.*place of 'app/other'"):
+def test_another_place_is_detected():
+    """The states of two sessions cannot be swapped, even if one key encrypts both."""
+    with pytest.raises(StoreCorrupted, match=r"made for 'app/tokens'.*found at 'app/other'"):
         opened(sealed(), place="app/other")
 
 
 def test_another_key_is_named():
-    """A wrong key is told apart from a damaged file, and both keys are named."""
+    """A wrong key is distinguished from a damaged file, and the error names both keys."""
     other = generate_key()
     with pytest.raises(WrongKey) as error:
         opened(sealed(), key=other)
@@ -178,8 +189,8 @@ def test_another_key_is_named():
     assert other not in str(error.value)
 
 
-def test_other_contents_of_the_right_key_are_noticed():
-    """What the key did encrypt, but is no state, is corrupt and does not show in the error."""
+def test_other_contents_of_the_right_key_are_detected():
+    """Encrypted content that is not a state is corrupt, and the error does not show it."""
     cipher = keys().encrypting(None)
     header = Envelope.from_bytes(sealed()).header
     for content in (
@@ -194,17 +205,11 @@ def test_other_contents_of_the_right_key_are_noticed():
             opened(Envelope(header, cipher.fernet.encrypt(content)).to_bytes())
         assert "canary" not in str(error.value)
         assert error.value.__cause__ is None
-        frames = []
-        frame = error.value.__traceback__
-        while frame:
-            if "requests_silent_refresh" in frame.tb_frame.f_code.co_filename:
-                frames.append(repr(frame.tb_frame.f_locals))
-            frame = frame.tb_next
-        assert "canary" not in "".join(frames)
+        assert "canary" not in shown_by_frames_of(error.value)
 
 
-def test_base64_has_one_spelling():
-    """A second spelling of the same ciphertext, which Python's decoder takes, is refused."""
+def test_only_standard_base64_is_accepted():
+    """Another spelling of the same ciphertext, which Python would decode, is rejected."""
     header, body = sealed().split(b"\n")[:2]
     for spelling in (body[:10] + b"!" + body[10:], body.replace(b"=", b"") + b"===="):
         assert base64.urlsafe_b64decode(spelling) == base64.urlsafe_b64decode(body)
@@ -212,8 +217,8 @@ def test_base64_has_one_spelling():
             opened(header + b"\n" + spelling + b"\n")
 
 
-def test_extra_that_json_does_not_know_is_kept_as_text():
-    """P4: an odd value in an answer never keeps its refresh token from being saved."""
+def test_extra_that_is_not_json_is_saved_as_text():
+    """P4: an unusual value in an answer does not prevent saving its refresh token."""
     token = Token(
         "a", "r", extra={"when": datetime.date(2026, 1, 2), ("odd",): 1, "nan": float("nan")}
     )
@@ -222,9 +227,10 @@ def test_extra_that_json_does_not_know_is_kept_as_text():
     assert loaded.refresh_token.reveal() == "r"
 
 
-def test_extra_that_cannot_be_written_is_an_error_of_ours():
-    """An extra that contains itself is a StoreError, without the tokens in its frames."""
+def test_extra_that_contains_itself():
+    """P12: an extra that contains itself is a StoreError whose frames do not show the tokens."""
     loop: dict = {}
     loop["loop"] = loop
-    with pytest.raises(StoreError, match="extra"):
+    with pytest.raises(StoreError, match="extra") as error:
         sealed(State("ab", 1, Token("canary-access", extra=loop)))
+    assert "canary" not in shown_by_frames_of(error.value)

@@ -1,4 +1,4 @@
-"""``EncryptedFileStore``: killed, or refused by the system, at every single system call."""
+"""``EncryptedFileStore``, killed or refused by the system at every system call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from file_faults import fail_with, tapped
+from file_faults import fail_with, kill, tapped
 
 from requests_silent_refresh import EncryptedFileStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.keys import generate_key
@@ -22,12 +22,16 @@ from requests_silent_refresh.stores.contract import State
 KEY = generate_key()
 OLD, NEW = Token("old", "old-refresh"), Token("new", "new-refresh")
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="processes fork here")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="needs os.fork"),
+    # Threads left by other tests do not affect the children here.
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
 
 
 @pytest.fixture
 def tmp_path(tmp_path):
-    """A directory in memory where there is one: what syncing costs is not what is tested here."""
+    """A directory in memory if possible, because many syncs on a disk are slow."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(
         dir=memory if os.access(memory, os.W_OK) else tmp_path
@@ -46,7 +50,7 @@ def store(path):
 
 
 def access_token(path):
-    """What a newcomer reads."""
+    """Return the access token that a new process would read."""
     state = EncryptedFileStore(path, key=KEY).load()
     return None if state is None else state.token.access_token.reveal()
 
@@ -56,7 +60,7 @@ def beside(path):
 
 
 def is_refused(store, new, after, code):
-    """Whether a save fails, which it may with the injected error only."""
+    """Return whether a save fails with the injected error."""
     try:
         store.replace(new, after)
     except StoreUnavailable as error:
@@ -66,11 +70,22 @@ def is_refused(store, new, after, code):
     return False
 
 
-# Each of these leaves the old state, or the new one, and nothing else.
+def in_a_process_that_dies(act):
+    """Call ``act`` in a forked process, and check that it was killed there."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+# Each of these leaves either the old state or the new one, and nothing else.
 WAYS = ["first sign-in", "sign-in", "save", "refresh"]
 
-# Runs in a process of its own, which forks one child for each system call and has it
-# killed there; then looks what a newcomer finds. Prints a line for each.
+# Runs in a separate process, which forks a child for each system call and has it killed
+# there. Prints a line for each child, with what another process finds afterwards.
 KILLER = """
 import json, os, sys
 from file_faults import kill, tapped
@@ -126,9 +141,9 @@ while True:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_at_every_system_call(tmp_path, way):
-    """P5: SIGKILL at any call leaves the whole old or new state, and the next one goes on at once.
+    """P5: SIGKILL at any call leaves the complete old or new state, and frees the lock at once.
 
-    Once the token was sent, a newcomer finds the new state or knows of the interruption.
+    If the token was sent, the next holder finds the new state or learns of the interruption.
     """
     environment = {
         **os.environ,
@@ -145,7 +160,7 @@ def test_killed_at_every_system_call(tmp_path, way):
     assert ran.returncode == 0, ran.stderr
     points = [json.loads(line) for line in ran.stdout.splitlines()]
     old = None if way == "first sign-in" else "old"
-    # The last one ran through.
+    # The last child was not killed.
     assert [point["killed"] for point in points[-2:]] == [True, False]
     assert points[-1]["found"] == points[-1]["final"] == "new"
     for point in points:
@@ -160,16 +175,16 @@ def test_killed_at_every_system_call(tmp_path, way):
     print(f"{way}: killed at {len(points) - 1} system calls")
     assert len(points) > {"refresh": 40}.get(way, 20)
     if way == "refresh":
-        # A result that was wholly written is not lost, though the rename never came.
+        # A completely written result is not lost, even without the rename.
         assert any(point["found"] == "old" and point["final"] == "new" for point in points)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINTR])
 @pytest.mark.parametrize("way", WAYS)
 def test_refused_at_every_system_call(tmp_path, way, code):
-    """P4: an error at any call is StoreUnavailable, and leaves the whole old or new state.
+    """P4: an error at any call is StoreUnavailable and leaves the complete old or new state.
 
-    The same save tried again then succeeds, whatever the first one came to.
+    The same save succeeds when it is repeated, whether or not the first one failed.
     """
     point = 0
     failed = 0
@@ -205,7 +220,7 @@ def test_refused_at_every_system_call(tmp_path, way, code):
 
 
 def test_refused_at_every_system_call_of_a_load(store, path):
-    """An error at any call of a load is StoreUnavailable, and the next load is well."""
+    """An error at any call of a load is StoreUnavailable, and the next load succeeds."""
     store.save(OLD, None)
     point = 0
     while True:
@@ -220,7 +235,7 @@ def test_refused_at_every_system_call_of_a_load(store, path):
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_refused_at_every_system_call_before_the_exchange(tmp_path, code):
-    """P4: what fails before the refresh token is sent costs nothing: no lock, no file, no mark."""
+    """P4: a failure before the refresh token is sent leaves no lock, no file and no mark."""
     point = 0
     while True:
         point += 1
@@ -234,7 +249,7 @@ def test_refused_at_every_system_call_before_the_exchange(tmp_path, code):
         ):
             hold.begin(state)
         with EncryptedFileStore(path, key=KEY).exclusive(0.0, state) as hold:
-            # The mark of a refresh that was given up can outlive a failed unlink only.
+            # Only a failed unlink can leave the mark of an abandoned refresh.
             assert hold.interrupted_at is None or tap.calls[point - 1] == "unlink"
         if len(tap.calls) < point:
             break
@@ -242,37 +257,51 @@ def test_refused_at_every_system_call_before_the_exchange(tmp_path, code):
 
 
 class TestInterrupted:
-    """What the next holder learns of a refresh that was cut off."""
+    """What the next holder learns about an interrupted refresh."""
 
     @staticmethod
-    def cut_off(path, state, *, hold=None):
-        """Begin a refresh and lose the lock, as a process does that dies; returns when."""
-        hold = hold or EncryptedFileStore(path, key=KEY).exclusive(1.0, state)
-        hold.begin(state)
-        began = time.time()
-        hold._reservation = None
-        hold._lock.release()
-        return began
+    def cut_off(path, state, after):
+        """Begin a refresh of ``state`` in a process that then dies."""
 
-    def test_it_is_told_when(self, store, path):
-        """P5: the next holder knows that a refresh of this state was cut off, and when."""
+        def act():
+            hold = EncryptedFileStore(path, key=KEY).exclusive(1.0, after)
+            hold.begin(state)
+            kill("with the lock held")
+
+        in_a_process_that_dies(act)
+
+    @staticmethod
+    def cut_off_before_rename(path, state):
+        """Refresh ``state`` in a process that dies with the result written and not renamed."""
+
+        def act():
+            store = EncryptedFileStore(path, key=KEY)
+            hold = store.exclusive(1.0, state)
+            hold.begin(state)
+            with tapped("replace", kill):
+                store.save(NEW, state)
+
+        in_a_process_that_dies(act)
+
+    def test_the_next_holder_learns_of_it(self, store, path):
+        """P5: the next holder learns that a refresh of this state was interrupted, and when."""
         state = store.save(OLD, None)
-        began = self.cut_off(path, state)
+        self.cut_off(path, state, state)
         with store.exclusive(1.0, state) as hold:
-            assert abs(hold.interrupted_at - began) < 5
+            assert abs(hold.interrupted_at - time.time()) < 5
 
-    def test_it_is_told_until_the_state_moves(self, store, path):
-        """Holders who got no further keep the mark, with the first moment; a save removes it."""
+    def test_the_mark_stays_until_the_state_changes(self, store, path):
+        """Holders that do not save keep the mark with its first time; a save removes it."""
         state = store.save(OLD, None)
-        self.cut_off(path, state)
+        self.cut_off(path, state, state)
         with store.exclusive(1.0, state) as hold:
             first = hold.interrupted_at
         with store.exclusive(1.0, state) as hold:
             assert hold.interrupted_at == first
             hold.begin(state)
-        second = store.exclusive(1.0, state)
-        assert second.interrupted_at == first
-        self.cut_off(path, state, hold=second)
+        with store.exclusive(1.0, state) as hold:
+            assert hold.interrupted_at == first
+        self.cut_off(path, state, state)
         with store.exclusive(1.0, state) as hold:
             assert hold.interrupted_at == first
             hold.begin(state)
@@ -281,10 +310,10 @@ class TestInterrupted:
             assert hold.interrupted_at is None
         assert beside(path) == []
 
-    def test_a_full_disk_does_not_lose_it(self, store, path):
-        """The mark of the earlier refresh survives a holder who finds no room for another."""
+    def test_a_full_disk_does_not_remove_the_mark(self, store, path):
+        """The mark of an earlier refresh stays if the next holder finds the disk full."""
         state = store.save(OLD, None)
-        self.cut_off(path, state)
+        self.cut_off(path, state, state)
         with store.exclusive(1.0, state) as hold:
             first = hold.interrupted_at
             for point in range(1, 30):
@@ -297,55 +326,47 @@ class TestInterrupted:
         with store.exclusive(1.0, state) as hold:
             assert hold.interrupted_at == first
 
-    def test_another_sign_in_ends_it(self, store, path):
-        """A mark of the session that was replaced says nothing about the new one."""
+    def test_another_sign_in_removes_the_mark(self, store, path):
+        """The mark of a replaced session does not apply to the new session."""
         old = store.save(OLD, None)
-        self.cut_off(path, old)
+        self.cut_off(path, old, old)
         anew = store.save(NEW, None)
         assert anew.generation == old.generation
         with store.exclusive(1.0, anew) as hold:
             assert hold.interrupted_at is None
         assert beside(path) == []
 
-    def test_a_sign_out_ends_it(self, store, path):
-        """Nor about a session that was ended."""
+    def test_a_sign_out_removes_the_mark(self, store, path):
+        """The mark does not apply after a sign-out."""
         old = store.save(OLD, None)
-        self.cut_off(path, old)
+        self.cut_off(path, old, old)
         gone = store.clear(old)
         with store.exclusive(1.0, gone) as hold:
             assert hold.interrupted_at is None
         assert beside(path) == []
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"lineage', b"\0" * 100, b"gAAA"])
-    def test_a_mark_that_is_half_overwritten(self, store, path, content):
-        """Cut off while the answer was written: that counts, at about that time."""
+    def test_a_partly_overwritten_mark(self, store, path, content):
+        """A refresh interrupted while its result was written counts, at the file's time."""
         state = store.save(OLD, None)
         Path(f"{path}.next.2").write_bytes(content)
         os.chmod(f"{path}.next.2", 0o600)
         with store.exclusive(1.0, state) as hold:
             assert abs(hold.interrupted_at - time.time()) < 60
 
-    def test_a_whole_result_is_put_in_place(self, store, path):
-        """P5: an answer that was written and not renamed is not lost; waiters are told it moved."""
+    def test_a_complete_result_is_put_in_place(self, store, path):
+        """P5: a result that was written but not renamed is adopted by the next holder."""
         state = store.save(OLD, None)
-        hold = EncryptedFileStore(path, key=KEY).exclusive(1.0, state)
-        hold.begin(state)
-        with tapped("replace", fail_with(errno.EIO)), pytest.raises(StoreUnavailable):
-            hold._store.save(NEW, state)
-        hold._lock.release()
+        self.cut_off_before_rename(path, state)
         assert access_token(path) == "old"
         assert store.exclusive(1.0, state) is None
         assert access_token(path) == "new"
         assert beside(path) == []
 
-    def test_a_whole_result_of_another_session_is_not(self, store, path):
-        """A result that a sign-in has overtaken is dropped, wherever its process died."""
+    def test_a_complete_result_of_a_replaced_session_is_dropped(self, store, path):
+        """A result is dropped if there has been a sign-in meanwhile."""
         state = store.save(OLD, None)
-        hold = EncryptedFileStore(path, key=KEY).exclusive(1.0, state)
-        hold.begin(state)
-        with tapped("replace", fail_with(errno.EIO)), pytest.raises(StoreUnavailable):
-            hold._store.save(NEW, state)
-        hold._lock.release()
+        self.cut_off_before_rename(path, state)
         anew = store.save(Token("anew"), None)
         with store.exclusive(1.0, anew) as hold:
             assert hold.interrupted_at is None
@@ -353,16 +374,16 @@ class TestInterrupted:
         assert beside(path) == []
 
     def test_generations_that_were_never_saved(self, store, path):
-        """P4: marks of later generations count, when saving had failed over several exchanges."""
+        """P4: marks of later generations count too: several exchanges could not be saved."""
         state = store.save(OLD, None)
-        self.cut_off(path, State(state.lineage, 3, OLD), hold=store.exclusive(1.0))
+        self.cut_off(path, State(state.lineage, 3, OLD), None)
         with store.exclusive(1.0, state) as hold:
             assert hold.interrupted_at is not None
 
 
 @pytest.mark.parametrize("refresh", [False, True])
 def test_what_is_durable_before_save_returns(store, refresh):
-    """P4: content is synced before it gets its name, and the name before save returns."""
+    """P4: the content is synced before the rename, and the directory before save returns."""
     state = store.save(OLD, None)
     hold = store.exclusive(1.0, state)
     if refresh:
@@ -375,7 +396,7 @@ def test_what_is_durable_before_save_returns(store, refresh):
 
 
 def test_the_reserved_room_is_used(store, path):
-    """P4: the answer goes into the room that was reserved, so a disk that filled up is no harm."""
+    """P4: the result is written into the reserved file, so a full disk does no harm."""
     state = store.save(OLD, None)
     with store.exclusive(1.0, state) as hold:
         hold.begin(state)
@@ -385,8 +406,8 @@ def test_the_reserved_room_is_used(store, path):
     assert path.stat().st_size < 4096
 
 
-def test_a_file_of_an_unfinished_save_is_in_nobodys_way(store, path):
-    """What a dead saver left is replaced by the next one."""
+def test_a_leftover_of_an_unfinished_save(store, path):
+    """The next save replaces the file that a dead process left."""
     state = store.save(OLD, None)
     Path(f"{path}.new").write_bytes(b"half")
     store.save(NEW, state)
@@ -394,8 +415,8 @@ def test_a_file_of_an_unfinished_save_is_in_nobodys_way(store, path):
     assert beside(path) == []
 
 
-def test_a_failed_result_is_kept_for_the_next_holder(store, path):
-    """P4: released without having saved what was granted: the stored token is known to be spent."""
+def test_a_result_that_failed_to_be_saved_is_kept(store, path):
+    """P4: a result that could not be renamed is adopted by the next holder of the lock."""
     state = store.save(OLD, None)
     with store.exclusive(1.0, state) as hold:
         hold.begin(state)

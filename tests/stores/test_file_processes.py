@@ -1,7 +1,8 @@
-"""``EncryptedFileStore`` between processes: forks, deaths and crowds."""
+"""``EncryptedFileStore`` with several processes: forks, crashes and many at once."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -11,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from file_faults import fail_with, tapped
 
 from requests_silent_refresh import EncryptedFileStore, StoreUnavailable, Token
 from requests_silent_refresh.keys import KeyFile, generate_key
@@ -20,8 +22,8 @@ from requests_silent_refresh.testing.store_fixtures import Neighbour
 KEY = generate_key()
 
 pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork here"),
-    # Threads that other tests have left behind do not matter to the children here.
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
+    # Threads left by other tests do not affect the children here.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
@@ -54,7 +56,7 @@ def neighbour(path, state, tmp_path):
 
 
 class Child:
-    """A forked child that does one thing, and can be told to go on to its end."""
+    """A forked child that calls ``act``, and stays alive until ``end()`` if ``stay``."""
 
     def __init__(self, act, *, stay=False, wait=True):
         self._result, result = os.pipe()
@@ -83,8 +85,30 @@ class Child:
         os.waitpid(self.pid, 0)
 
 
+def fork_a_survivor():
+    """Fork a process that outlives this one (for a minute at most) and return its id."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        signal.pause()
+    return pid
+
+
+@contextlib.contextmanager
+def survivor(act, path):
+    """Kill a process that took the lock in ``act``, whose child (``act`` returns it) lives on."""
+    parent = Child(act, stay=True)
+    child = int(parent.answer)
+    assert not is_free(path)
+    os.kill(parent.pid, signal.SIGKILL)
+    os.waitpid(parent.pid, 0)
+    os.kill(child, 0)  # it is alive
+    yield
+    os.kill(child, signal.SIGKILL)
+
+
 def is_free(path):
-    """Whether a newcomer gets the exclusive lock."""
+    """Return whether another store object gets the exclusive lock."""
     try:
         EncryptedFileStore(path, key=KEY).exclusive(0.0).release()
     except StoreUnavailable:
@@ -93,10 +117,10 @@ def is_free(path):
 
 
 class TestFork:
-    """A forked child has none of its parent's locks, and cannot free them."""
+    """A forked child does not hold its parent's locks and cannot release them."""
 
-    def test_a_child_frees_nothing(self, store, state, path):
-        """P1: releasing, collecting and ending in a child leave the parent its lock."""
+    def test_a_child_releases_nothing(self, store, state, path):
+        """P1: release(), garbage collection and exit in a child do not free the parent's lock."""
         hold = store.exclusive(1.0, state)
         hold.begin(state)
 
@@ -116,8 +140,8 @@ class TestFork:
         assert is_free(path)
         assert not os.path.exists(f"{path}.next.2")
 
-    def test_a_child_waits_like_anybody(self, store, state, path):
-        """P1: the store of the parent works in the child, which finds the lock taken, then free."""
+    def test_a_child_can_use_the_store(self, store, state, path):
+        """P1: in the child, the parent's store finds the lock taken, then free."""
         with store.exclusive(1.0, state):
             child = Child(lambda: store.exclusive(0.0, state))
             child.end()
@@ -129,7 +153,7 @@ class TestFork:
         assert store.load().token.access_token.reveal() == "child"
 
     def test_a_child_does_not_use_the_parents_room(self, store, state, path):
-        """P4: a save in the child leaves the mark of the parent's refresh alone."""
+        """P4: a save in the child does not use the parent's reservation."""
         with store.exclusive(1.0, state) as hold:
             hold.begin(state)
             child = Child(lambda: store.save(Token("child", "r2"), state).generation)
@@ -137,59 +161,50 @@ class TestFork:
             assert child.answer == "2"
             assert os.path.exists(f"{path}.next.2")
 
-    def test_the_parents_death_frees_the_lock_although_a_child_lives(self, store, state, path):
-        """P1: a worker that outlives its killed parent does not keep the lock it never had."""
+    def test_the_parents_death_frees_the_lock_while_a_child_lives(self, store, state, path):
+        """P1: a child that outlives its killed parent does not keep the parent's lock."""
 
         def act():
             hold = store.exclusive(1.0, state)
             hold.begin(state)
-            grandchild = Child(lambda: "alive", stay=True)
-            globals()["_kept"] = hold, grandchild
-            return grandchild.pid
+            globals()["_kept"] = hold
+            return fork_a_survivor()
 
-        parent = Child(act, stay=True)
-        grandchild = int(parent.answer)
-        assert not is_free(path)
-        os.kill(parent.pid, signal.SIGKILL)
-        os.waitpid(parent.pid, 0)
-        os.kill(grandchild, 0)  # it lives
-        with EncryptedFileStore(path, key=KEY).exclusive(0.0, state) as hold:
+        with survivor(act, path), EncryptedFileStore(path, KEY).exclusive(0.0, state) as hold:
             assert hold.interrupted_at is not None
-        os.kill(grandchild, signal.SIGKILL)
 
-    def test_a_fork_between_open_and_lock(self, store, state, path, monkeypatch):
-        """P1: a file that another thread's fork has copied meanwhile is opened anew."""
-        children = []
-        really = kernel_lock.private_files.open_private
+    def test_a_fork_between_open_and_lock(self, store, state, path):
+        """P1: a lock file that a fork copied before it was locked is opened again."""
+        store.exclusive(1.0, state).release()
+        with tapped("nothing", fail_with(0)) as tap:
+            store.exclusive(1.0, state).release()
+        before_lock = tap.calls[: tap.calls.index("lock_descriptor")]
+        # The number, counted from 1, of the first call after the lock file was opened.
+        just_opened = len(before_lock) - before_lock[::-1].index("open") + 1
 
-        def opening(*args):
-            fd = really(*args)
-            if not children and args[0].endswith("tokens.lock"):
-                # As if another thread forked here: this child knows nothing of the file.
-                children.append(Child(lambda: os.fstat(fd).st_ino, stay=True))
-            return fd
+        def act():
+            grandchildren = []
+            # As another thread may do at this moment.
+            with tapped(just_opened, lambda name: grandchildren.append(fork_a_survivor())):
+                globals()["_kept"] = store.exclusive(1.0, state)
+            return grandchildren[0]
 
-        monkeypatch.setattr(kernel_lock.private_files, "open_private", opening)
-        hold = store.exclusive(1.0, state)
-        assert not is_free(path)
-        hold._lock._fd, fd = None, hold._lock._fd
-        os.close(fd)  # as the kernel does when the holder dies, without unlocking
-        assert is_free(path)
-        children[0].end()
+        with survivor(act, path):
+            assert is_free(path)
 
 
 class TestDeath:
     """A holder that dies."""
 
     def test_a_killed_holder_frees_at_once(self, store, state, neighbour):
-        """P5: the next one has the lock at once, and knows of the interruption."""
+        """P5: the next holder gets the lock at once and learns of the interruption."""
         neighbour.tell("hold 5 begin")
         neighbour.kill()
         with store.exclusive(0.0, state) as hold:
             assert hold.interrupted_at == pytest.approx(time.time(), abs=30)
 
     def test_a_holder_is_named(self, store, state, neighbour):
-        """P4: who waits in vain is told which process holds the lock, where, and since when."""
+        """P4: after a timeout, the error says which process holds the lock, and since when."""
         neighbour.tell("hold 5")
         with pytest.raises(StoreUnavailable) as error:
             store.exclusive(0.0, state)
@@ -198,8 +213,8 @@ class TestDeath:
         assert error.value.holder in str(error.value)
         neighbour.tell("release")
 
-    def test_a_note_that_lies(self, store, state, path, neighbour):
-        """A note that somebody else wrote is cut and cleaned before it is shown."""
+    def test_a_foreign_note(self, store, state, path, neighbour):
+        """The holder's note is truncated and cleaned before it is shown."""
         neighbour.tell("hold 5")
         with open(f"{path}.lock", "r+b") as file:
             file.write(b"\n\x1b[31mprocess\x00 " + b"x" * 5000)
@@ -209,8 +224,8 @@ class TestDeath:
         assert len(error.value.holder) < 400
         neighbour.tell("release")
 
-    def test_nothing_noted(self, store, state, path, neighbour):
-        """Without a note the holder is unknown."""
+    def test_no_note(self, store, state, path, neighbour):
+        """If the note is missing, the holder is unknown."""
         neighbour.tell("hold 5")
         os.truncate(f"{path}.lock", 0)
         with pytest.raises(StoreUnavailable, match="locked by another process") as error:
@@ -218,8 +233,8 @@ class TestDeath:
         assert error.value.holder is None
         neighbour.tell("release")
 
-    def test_a_dropped_hold_is_given_up(self, store, state, path):
-        """A hold that nobody released is freed with the object."""
+    def test_a_garbage_collected_hold_is_released(self, store, state, path):
+        """A hold that was not released frees the lock when it is garbage collected."""
         hold = store.exclusive(1.0, state)
         assert not is_free(path)
         del hold
@@ -228,10 +243,10 @@ class TestDeath:
 
 
 class TestLockFile:
-    """The lock files stay."""
+    """The lock files are never removed."""
 
     def test_they_are_not_removed(self, store, state, path):
-        """P1: the lock files outlive every release, under the same inode."""
+        """P1: the lock files keep their inodes over each release."""
         store.exclusive(1.0, state).release()
         before = [os.stat(f"{path}.{name}").st_ino for name in ("lock", "write.lock")]
         with store.exclusive(1.0, state) as hold:
@@ -239,46 +254,42 @@ class TestLockFile:
             store.save(Token("b", "r"), state)
         assert [os.stat(f"{path}.{name}").st_ino for name in ("lock", "write.lock")] == before
 
-    def test_a_removed_lock_file_is_noticed_before_the_exchange(self, store, state, path):
-        """P1: a holder whose lock file was cleaned away does not send the token."""
+    def test_a_removed_lock_file_is_detected_before_the_exchange(self, store, state, path):
+        """P1: a holder whose lock file was removed does not send the token."""
         with store.exclusive(1.0, state) as hold:
             os.unlink(f"{path}.lock")
             with pytest.raises(StoreUnavailable, match="was removed while it was locked"):
                 hold.begin(state)
 
-    def test_a_lock_on_a_removed_file_is_none(self, store, state, path, monkeypatch):
-        """P1: a file that is removed between open and lock is not taken for the lock."""
-        really = kernel_lock.private_files.call
+    def test_a_lock_on_a_removed_file_does_not_count(self, store, state, path):
+        """P1: if the file is removed between open and lock, the lock is taken again."""
         removed = []
 
-        def calling(function, /, *args, **kwargs):
-            if function.__name__ == "lock_descriptor" and not removed:
+        def remove_once(name):
+            if not removed:
                 removed.append(os.unlink(f"{path}.lock"))
-            return really(function, *args, **kwargs)
 
-        monkeypatch.setattr(kernel_lock.private_files, "call", calling)
-        with store.exclusive(5.0, state):
+        with tapped("lock_descriptor", remove_once):
+            hold = store.exclusive(5.0, state)
+        with hold:
             assert os.path.exists(f"{path}.lock")
             assert not is_free(path)
+        assert removed
 
-    def test_a_removed_file_and_no_time(self, store, state, path, monkeypatch):
-        """P1: with no time left for another try, the lock on a removed file is not given."""
-        really = kernel_lock.private_files.call
-
-        def calling(function, /, *args, **kwargs):
-            if function.__name__ == "lock_descriptor":
-                os.unlink(f"{path}.lock")
-            return really(function, *args, **kwargs)
-
-        monkeypatch.setattr(kernel_lock.private_files, "call", calling)
-        with pytest.raises(StoreUnavailable) as error:
+    def test_a_removed_file_and_no_time(self, store, state, path):
+        """P1: without time for another try, a lock on a removed file is a timeout."""
+        with (
+            tapped("lock_descriptor", lambda name: os.unlink(f"{path}.lock")),
+            pytest.raises(StoreUnavailable) as error,
+        ):
             store.exclusive(0.0, state)
         assert error.value.holder is None
 
     def test_a_stuck_writer(self, store, state, path, monkeypatch):
-        """P8: a save waits a bounded time for another's save, and says who it was."""
+        """P8: a save waits a limited time for another save, and the error names its process."""
         from requests_silent_refresh.stores import state_file
 
+        # No public way shortens the 10 s.
         monkeypatch.setattr(state_file, "_PATIENCE", 0.05)
         lock = kernel_lock.KernelLock(f"{path}.write.lock")
         assert lock.try_acquire()
@@ -289,21 +300,21 @@ class TestLockFile:
         store.save(Token("b"), state)
 
     def test_concurrent_writers_take_turns(self, store, state, path):
-        """P1: writers that come at once all come through, one after another."""
+        """P1: concurrent saves all succeed, one after another."""
         stores = [EncryptedFileStore(path, key=KEY) for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda s: s.save(Token("b"), None), stores))
         assert store.load().generation == 1
 
 
-def test_a_crowd_refreshes_once(store, state, path):
-    """P1: forty processes find an expired token at once: one refreshes, all have the result."""
+def test_many_processes_refresh_once(store, state, path):
+    """P1: if forty processes find an expired token, one refreshes and all get the result."""
     start, go = os.pipe()
 
     def act():
         os.close(go)
         os.write(results, b"ready\n")
-        os.read(start, 1)  # until the parent opens the gate for all
+        os.read(start, 1)  # until the parent starts all of them
         mine = EncryptedFileStore(path, key=KEY)
         refreshed = 0
         while (found := mine.load()).generation == 1:

@@ -1,4 +1,4 @@
-"""``EncryptedFileStore``: which files it makes, with which modes, and which it refuses."""
+"""``EncryptedFileStore``: the files it creates, their modes, and the files it rejects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from file_faults import fail_with, tapped
 from queue_kit import Crowd
 
 from requests_silent_refresh import (
@@ -27,7 +28,7 @@ from requests_silent_refresh.system import private_files
 
 KEY = generate_key()
 
-needs_posix = pytest.mark.skipif(os.name == "nt", reason="modes, owners and links of POSIX")
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX modes, owners and links")
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def mode(path):
 
 
 def use(store, name):
-    """Do what opens the file ``name``."""
+    """Use the store in a way that opens the file ``name``."""
     if name == "tokens.lock":
         store.exclusive(1.0)
     else:
@@ -58,15 +59,15 @@ def use(store, name):
 
 
 class TestPath:
-    """The path that is given."""
+    """The ``path`` argument."""
 
     def test_nothing_is_touched_at_construction(self, path):
-        """A store that is only made, or only loads, leaves the disk alone."""
+        """Constructing a store and loading create no files."""
         assert EncryptedFileStore(path, key=KEY).load() is None
         assert not path.parent.exists()
 
     def test_home_and_working_directory(self, tmp_path, monkeypatch):
-        """``~`` is expanded, and a relative path means the directory at construction."""
+        """``~`` is expanded, and a relative path is resolved at construction."""
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.chdir(tmp_path)
         home = EncryptedFileStore("~/app/tokens", key=KEY)
@@ -79,18 +80,18 @@ class TestPath:
         "given",
         ["", "/", "app/", "a\0b", "tokens.lock", "tokens.new", "t.next.3", "t.quarantine.17"],
     )
-    def test_what_is_no_path(self, given):
-        """A path that cannot be meant, or would meet the files of another store, is refused."""
+    def test_an_invalid_path(self, given):
+        """An impossible path, or one that could be another store's file, is rejected."""
         with pytest.raises(ValueError, match="path"):
             EncryptedFileStore(given, key=KEY)
 
-    def test_bytes_are_no_path(self):
-        """A path of bytes is refused, not half supported."""
+    def test_a_path_of_bytes(self):
+        """A path of type bytes is rejected."""
         with pytest.raises(ValueError, match="path"):
             EncryptedFileStore(b"tokens", key=KEY)
 
     def test_the_files_beside_it(self, store, signed_in, path):
-        """What lies there is what is documented, and nothing more is left after a refresh."""
+        """Only the documented files exist, and a refresh leaves no other ones."""
         with store.exclusive(1.0, signed_in) as hold:
             hold.begin(signed_in)
             assert sorted(os.listdir(path.parent)) == [
@@ -105,11 +106,11 @@ class TestPath:
 
 @needs_posix
 class TestModes:
-    """0600 in 0700, whatever the umask."""
+    """Files are 0600 in directories of 0700, whatever the umask."""
 
     @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
-    def test_what_is_made(self, tmp_path, umask):
-        """P12: every file and directory that is made is the user's alone, and usable."""
+    def test_new_files(self, tmp_path, umask):
+        """P12: each new file and directory is usable by this user and nobody else."""
         path = tmp_path / "one" / "two" / "tokens"
         store = EncryptedFileStore(path, key=KEY)
         old = os.umask(umask)
@@ -125,42 +126,37 @@ class TestModes:
         assert mode(path) == 0o600
         assert mode(path.parent) == mode(path.parent.parent) == 0o700
 
-    def test_directories_of_others_are_left(self, store, path, tmp_path):
-        """Only a directory that we made is ours to change."""
+    def test_an_existing_directory_keeps_its_mode(self, store, path, tmp_path):
+        """The mode of a directory that the store did not create is not changed."""
         path.parent.mkdir()
         path.parent.chmod(0o755)
         store.save(Token("a"), None)
         assert mode(path.parent) == 0o755
 
     @pytest.mark.parametrize("name", ["tokens", "tokens.lock", "tokens.write.lock"])
-    def test_an_old_wide_mode_is_tightened(self, store, signed_in, path, name, caplog):
-        """P12: a file that others could open does not keep its mode, and that is logged."""
+    def test_an_open_mode_is_restricted(self, store, signed_in, path, name, caplog):
+        """P12: a file that others could open is set to 0600, and that is logged."""
         store.exclusive(1.0).release()
         (path.parent / name).chmod(0o644)
         assert store.load() is not None
         if name == "tokens":
-            assert mode(path) == 0o600  # by the load: who only reads makes no new file
+            assert mode(path) == 0o600  # loading is enough
         store.exclusive(1.0).release()
         store.save(Token("b"), signed_in)
         assert mode(path.parent / name) == 0o600
         if name == "tokens":
             assert f"{path} could be opened by others (mode 644)" in caplog.text
 
-    def test_a_file_system_without_modes(self, store, signed_in, path, monkeypatch):
-        """Where modes cannot be changed the content is still encrypted, so it is read."""
+    def test_a_file_system_without_modes(self, store, signed_in, path):
+        """If the mode cannot be changed the file is read anyway, because it is encrypted."""
         path.chmod(0o666)
-
-        def refuse(function, /, *args, **kwargs):
-            if function is os.fchmod:
-                raise PermissionError(errno.EPERM, "no modes here")
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(private_files, "call", refuse)
-        assert signed_in.is_same(store.load())
+        with tapped("fchmod", fail_with(errno.EPERM)) as tap:
+            assert signed_in.is_same(store.load())
+        assert "fchmod" in tap.calls
 
 
 def plant(kind, path, target):
-    """Put what is no file of ours at ``path``: a link to ``target``, or a FIFO."""
+    """Create a link to ``target``, or a FIFO, at ``path``."""
     if kind == "link":
         path.symlink_to(target)
     else:
@@ -168,17 +164,17 @@ def plant(kind, path, target):
 
 
 def promptly(work):
-    """Return what ``work()`` returns or raises; fail where it hangs."""
+    """Return what ``work()`` returns or raises; fail if it hangs."""
     return Crowd(work, size=1).outcomes(timeout=20)[0]
 
 
 @needs_posix
 class TestPlanted:
-    """Files that somebody else put there."""
+    """Files planted by another program."""
 
     @pytest.mark.parametrize("name", ["tokens", "tokens.lock", "tokens.write.lock"])
     def test_a_link_is_not_followed(self, store, path, tmp_path, name):
-        """P12: a link in the place of any file is refused, and what it leads to is left alone."""
+        """P12: a link in place of any file is rejected, and its target is not changed."""
         path.parent.mkdir()
         (tmp_path / "elsewhere").write_text("precious")
         (path.parent / name).symlink_to(tmp_path / "elsewhere")
@@ -189,10 +185,10 @@ class TestPlanted:
 
     @pytest.mark.parametrize("kind", ["link", "fifo"])
     @pytest.mark.parametrize("name", ["tokens.new", "tokens.next.2", "tokens.next.2.new"])
-    def test_what_is_in_the_place_of_a_new_file_is_replaced(
+    def test_a_planted_file_in_place_of_a_new_one_is_replaced(
         self, store, signed_in, path, tmp_path, name, kind
     ):
-        """P8, P12: where a file is made anew, what was planted goes and a link's target stays."""
+        """P8, P12: a planted file is replaced by the new one, and a link's target stays."""
         (tmp_path / "elsewhere").write_text("precious")
         hold = store.exclusive(1.0, signed_in)
         plant(kind, path.parent / name, tmp_path / "elsewhere")
@@ -210,10 +206,8 @@ class TestPlanted:
 
     @pytest.mark.parametrize("kind", ["link", "fifo"])
     @pytest.mark.parametrize("name", ["tokens.next.2", "tokens.next.77", "tokens.next.2.new"])
-    def test_what_is_planted_as_a_mark_is_removed(
-        self, store, signed_in, path, tmp_path, name, kind
-    ):
-        """P8, P12: what is in the place of a mark is neither read nor in the way."""
+    def test_a_planted_mark_is_removed(self, store, signed_in, path, tmp_path, name, kind):
+        """P8, P12: a planted file in place of a mark is removed without being read."""
         (tmp_path / "elsewhere").write_text("precious")
         plant(kind, path.parent / name, tmp_path / "elsewhere")
         with promptly(lambda: store.exclusive(1.0, signed_in)) as hold:
@@ -222,15 +216,15 @@ class TestPlanted:
         assert (tmp_path / "elsewhere").read_text() == "precious"
 
     def test_a_dangling_link(self, store, path, tmp_path):
-        """A link that leads nowhere is no empty store."""
+        """A link without a target is not treated as an empty store."""
         path.parent.mkdir()
         path.symlink_to(tmp_path / "nowhere")
         with pytest.raises(StoreError, match="is a symbolic link"):
             store.load()
 
     @pytest.mark.parametrize("name", ["tokens", "tokens.lock", "tokens.write.lock"])
-    def test_a_fifo_does_not_hang_anybody(self, store, path, name):
-        """P8: a FIFO in the place of any file is refused at once."""
+    def test_a_fifo_does_not_block(self, store, path, name):
+        """P8: a FIFO in place of any file is rejected at once."""
         path.parent.mkdir()
         os.mkfifo(path.parent / name)
         refused = promptly(lambda: use(store, name))
@@ -238,14 +232,14 @@ class TestPlanted:
         assert "not a regular file" in str(refused)
 
     def test_a_directory(self, store, path):
-        """A directory in the place of the file is refused."""
+        """A directory in place of the file is rejected."""
         path.mkdir(parents=True)
         with pytest.raises(StoreError, match="not a regular file"):
             store.load()
 
     @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root to give away")
-    def test_somebody_elses_file(self, store, signed_in, path):
-        """A file of another user's is refused: he could change it, or lose it to us."""
+    def test_another_users_file(self, store, signed_in, path):
+        """A file owned by another user is rejected: that user could change it, or lose it."""
         os.chown(path, 65534, 65534)
         with pytest.raises(StoreError, match="belongs to user id 65534"):
             store.load()
@@ -253,8 +247,8 @@ class TestPlanted:
             store.save(Token("b"), None)
 
     @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root to give away")
-    def test_nothing_is_left_beside_somebody_elses_file(self, store, signed_in, path):
-        """Run once as another user, no lock file is left that would lock the owner out."""
+    def test_nothing_is_left_beside_another_users_file(self, store, signed_in, path):
+        """No lock file is left beside it, which would lock the owner out."""
         os.chown(path, 65534, 65534)
         for name in ("tokens.lock", "tokens.write.lock"):
             (path.parent / name).unlink(missing_ok=True)
@@ -264,21 +258,21 @@ class TestPlanted:
         assert os.listdir(path.parent) == ["tokens"]
 
     def test_a_huge_file(self, store, signed_in, path):
-        """A file that cannot be ours is not read into memory."""
+        """A file that is too large is not read into memory."""
         with open(path, "r+b") as file:
             file.truncate(10 * 1024**4)
         with pytest.raises(StoreCorrupted, match="larger than"):
             store.load()
 
     def test_a_huge_token(self, store, signed_in):
-        """A token that would not be read again is not written."""
+        """A token that is too large to be read again is not written."""
         with pytest.raises(StoreError, match="too large"):
             store.save(Token("b", extra={"x": "x" * 1_000_000}), signed_in)
         assert signed_in.is_same(store.load())
 
 
 class TestUnreadable:
-    """A state that cannot be read is never overwritten by itself."""
+    """A state that cannot be read is overwritten only after reset()."""
 
     def damage(self, path):
         content = bytearray(path.read_bytes())
@@ -287,7 +281,7 @@ class TestUnreadable:
         return bytes(content)
 
     def test_a_corrupt_file(self, store, signed_in, path):
-        """P4: neither a load, nor a save, nor a sign-in, nor a rotation touches a corrupt file."""
+        """P4: no load, save, sign-in or key rotation changes a corrupt file."""
         content = self.damage(path)
         for attempt in (
             store.load,
@@ -303,8 +297,8 @@ class TestUnreadable:
             assert str(path) in str(error.value)
         assert path.read_bytes() == content
 
-    def test_the_lock_is_free_after_that(self, store, signed_in, path):
-        """P8: who could not read the state does not keep the lock."""
+    def test_the_lock_is_free_after_an_unreadable_state(self, store, signed_in, path):
+        """P8: exclusive() does not keep the lock if it cannot read the state."""
         whole = path.read_bytes()
         self.damage(path)
         with pytest.raises(StoreCorrupted):
@@ -313,7 +307,7 @@ class TestUnreadable:
         store.exclusive(0.0, signed_in).release()
 
     def test_a_wrong_key(self, store, signed_in, path):
-        """P4: the same for a file of another key; the right key still reads it."""
+        """P4: nor a file encrypted with another key; the right key still reads it."""
         content = path.read_bytes()
         other = EncryptedFileStore(path, key=generate_key())
         for attempt in (other.load, lambda: other.save(Token("b"), None), other.rotate_key):
@@ -323,7 +317,7 @@ class TestUnreadable:
         assert signed_in.is_same(EncryptedFileStore(path, key=KEY).load())
 
     def test_swapped_files(self, tmp_path):
-        """P11: two profiles' files that were exchanged are noticed, in one directory and in two."""
+        """P11: swapped files of two profiles are detected, in one directory and in two."""
         places = [tmp_path / "a" / "one", tmp_path / "a" / "two", tmp_path / "b" / "one"]
         stores = [EncryptedFileStore(place, key=KEY) for place in places]
         for number, store in enumerate(stores):
@@ -338,8 +332,8 @@ class TestUnreadable:
             for place, content in zip(places, contents, strict=True):
                 place.write_bytes(content)
 
-    def test_a_home_that_moved(self, store, signed_in, path, tmp_path):
-        """A directory restored under another home is read there."""
+    def test_a_moved_home(self, store, signed_in, path, tmp_path):
+        """A directory that was moved to another home directory can be read."""
         (tmp_path / "new-home").mkdir()
         path.parent.rename(tmp_path / "new-home" / "app")
         moved = EncryptedFileStore(tmp_path / "new-home" / "app" / "tokens", key=KEY)
@@ -347,12 +341,12 @@ class TestUnreadable:
 
     @needs_posix
     def test_two_names_of_one_directory(self, store, signed_in, path, tmp_path):
-        """A directory that is reached through a link is the same place."""
+        """A directory reached through a link is the same place."""
         (tmp_path / "alias").symlink_to(path.parent)
         assert signed_in.is_same(EncryptedFileStore(tmp_path / "alias" / "tokens", key=KEY).load())
 
-    def test_reset_puts_it_aside(self, store, signed_in, path):
-        """Only reset() makes room for a new start, and it keeps what was there."""
+    def test_reset_renames_the_file(self, store, signed_in, path):
+        """reset() makes a new sign-in possible and keeps the old content."""
         content = self.damage(path)
         aside = store.reset()
         assert Path(aside).read_bytes() == content
@@ -361,8 +355,8 @@ class TestUnreadable:
         anew = store.save(Token("b"), None)
         assert anew.is_same(store.load())
 
-    def test_reset_of_a_file_that_lies_alone(self, store, signed_in, path):
-        """The same for one that came out of a backup, without the lock files."""
+    def test_reset_without_lock_files(self, store, signed_in, path):
+        """reset() works for a file from a backup, without the lock files."""
         content = self.damage(path)
         for name in ("tokens.lock", "tokens.write.lock"):
             (path.parent / name).unlink(missing_ok=True)
@@ -370,11 +364,11 @@ class TestUnreadable:
         assert store.load() is None
 
     def test_reset_of_nothing(self, store):
-        """With nothing stored, reset() has nothing to put aside."""
+        """reset() of an empty store returns None."""
         assert store.reset() is None
 
-    def test_a_saver_meets_a_reset(self, store, signed_in):
-        """A late save after a reset is told that nothing is stored, and brings nothing back."""
+    def test_a_late_save_after_a_reset(self, store, signed_in):
+        """A save that was begun before a reset gets StateMoved and stores nothing."""
         store.reset()
         assert store.exclusive(1.0, signed_in) is None
         with pytest.raises(StateMoved) as moved:
@@ -384,40 +378,31 @@ class TestUnreadable:
 
 
 class TestTrouble:
-    """What the operating system refuses."""
+    """Errors of the operating system."""
 
-    def test_the_error_says_what_and_where(self, store, signed_in, path, monkeypatch):
-        """An error of the system names the file and the reason, holds no frames, and is ours."""
-
-        def full(function, /, *args, **kwargs):
-            if function is os.fsync:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(private_files, "call", full)
-        with pytest.raises(StoreUnavailable, match=r"cannot save .*tokens.*No space left") as error:
+    def test_the_error_names_file_and_reason(self, store, signed_in):
+        """P12: the error names the file and the reason, and its cause has no frames."""
+        with (
+            tapped("fsync", fail_with(errno.ENOSPC)),
+            pytest.raises(StoreUnavailable, match=r"cannot save .*tokens.*No space left") as error,
+        ):
             store.save(Token("canary-b", "canary-r"), signed_in)
         assert error.value.__cause__.errno == errno.ENOSPC
         assert error.value.__cause__.__traceback__ is None
         assert "canary" not in repr(error.value)
 
     def test_a_directory_that_cannot_be_made(self, tmp_path):
-        """A file in the place of a directory is named."""
+        """The error names a file in place of a directory."""
         (tmp_path / "app").write_text("a file")
         with pytest.raises(StoreUnavailable, match="app"):
             EncryptedFileStore(tmp_path / "app" / "tokens", key=KEY).save(Token("a"), None)
 
-    def test_a_full_disk_shows_before_the_exchange(self, store, signed_in, path, monkeypatch):
-        """P4: begin() fails when there is no room, and leaves nothing behind."""
-
-        def full(function, /, *args, **kwargs):
-            if function is getattr(os, "posix_fallocate", None) or function is os.ftruncate:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(private_files, "call", full)
+    def test_a_full_disk_shows_before_the_exchange(self, store, signed_in, path):
+        """P4: begin() fails when there is no room, and leaves no file behind."""
+        allocate = "posix_fallocate" if hasattr(os, "posix_fallocate") else "write"
         with (
             store.exclusive(1.0, signed_in) as hold,
+            tapped(allocate, fail_with(errno.ENOSPC)),
             pytest.raises(StoreUnavailable, match="No space left"),
         ):
             hold.begin(signed_in)
@@ -425,43 +410,33 @@ class TestTrouble:
 
     @pytest.mark.parametrize("lacking", ["missing", errno.EOPNOTSUPP, errno.EINVAL])
     def test_room_without_fallocate(self, store, signed_in, path, monkeypatch, lacking):
-        """Where the system cannot allocate, the room is written."""
+        """If the system cannot allocate room, zeros are written instead."""
+        code = 0
         if lacking == "missing":
             monkeypatch.delattr(os, "posix_fallocate", raising=False)
         elif not hasattr(os, "posix_fallocate"):
-            pytest.skip("no posix_fallocate here")
+            pytest.skip("needs posix_fallocate")
         else:
-            fallocate = os.posix_fallocate
-
-            def refuse(function, /, *args, **kwargs):
-                if function is fallocate:
-                    raise OSError(lacking, "not here")
-                return function(*args, **kwargs)
-
-            monkeypatch.setattr(private_files, "call", refuse)
+            code = lacking
         with store.exclusive(1.0, signed_in) as hold:
-            hold.begin(signed_in)
+            with tapped("posix_fallocate", fail_with(code)) as tap:
+                hold.begin(signed_in)
+            assert ("posix_fallocate" in tap.calls) == (lacking != "missing")
             assert (path.parent / "tokens.next.2").stat().st_size >= 32 * 1024
             store.save(Token("b", "r2"), signed_in)
         assert store.load().generation == 2
 
-    def test_room_for_what_was_never_stored(self, store, path):
-        """A grant that starts from nothing can begin as well."""
+    def test_room_without_a_stored_state(self, store, path):
+        """begin() works with an empty store, for a grant that needs no refresh token."""
         with store.exclusive(1.0) as hold:
             hold.begin(State("ab", 1, None))
             assert (path.parent / "tokens.next.2").exists()
         assert not (path.parent / "tokens.next.2").exists()
 
-    def test_a_note_that_cannot_be_written(self, store, signed_in, monkeypatch):
-        """A full disk does not keep anybody from the lock; its holder is just not named."""
-
-        def full(function, /, *args, **kwargs):
-            if function is os.write:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(private_files, "call", full)
+    def test_a_note_that_cannot_be_written(self, store, signed_in):
+        """On a full disk the lock can still be taken, but its holder is not named."""
         with (
+            tapped("write", fail_with(errno.ENOSPC)),
             store.exclusive(1.0, signed_in),
             pytest.raises(StoreUnavailable, match="another process"),
         ):
@@ -469,86 +444,71 @@ class TestTrouble:
 
     @needs_posix
     def test_the_room_is_real(self, store, signed_in, path):
-        """P4: the room is allocated and not a hole."""
+        """P4: the room is allocated and not sparse."""
         with store.exclusive(1.0, signed_in) as hold:
             hold.begin(signed_in)
             assert (path.parent / "tokens.next.2").stat().st_blocks * 512 >= 32 * 1024
 
-    def test_no_locks_there(self, store, monkeypatch):
-        """A file system without locks is an error that says so, never a weaker lock."""
-        import filelock
-
-        def refuse(function, /, *args, **kwargs):
-            if function is filelock.lock_descriptor:
-                raise OSError(errno.ENOLCK, "No locks available")
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(private_files, "call", refuse)
-        with pytest.raises(StoreUnavailable, match="No locks available"):
+    def test_a_file_system_without_locks(self, store):
+        """A file system without locks is an error, and no weaker lock is used."""
+        with (
+            tapped("lock_descriptor", fail_with(errno.ENOLCK)),
+            pytest.raises(StoreUnavailable, match="No locks available"),
+        ):
             store.exclusive(1.0)
 
 
 class TestWindows:
-    """The paths for Windows, by way of the seam."""
+    """The code for Windows, run elsewhere."""
 
     @pytest.fixture(autouse=True)
     def windows(self, monkeypatch):
+        # No public way selects the code for another operating system.
         monkeypatch.setattr(private_files, "WINDOWS", True)
 
-    def sharing(self, monkeypatch, times, winerror=32):
-        """Have the next ``times`` renames refused as Windows refuses them; returns the tries."""
+    def sharing(self, times, winerror=32):
+        """Make the next ``times`` renames fail as they do on Windows."""
         tries = []
 
-        def refuse(function, /, *args, **kwargs):
-            if function is os.replace:
-                tries.append(1)
-                if len(tries) <= times:
-                    error = PermissionError(errno.EACCES, "The file is in use")
-                    error.winerror = winerror
-                    raise error
-            return function(*args, **kwargs)
+        def refuse(name):
+            tries.append(1)
+            if len(tries) <= times:
+                error = PermissionError(errno.EACCES, "The file is in use")
+                error.winerror = winerror
+                raise error
 
-        monkeypatch.setattr(private_files, "call", refuse)
-        return tries
+        return tapped("replace", refuse)
 
-    def test_a_reader_holds_up_a_rename(self, store, signed_in, monkeypatch):
-        """P4: a rename that an open handle of a reader blocks is tried again."""
-        tries = self.sharing(monkeypatch, 5)
-        store.save(Token("b"), signed_in)
-        assert len(tries) == 6
+    def test_a_rename_that_a_reader_blocks(self, store, signed_in):
+        """P4: a rename that fails because a reader has the file open is tried again."""
+        with self.sharing(5) as tap:
+            store.save(Token("b"), signed_in)
+        assert tap.calls.count("replace") == 6
         assert store.load().generation == 2
 
-    def test_not_for_ever(self, store, signed_in, monkeypatch):
-        """P8: a file that stays in use is an error after a bounded time."""
+    def test_a_rename_is_not_tried_for_ever(self, store, signed_in, monkeypatch):
+        """P8: a file that stays in use is an error after a limited time."""
+        # No public way shortens the 2 s.
         monkeypatch.setattr(private_files, "_SHARING_PATIENCE", 0.02)
-        self.sharing(monkeypatch, 10_000)
-        with pytest.raises(StoreUnavailable, match="in use"):
+        with self.sharing(10_000), pytest.raises(StoreUnavailable, match="in use"):
             store.save(Token("b"), signed_in)
 
-    def test_other_refusals_count_at_once(self, store, signed_in, monkeypatch):
-        """A refusal for another reason is not tried again."""
-        tries = self.sharing(monkeypatch, 10_000, winerror=1314)
-        with pytest.raises(StoreUnavailable):
+    def test_other_errors_of_a_rename(self, store, signed_in):
+        """A rename that fails for another reason is not tried again."""
+        with self.sharing(10_000, winerror=1314) as tap, pytest.raises(StoreUnavailable):
             store.save(Token("b"), signed_in)
-        assert len(tries) == 1
+        assert tap.calls.count("replace") == 1
 
-    def test_no_directory_is_synced(self, store, monkeypatch):
-        """Windows opens no directories."""
-        opened = []
-
-        def watch(function, /, *args, **kwargs):
-            if function is os.open:
-                opened.append(args[0])
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(private_files, "call", watch)
-        store.save(Token("a"), None)
-        assert opened
-        assert os.path.dirname(store.path) not in opened
+    def test_no_directory_is_synced(self, store):
+        """Only the file is synced, because Windows cannot open directories."""
+        with tapped("nothing", fail_with(0)) as tap:
+            store.save(Token("a"), None)
+        assert tap.calls.count("fsync") == 1
+        assert "open" not in tap.calls[tap.calls.index("replace") :]
 
 
 class TestNetworkFileSystem:
-    """Locks on a network file system."""
+    """The warning about network file systems."""
 
     MOUNTS = (
         "22 27 0:21 / /proc rw,relatime - proc proc rw\n"
@@ -570,32 +530,36 @@ class TestNetworkFileSystem:
         ],
     )
     def test_the_file_system_of_a_path(self, path, kind):
-        """The innermost mount counts, and of two on one point the later."""
+        """The innermost mount counts; of two on the same mount point, the later one."""
         assert network_file_systems.file_system(path, self.MOUNTS) == kind
 
     def test_it_warns_once(self, tmp_path, monkeypatch):
-        """A network file system is warned about once, at the line that made the store."""
-        monkeypatch.setattr(network_file_systems, "file_system", lambda path, mounts: "nfs4")
+        """A network file system is a warning, once, at the line that made the store."""
+        # No public way puts the test's directory on a network file system.
+        mounts = tmp_path / "mounts"
+        mounts.write_text(f"31 27 0:30 / {tmp_path} rw,relatime - nfs4 server:/home rw\n")
+        monkeypatch.setattr(network_file_systems, "MOUNTS", str(mounts))
         path = tmp_path / "app" / "tokens"
         with pytest.warns(UserWarning, match=r"\(nfs4\).*RedisStore") as caught:
             EncryptedFileStore(path, key=KEY)
         assert caught[0].filename == __file__
         EncryptedFileStore(path, key=KEY)
 
-    def test_where_there_is_no_list_of_mounts(self, tmp_path, monkeypatch):
-        """Elsewhere than on Linux nothing is known, and nothing said."""
+    def test_without_a_list_of_mounts(self, tmp_path, monkeypatch):
+        """There is no warning on systems other than Linux."""
+        # No public way removes /proc.
         monkeypatch.setattr(network_file_systems, "MOUNTS", str(tmp_path / "none"))
         EncryptedFileStore(tmp_path / "tokens", key=KEY)
 
-    def test_a_local_one_is_fine(self, tmp_path):
-        """No warning for a local disk, nor where there is no list of mounts."""
+    def test_a_local_file_system(self, tmp_path):
+        """There is no warning for a local disk."""
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             EncryptedFileStore(tmp_path / "tokens", key=KEY)
 
 
-def test_threads_and_modes_of_a_first_save(tmp_path):
-    """Many threads whose first save makes the directories at once all come through."""
+def test_concurrent_first_saves(tmp_path):
+    """Concurrent first saves that all create the same directories succeed."""
     start = threading.Barrier(8)
     failures = []
 

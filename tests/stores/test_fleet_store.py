@@ -1,4 +1,4 @@
-"""What both kinds of store on an engine promise beyond the contract."""
+"""Tests of the stores on an engine beyond the contract."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 
 def opened(url, name="nightly", key=KEY, **lengths):
-    """Open a store; ``lengths`` are its leases'."""
+    """Open a store; ``lengths`` overrides the lengths of its leases."""
     kind = RedisStore if url.startswith("redis") else SQLStore
     store = type(kind.__name__, (kind,), lengths)(url, name, key=key)
     if isinstance(store, SQLStore):
@@ -76,7 +76,7 @@ def signed_in(server, store, **options):
 
 
 def soon(condition):
-    """Wait until ``condition()`` gives something; what it raises is tried again."""
+    """Wait until ``condition()`` is true, and return its value; retry if it raises."""
     deadline = time.monotonic() + 5
     while True:
         try:
@@ -93,7 +93,7 @@ def soon(condition):
 
 
 def test_a_refresh_costs_four_round_trips(server_engine, server):
-    """A refresh asks the engine four times, and a fresh token not at all (P14)."""
+    """A refresh needs four round trips to the engine, a fresh token none (P14)."""
     with Proxy(server_engine.port) as proxy:
         url = server_engine.url.replace(f":{server_engine.port}/", f":{proxy.port}/")
         store = opened(url)
@@ -113,7 +113,7 @@ def test_a_refresh_costs_four_round_trips(server_engine, server):
 
 
 def test_the_engine_sees_no_secret(engine, server):
-    """P12: every key, row and field, during and after refreshes: no token, no key."""
+    """P12: no key, row or field contains a token or a key, during and after refreshes."""
     store = opened(engine.url)
     manager = signed_in(server, store)
     secrets = [KEY]
@@ -135,8 +135,8 @@ def test_the_engine_sees_no_secret(engine, server):
 # -- leases -------------------------------------------------------------------------
 
 
-def test_a_lease_runs_out(engine):
-    """P5: what a dead holder did not give back is free after its time, by the engine's clock."""
+def test_a_lease_expires(engine):
+    """P5: the lease of a dead holder expires, by the engine's clock."""
     store = opened(engine.url, take=0.3)
     state = store.save(Token("a", "r"), None)
     lost = store.exclusive(5.0, state)
@@ -155,8 +155,8 @@ def test_a_lease_runs_out(engine):
     store.close()
 
 
-def test_a_refresh_that_was_cut_off_is_known_to_the_next_holder(engine):
-    """P5: the mark of a holder that died stays until the state moves, whoever comes next."""
+def test_the_next_holder_learns_of_an_interrupted_refresh(engine):
+    """P5: the mark of a holder that died stays until the state changes."""
     store = opened(engine.url, margin=0.1)
     state = store.save(Token("a", "r"), None)
     died = store.exclusive(5.0, state)
@@ -174,7 +174,7 @@ def test_a_refresh_that_was_cut_off_is_known_to_the_next_holder(engine):
 
 
 def test_a_refresh_without_an_answer_leaves_its_mark(engine, server):
-    """The mark outlives the lock where no answer came, as the contract says."""
+    """If there was no answer, the mark outlives the lock, as the contract says."""
     store = opened(engine.url)
     manager = signed_in(server, store)
     server.fault("token", drop="after", times=2)
@@ -186,7 +186,7 @@ def test_a_refresh_without_an_answer_leaves_its_mark(engine, server):
 
 
 def test_the_lease_is_as_long_as_the_exchange_may_take(engine):
-    """P1: nobody else gets it while an exchange may still be under way."""
+    """P1: no other holder gets the lease while an exchange may still be running."""
     store = opened(engine.url, margin=0.2)
     state = store.save(Token("a", "r"), None)
     with store.exclusive(5.0, state) as hold:
@@ -195,12 +195,12 @@ def test_the_lease_is_as_long_as_the_exchange_may_take(engine):
         threading.Event().wait(0.15)
         assert not hold.still_held()  # too late to send
         with pytest.raises(StoreUnavailable):
-            store.exclusive(0.5, state)  # and still nobody else's
+            store.exclusive(0.5, state)  # and not yet free
     store.close()
 
 
-def test_begin_is_refused_when_the_state_moved(engine):
-    """P1: a sign-in between the look and the sending ends the refresh before it is sent."""
+def test_begin_fails_if_the_state_has_changed(engine):
+    """P1: a sign-in after the state was read ends the refresh before the token is sent."""
     store = opened(engine.url)
     state = store.save(Token("a", "r"), None)
     with store.exclusive(5.0, state) as hold:
@@ -211,7 +211,7 @@ def test_begin_is_refused_when_the_state_moved(engine):
 
 
 def test_a_lost_lease_loses_no_token(engine):
-    """P4: the compare-and-set decides: a save without the lease counts if nothing moved."""
+    """P4: a save without the lease succeeds if the state has not changed."""
     store = opened(engine.url, margin=0.1)
     state = store.save(Token("a", "r"), None)
     hold = store.exclusive(5.0, state)
@@ -224,8 +224,8 @@ def test_a_lost_lease_loses_no_token(engine):
     store.close()
 
 
-def test_a_save_gives_the_lease_back(engine):
-    """A save of what the lease was taken for ends it; a lease of somebody else's stays."""
+def test_a_save_ends_the_lease(engine):
+    """Saving the refreshed state ends the lease; the lease of another owner stays."""
     store, other = opened(engine.url), opened(engine.url)
     state = store.save(Token("a", "r"), None)
     hold = store.exclusive(5.0, state)
@@ -242,7 +242,7 @@ def test_a_save_gives_the_lease_back(engine):
 
 
 def test_an_unsaved_token_keeps_its_lease(engine):
-    """P4: extend takes the lease again, unless somebody else has it or the state moved."""
+    """P4: extend() takes the lease again, unless it has another owner or the state changed."""
     store = opened(engine.url, margin=0.2)
     state = store.save(Token("a", "r"), None)
     hold = store.exclusive(5.0, state)
@@ -264,8 +264,8 @@ def test_an_unsaved_token_keeps_its_lease(engine):
     store.close()
 
 
-def test_sign_ins_at_once_leave_one_session(engine):
-    """Six hosts that sign in to a new store at the same moment: the last one stays, whole."""
+def test_concurrent_sign_ins_leave_one_session(engine):
+    """If six hosts sign in to a new store at once, one complete session remains."""
     stores = [opened(engine.url) for _ in range(6)]
     start = threading.Barrier(6)
 
@@ -282,8 +282,8 @@ def test_sign_ins_at_once_leave_one_session(engine):
         store.close()
 
 
-def test_leases_of_a_new_store_are_given_in_turn(engine):
-    """P1: where nothing was ever stored the lock is one, too."""
+def test_the_lease_of_an_empty_store(engine):
+    """P1: the lock is exclusive in an empty store too."""
     stores = [opened(engine.url) for _ in range(4)]
     inside = threading.Semaphore(1)
 
@@ -298,8 +298,8 @@ def test_leases_of_a_new_store_are_given_in_turn(engine):
         store.close()
 
 
-def test_a_token_without_bounds_is_refused(store):
-    """A state that nobody would read again is not stored."""
+def test_a_huge_token_is_rejected(store):
+    """A state that is too large to be read again is not stored."""
     state = store.save(Token("a"), None)
     with pytest.raises(StoreError, match="too large"):
         store.save(Token("b", extra={"padding": "x" * 2_000_000}), state)
@@ -309,8 +309,8 @@ def test_a_token_without_bounds_is_refused(store):
 # -- failover -------------------------------------------------------------------------
 
 
-def test_an_engine_that_fell_behind_is_brought_up_to_date(engine, server):
-    """P1: a failover that lost the last rotation: whoever has it in memory saves it back."""
+def test_a_state_lost_in_a_failover_is_saved_back(engine, server):
+    """P1: if a failover loses the last rotation, a manager that has it saves it back."""
     store = opened(engine.url)
     manager = signed_in(server, store)
     first = manager.token()
@@ -318,7 +318,7 @@ def test_an_engine_that_fell_behind_is_brought_up_to_date(engine, server):
     second = manager.renew(first)
     newest = store.load()
     assert store.reset() is not None
-    store.replace(State(old.lineage, old.generation, old.token), None)  # what the copy had
+    store.replace(State(old.lineage, old.generation, old.token), None)  # the replica's state
     assert old.is_same(store.load())
     third = manager.renew(second)
     assert third is not second
@@ -331,13 +331,13 @@ def test_an_engine_that_fell_behind_is_brought_up_to_date(engine, server):
 
 
 def redis_that_is_down(tmp_path):
-    """Return a URL, and what has a server be there."""
+    """Return a URL, and functions that start and stop a server there."""
     server = RedisServer(tmp_path / "engine")
     return server.url, server.start, server.stop
 
 
 def database_that_is_down(tmp_path):
-    """The same for a file whose directory is not mounted yet."""
+    """The same for a file in a directory that does not exist yet."""
     path = tmp_path / "mounted" / "tokens.sqlite"
     url = f"sqlite:///{path}"
 
@@ -349,8 +349,8 @@ def database_that_is_down(tmp_path):
 
 
 @pytest.mark.parametrize("down", [redis_that_is_down, database_that_is_down])
-def test_what_does_not_rotate_goes_on_without_the_engine(tmp_path, down):
-    """Client credentials need no store to be fetched, and are saved as soon as there is one."""
+def test_client_credentials_work_without_the_engine(tmp_path, down):
+    """Client credentials are fetched without the store, and saved once it is available."""
     url, come_up, go = down(tmp_path)
     store = (RedisStore if url.startswith("redis") else SQLStore)(url, "nightly", key=KEY)
     with AuthorizationServer(client_secret="secret") as server:
@@ -369,8 +369,8 @@ def test_what_does_not_rotate_goes_on_without_the_engine(tmp_path, down):
             go()
 
 
-def test_what_rotates_does_not(server):
-    """P1: a refresh token is not spent where nobody could save its successor."""
+def test_a_refresh_token_is_not_sent_without_the_engine(server):
+    """P1: a refresh token is not spent if its successor could not be saved."""
     with Proxy(1) as proxy:
         proxy.cut()
         store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", "nightly", key=KEY)
@@ -384,7 +384,7 @@ def test_what_rotates_does_not(server):
 
 
 def test_recovery_needs_no_restart(redis_server, server):
-    """The token that could not be saved is saved when the engine is back, and all go on."""
+    """P4: a token that could not be saved is saved as soon as the engine is back."""
     redis_server.empty()
     with Proxy(redis_server.port) as proxy:
         store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0", "nightly", key=KEY)
@@ -397,7 +397,7 @@ def test_recovery_needs_no_restart(redis_server, server):
         waiter.join()
         kept = manager.token()  # used from memory
         with pytest.raises((StoreUnavailable, RefreshTimeout)):
-            manager.renew(kept)  # and not spent: who knows whether it was saved
+            manager.renew(kept)  # and not spent: it may have been saved
         assert server.counters.exchanges == 1
         proxy.heal()
         other = RedisStore(redis_server.url, "nightly", key=KEY)
@@ -412,8 +412,8 @@ def test_recovery_needs_no_restart(redis_server, server):
 
 
 @pytest.mark.parametrize("kind", [RedisStore, SQLStore])
-def test_the_key_of_one_machine_is_refused(kind):
-    """The default key file would lock every other host out, so it is no default here."""
+def test_the_default_key_file_is_rejected(kind):
+    """The default key file is rejected, because other hosts do not have it."""
     url = "redis://127.0.0.1/0" if kind is RedisStore else "sqlite:///nowhere.sqlite"
     for key in (None, default_key_file(), [KEY, default_key_file()]):
         with pytest.raises(ValueError, match="FromEnvironment"):
@@ -422,14 +422,14 @@ def test_the_key_of_one_machine_is_refused(kind):
 
 @pytest.mark.parametrize("name", ["", " a", "a\n", "x" * 201, 7])
 @pytest.mark.parametrize("kind", [RedisStore, SQLStore])
-def test_a_name_that_is_none_is_refused(kind, name):
-    """A wrong argument is an error at construction."""
+def test_an_invalid_name(kind, name):
+    """An invalid name is an error at construction."""
     with pytest.raises(ValueError, match="name"):
         kind("redis://127.0.0.1/0", name, key=KEY)
 
 
 def test_a_key_is_rotated_without_disturbing_the_session(engine):
-    """The new key in front, rotate_key(), the old one away."""
+    """Add the new key first, call rotate_key(), remove the old key."""
     store = opened(engine.url)
     state = store.save(Token("a", "r"), None)
     new = generate_key()
@@ -442,7 +442,7 @@ def test_a_key_is_rotated_without_disturbing_the_session(engine):
 
 
 def test_the_wrong_key_overwrites_nothing(engine):
-    """A sign-in over a state that cannot be read is an error; reset() moves it aside first."""
+    """A sign-in over an unreadable state is an error until reset() has renamed it."""
     state = opened(engine.url).save(Token("a", "r"), None)
     store = opened(engine.url, key=generate_key())
     with pytest.raises(WrongKey):
@@ -453,12 +453,12 @@ def test_the_wrong_key_overwrites_nothing(engine):
     assert store.load() is None
     store.save(Token("b"), None)
     with pytest.raises(StoreCorrupted, match=r"nightly\.quarantine"):
-        opened(engine.url, aside).load()  # it is bound to the name that it had
+        opened(engine.url, aside).load()  # it is bound to its old name
     assert opened(engine.url, "nothing").reset() is None
 
 
-def test_names_are_told_apart_by_their_case(engine):
-    """Two names are two sessions, also where a database would take them for one."""
+def test_names_are_case_sensitive(engine):
+    """Names that differ in case are two sessions, whatever the database's collation."""
     lower, upper = opened(engine.url, "nightly"), opened(engine.url, "NIGHTLY")
     state = lower.save(Token("a"), None)
     assert upper.load() is None
@@ -466,8 +466,8 @@ def test_names_are_told_apart_by_their_case(engine):
     assert state.is_same(lower.load())
 
 
-def test_a_passphrase_is_derived_once(engine):
-    """Hosts with one passphrase share the salt that is stored with the state."""
+def test_hosts_share_a_passphrase(engine):
+    """Hosts with the same passphrase share the salt that is stored with the state."""
     first = opened(engine.url, key=Passphrase(lambda: "correct horse battery"))
     state = first.save(Token("a", "r"), None)
     state = first.save(Token("b", "r2"), state)
@@ -477,8 +477,8 @@ def test_a_passphrase_is_derived_once(engine):
     assert third.is_same(first.load())
 
 
-def test_a_key_file_of_ones_own_is_taken(engine, tmp_path):
-    """A key file that every host has (a mounted secret) is not the default one."""
+def test_another_key_file_is_accepted(engine, tmp_path):
+    """A key file that every host has (a mounted secret) is accepted."""
     store = opened(engine.url, key=KeyFile(tmp_path / "fleet.key", make=True))
     store.save(Token("a"), None)
     assert store.load().token is not None
@@ -501,7 +501,7 @@ for _ in range(3):
     child = os.fork()
     if child == 0:
         assert state.is_same(store.load())
-        hold.release()  # the parent's: nothing happens
+        hold.release()  # the parent's hold: does nothing
         store.close()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -523,8 +523,8 @@ store.close()
 """
 
 
-def test_a_forked_child_has_connections_of_its_own(engine, tmp_path):
-    """A child uses and closes its own connections, and does not give up its parent's lease."""
+def test_a_forked_child_has_its_own_connections(engine, tmp_path):
+    """A child uses and closes its own connections, and does not end its parent's lease."""
     opened(engine.url).close()
     home = tmp_path / "home"
     home.mkdir()
@@ -542,7 +542,7 @@ def test_a_forked_child_has_connections_of_its_own(engine, tmp_path):
 
 
 def test_a_store_can_be_used_after_it_was_closed(engine):
-    """close() ends the connections; the next use makes new ones."""
+    """close() closes the connections; the next use opens new ones."""
     store = opened(engine.url)
     state = store.save(Token("a"), None)
     store.close()

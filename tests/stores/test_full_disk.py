@@ -1,4 +1,4 @@
-"""A disk that is full from the moment the server answered."""
+"""The disk is full from the moment the server answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from processes.crowd import KEY, PATIENCE, Crowd, Told
 from requests_silent_refresh import EncryptedFileStore
 from requests_silent_refresh.testing import AuthorizationServer
 
-# Beyond the room that a refresh reserves: only such an answer still meets the full disk.
+# More than a refresh reserves: only the save of such an answer finds the disk full.
 TOO_MUCH = 60_000
 
 
 class Disk:
-    """A small file system of its own, in memory, that can be filled to the last byte."""
+    """A small separate file system in memory that can be filled completely."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -47,16 +47,16 @@ def disk(tmp_path):
     try:
         mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount here")
+        pytest.skip("needs the mount command")
     if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.strip()}")
     yield Disk(folder)
     subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
 def server(disk):
-    """A server whose every answer finds the disk full."""
+    """A server that fills the disk before each answer."""
     with AuthorizationServer() as server:
         server.padding = 0
 
@@ -79,21 +79,21 @@ GOOD = {"status": 200}
 
 
 def keep_asking(client):
-    """Send requests until one is answered."""
+    """Send requests until one succeeds."""
     pause, deadline = threading.Event(), time.monotonic() + PATIENCE
     while (outcome := client.tell("get")) != GOOD:
         assert time.monotonic() < deadline, outcome
         pause.wait(0.1)
 
 
-def test_the_room_that_was_reserved_takes_the_answer(crowd, server, disk):
-    """P4: the answer is saved on a disk that is full; what comes next fails before it is sent."""
+def test_the_answer_is_saved_in_the_reserved_room(crowd, server, disk):
+    """P4: on a full disk the answer is saved; the next refresh fails before it is sent."""
     with crowd.client() as one, crowd.client() as other:
         server.revoke_access_tokens()
         assert one.tell("get") == other.tell("get") == GOOD
         assert server.counters.exchanges == 1
 
-        disk.fill()  # also what was reserved and not needed
+        disk.fill()  # including reserved room that was not used
         server.revoke_access_tokens()
         refused = other.tell("get")
         assert refused["error"] == "StoreUnavailable"
@@ -107,11 +107,11 @@ def test_the_room_that_was_reserved_takes_the_answer(crowd, server, disk):
         assert server.counters.sign_ins == 1
 
 
-def test_an_answer_beyond_its_room_is_used_from_memory(crowd, server, disk):
-    """P4: who refreshed goes on, the others are told by whom they are kept; then all go on.
+def test_an_answer_larger_than_its_room_is_used_from_memory(crowd, server, disk):
+    """P4: the process that refreshed continues; the others get an error that names it.
 
-    Nobody sends the spent token, and the session outlives two exchanges that
-    could not be saved.
+    The spent token is never sent, and the session survives two exchanges that could not be
+    saved. When there is room again, all processes continue.
     """
     server.padding = TOO_MUCH
     with (
@@ -139,5 +139,5 @@ def test_an_answer_beyond_its_room_is_used_from_memory(crowd, server, disk):
         assert server.counters.sign_ins == 1
     crowd.assert_one_holder_at_a_time()
     crowd.assert_no_generation_falls()
-    EncryptedFileStore(crowd.path, KEY).exclusive(5.0).release()  # sweeps
+    EncryptedFileStore(crowd.path, KEY).exclusive(5.0).release()  # removes leftovers
     assert sorted(os.listdir(disk.folder)) == ["tokens", "tokens.lock", "tokens.write.lock"]

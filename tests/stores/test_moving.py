@@ -1,4 +1,4 @@
-"""``copy_state``: a session moves between stores, and no refresh token is ever in use twice."""
+"""``copy_state`` moves a session between stores, and no refresh token is used twice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plain(state):
 
 
 def test_a_session_moves_and_moves_back(server, file, engine):
-    """No exchange is spent on it; it goes on where it was taken, any number of times."""
+    """A session can be moved any number of times, without an exchange."""
     manager_of(server, file).sign_in(server.sign_in_token())
     stores = [file, engine]
     for round_ in range(4):
@@ -63,14 +63,14 @@ def test_a_session_moves_and_moves_back(server, file, engine):
         assert plain(target.load()) == plain(before)
         assert target.load().lineage == before.lineage
         assert server.counters.exchanges == exchanges
-        if round_ != 1:  # without a refresh in between it moves as well
+        if round_ != 1:  # one move is made without a refresh in between
             manager = manager_of(server, target)
             manager.renew(manager.token())
     assert server.counters.reuse_detections == 0
 
 
 def test_the_source_is_left_signed_out(server, file, engine):
-    """P1: two stores with one refresh token would lose the session, so the source has none."""
+    """P1: the source is signed out: a refresh token in two stores would lose the session."""
     manager_of(server, file).sign_in(server.sign_in_token())
     before = manager_of(server, file)
     assert before.signed_in
@@ -84,8 +84,8 @@ def test_the_source_is_left_signed_out(server, file, engine):
     assert server.counters.revocations == 0
 
 
-def test_an_exchange_under_way_ends_first(server, file, engine):
-    """P1: while a refresh holds the source's lock nothing is copied."""
+def test_a_running_exchange_ends_first(server, file, engine):
+    """P1: nothing is copied while a refresh holds the source's lock."""
     manager_of(server, file).sign_in(server.sign_in_token())
     with file.exclusive(5.0), pytest.raises(StoreUnavailable):
         copy_state(file, engine, timeout=0.1)
@@ -94,11 +94,11 @@ def test_an_exchange_under_way_ends_first(server, file, engine):
 
 
 class Broken(Exception):
-    """What stands for a crash."""
+    """Stands for a crash."""
 
 
-def breaking(store, after):
-    """Have the store's next ``after`` calls of ``clear`` fail."""
+def breaking(store):
+    """Make the store's ``clear`` fail."""
 
     class Breaking(type(store)):
         def clear(self, after):
@@ -108,11 +108,11 @@ def breaking(store, after):
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "source refreshed", "target refreshed"])
-def test_done_again_after_a_crash_it_ends_what_was_begun(server, file, engine, meanwhile):
-    """Cut off between the two saves, a second call makes one session of it, the newer one."""
+def test_a_repeated_call_completes_the_move(server, file, engine, meanwhile):
+    """After a crash between the two saves, a second call keeps the newer of the states."""
     manager_of(server, file).sign_in(server.sign_in_token())
     kind = type(file)
-    breaking(file, 1)
+    breaking(file)
     with pytest.raises(Broken):
         copy_state(file, engine)
     file.__class__ = kind
@@ -129,12 +129,12 @@ def test_done_again_after_a_crash_it_ends_what_was_begun(server, file, engine, m
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "source refreshed"])
-def test_done_again_after_a_crash_on_the_way_back(server, file, engine, meanwhile):
-    """The same over the tombstone that the way there has left."""
+def test_a_repeated_call_completes_the_move_back(server, file, engine, meanwhile):
+    """The same for a move over the tombstone that the first move left."""
     manager_of(server, file).sign_in(server.sign_in_token())
     copy_state(file, engine)
     kind = type(engine)
-    breaking(engine, 1)
+    breaking(engine)
     with pytest.raises(Broken):
         copy_state(engine, file)
     engine.__class__ = kind
@@ -150,7 +150,7 @@ def test_done_again_after_a_crash_on_the_way_back(server, file, engine, meanwhil
 
 
 def test_another_session_in_the_target_is_not_overwritten(file, engine):
-    """What would be lost is named; signed out, it makes room."""
+    """Another session in the target is an error; after a sign-out the move succeeds."""
     state = file.save(Token("a", "r"), None)
     theirs = engine.save(Token("b", "r2"), None)
     with pytest.raises(StoreError, match="another session"):
@@ -162,8 +162,8 @@ def test_another_session_in_the_target_is_not_overwritten(file, engine):
     assert state.is_same(engine.load())
 
 
-def test_without_a_session_there_is_nothing_to_move(file, engine):
-    """An empty or ended source is an error, and the target is untouched."""
+def test_a_source_without_a_session(file, engine):
+    """An empty or signed-out source is an error, and the target is not changed."""
     with pytest.raises(StoreError, match="no session"):
         copy_state(file, engine)
     file.clear(file.save(Token("a"), None))
@@ -172,8 +172,8 @@ def test_without_a_session_there_is_nothing_to_move(file, engine):
     assert engine.load() is None
 
 
-def test_one_place_by_two_names_is_noticed(file, engine):
-    """A store that was opened twice is not its own target: it would end its session."""
+def test_a_store_cannot_be_its_own_target(file, engine):
+    """Two store objects for the same place are detected: a move would end the session."""
     again = EncryptedFileStore(file.path, key=FILE_KEY)
     state = file.save(Token("a"), None)
     for target in (file, again):
@@ -186,8 +186,8 @@ def test_one_place_by_two_names_is_noticed(file, engine):
     assert engine.load().token is not None
 
 
-def test_a_sign_in_during_the_move_stays(file, caplog):
-    """What was signed in meanwhile at the source is another session, and is not ended."""
+def test_a_sign_in_during_the_move_is_kept(file, caplog):
+    """A new session that was signed in to the source during the move is not ended."""
     target = MemoryStore()
     state = file.save(Token("a"), None)
     replace = target.replace
@@ -204,8 +204,8 @@ def test_a_sign_in_during_the_move_stays(file, caplog):
     assert "signed in or out" in caplog.text
 
 
-def test_a_token_that_may_be_spent_is_said(engine, caplog):
-    """A refresh that was cut off before the move is in the log."""
+def test_a_warning_about_a_token_that_may_be_spent(engine, caplog):
+    """If a refresh was interrupted before the move, a warning is logged."""
     engine.margin = 0.1
     state = engine.save(Token("a", "r"), None)
     engine.exclusive(5.0).begin(state, 0.0)

@@ -1,4 +1,4 @@
-"""``RedisStore`` against a real server: the contract, and what is Redis' own."""
+"""``RedisStore`` with a real server: the contract, and what is specific to Redis."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def key():
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
     monkeypatch.setenv("FLEET_KEY", KEY)
+    # A warning is given once per process, and no public way resets that.
     monkeypatch.setattr(warnings_once, "_warned", set())
 
 
@@ -43,7 +44,7 @@ class TestRedisByURL(RedisContract):
 
 
 def by_client(url):
-    """Open a store with a client whose answers are decoded."""
+    """Open a store with a client that decodes answers."""
     client = redis.Redis.from_url(url, decode_responses=True)
     return RedisStore(client, "nightly", key=FromEnvironment("FLEET_KEY"))
 
@@ -73,8 +74,8 @@ def store(redis_server):
         (("--appendonly", "yes", "--maxmemory-policy", "volatile-lru"), None),
     ],
 )
-def test_settings_that_may_drop_tokens_are_warned_about(tmp_path, settings, words):
-    """A server that evicts any key, or keeps too little, is named at first use, once."""
+def test_a_warning_about_settings_that_may_lose_tokens(tmp_path, settings, words):
+    """First use warns once of a server that evicts any key or does not save every change."""
     server = RedisServer(tmp_path / "engine", settings).start()
     try:
         store = RedisStore(server.url, "nightly", key=key)
@@ -89,8 +90,8 @@ def test_settings_that_may_drop_tokens_are_warned_about(tmp_path, settings, word
         server.stop()
 
 
-def test_a_server_that_does_not_tell_its_settings_is_used(store, redis_server):
-    """Managed servers refuse CONFIG: that is no error."""
+def test_a_server_that_hides_its_settings(store, redis_server):
+    """A managed server that refuses CONFIG can be used."""
     with redis_server.client() as client:
         client.acl_setuser(
             "app", enabled=True, nopass=True, keys="*", commands=["+@all", "-config"]
@@ -100,8 +101,8 @@ def test_a_server_that_does_not_tell_its_settings_is_used(store, redis_server):
     limited.close()
 
 
-def test_a_refused_password_is_no_outage(redis_server):
-    """What waiting does not mend is a StoreError at once, without the password."""
+def test_a_refused_password_is_not_an_outage(redis_server):
+    """A refused password is a StoreError at once, and the error does not show it."""
     url = redis_server.url.replace("//", "//app:canary-password@")
     with redis_server.client() as client:
         client.acl_setuser("app", enabled=True, passwords=["+right"], reset_passwords=True)
@@ -112,8 +113,8 @@ def test_a_refused_password_is_no_outage(redis_server):
     assert "canary-password" not in f"{refused.value} {store!r} {vars(store)!r}"
 
 
-def test_a_server_that_takes_no_writes_is_an_outage(store, redis_server):
-    """P7: a replica after a failover, a full memory: it passes, so it is StoreUnavailable."""
+def test_a_server_that_refuses_writes_is_an_outage(store, redis_server):
+    """P7: a full memory, like a read-only replica, may pass, so it is StoreUnavailable."""
     state = store.save(Token("a", "r"), None)
     with redis_server.client() as client:
         client.config_set("maxmemory", "1")
@@ -127,7 +128,7 @@ def test_a_server_that_takes_no_writes_is_an_outage(store, redis_server):
 
 @pytest.mark.parametrize("by", ["url", "client"])
 def test_the_pooled_connection_is_closed_during_an_exchange(redis_server, by):
-    """P4: the server's idle timeout comes between the rotation and the save, and is not seen."""
+    """P4: an idle timeout of the server between the rotation and the save has no effect."""
     redis_server.empty()
     with redis_server.client() as theirs, redis_server.client() as ours:
         store = RedisStore(redis_server.url if by == "url" else theirs, "nightly", key=key)
@@ -140,7 +141,7 @@ def test_the_pooled_connection_is_closed_during_an_exchange(redis_server, by):
 
 
 def test_the_pooled_connection_is_forgotten_during_an_exchange(redis_server):
-    """P4: nor is a firewall's, though the connection looks alive until the save is sent over it."""
+    """P4: nor has a firewall's, though the connection seems alive until the save is sent."""
     redis_server.empty()
     with Proxy(redis_server.port) as proxy:
         url = redis_server.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
@@ -150,8 +151,8 @@ def test_the_pooled_connection_is_forgotten_during_an_exchange(redis_server):
         store.close()
 
 
-def test_a_key_of_another_kind_is_an_error(store, redis_server):
-    """What is there and is not ours is never overwritten."""
+def test_a_redis_key_of_another_type_is_an_error(store, redis_server):
+    """A Redis key that is not a hash is never overwritten."""
     with redis_server.client() as client:
         client.set("requests-silent-refresh:nightly", "theirs")
         with pytest.raises(StoreError):
@@ -159,12 +160,12 @@ def test_a_key_of_another_kind_is_an_error(store, redis_server):
         assert client.get("requests-silent-refresh:nightly") == b"theirs"
 
 
-def test_half_a_hash_is_an_error(store, redis_server):
-    """A hash that somebody changed is an error, not a state and not nothing."""
+def test_an_incomplete_hash_is_an_error(store, redis_server):
+    """A hash that lacks a field is an error, and not treated as an empty store."""
     store.save(Token("a"), None)
     with redis_server.client() as client:
         client.hdel("requests-silent-refresh:nightly", "state")
-    with pytest.raises(StoreError, match="not whole"):
+    with pytest.raises(StoreError, match="incomplete"):
         store.load()
 
 
@@ -178,17 +179,17 @@ def test_half_a_hash_is_an_error(store, redis_server):
     ],
     ids=["password", "password in the query", "literal key", "client"],
 )
-def test_what_must_not_be_pickled_is_refused(arguments):
-    """P12: a password, a literal key or a connection does not get into a pickle."""
+def test_secrets_and_clients_are_not_pickled(arguments):
+    """P12: a store with a password, a literal key or a client cannot be pickled."""
     url, its_key = arguments
     store = RedisStore(url, "nightly", key=its_key)
     assert "canary-password" not in repr(store)
-    with pytest.raises(TypeError, match="not pickled"):
+    with pytest.raises(TypeError, match="cannot pickle"):
         pickle.dumps(store)
 
 
 def test_a_callable_keeps_the_password_out_of_the_pickle(store, redis_server, monkeypatch):
-    """P12: FromEnvironment names where the URL is."""
+    """P12: the pickle contains the name of the variable and not the URL."""
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     store = RedisStore(FromEnvironment("REDIS_URL"), "nightly", key=FromEnvironment("FLEET_KEY"))
     again = pickle.loads(pickle.dumps(store))
@@ -200,14 +201,14 @@ def test_a_callable_keeps_the_password_out_of_the_pickle(store, redis_server, mo
 
 
 @pytest.mark.parametrize("given", [7, None, object()])
-def test_what_is_no_client_is_refused(given):
-    """A wrong argument is an error at construction."""
+def test_an_invalid_client(given):
+    """An argument of another type is an error at construction."""
     with pytest.raises(TypeError, match="client_or_url"):
         RedisStore(given, "nightly", key=key)
 
 
-def test_what_is_no_url_is_refused():
-    """The same for a URL, also for one that a callable returns when it is asked."""
+def test_an_invalid_url():
+    """An invalid URL is an error at construction, or on use if a callable returns it."""
     with pytest.raises(ValueError, match="Redis URL"):
         RedisStore("http://127.0.0.1", "nightly", key=key)
     with pytest.raises(StoreError, match="Redis URL"):
@@ -215,7 +216,7 @@ def test_what_is_no_url_is_refused():
 
 
 def test_without_redis_py_the_extra_is_named():
-    """An absent extra says how to get it."""
+    """Without redis-py the error says which extra to install."""
     script = (
         "import sys; sys.modules['redis'] = None\n"
         "from requests_silent_refresh import RedisStore\n"

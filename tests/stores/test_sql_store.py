@@ -1,4 +1,4 @@
-"""``SQLStore`` against PostgreSQL, PgBouncer, MariaDB and SQLite: the contract, and more."""
+"""``SQLStore`` with PostgreSQL, PgBouncer, MariaDB and SQLite: the contract, and more."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TestSQLite(SQLContract):
 
 
 def by_engine(url):
-    """Open a store with an engine of one's own."""
+    """Open a store with the caller's own engine."""
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     return SQLStore(engine, "nightly", key=FromEnvironment("FLEET_KEY"))
 
@@ -90,8 +90,8 @@ def database(request):
     return database
 
 
-def test_a_missing_table_is_said(database):
-    """The error names the table and both ways to make it; there is nothing to wait for."""
+def test_a_missing_table(database):
+    """The error says how to create the table, and is not an outage."""
     store = SQLStore(database.url, "nightly", key=key)
     for use in (store.load, lambda: store.save(Token("a"), None), lambda: store.exclusive(30.0)):
         with pytest.raises(StoreError, match="create_table") as missing:
@@ -100,8 +100,8 @@ def test_a_missing_table_is_said(database):
     store.close()
 
 
-def test_the_printed_ddl_makes_the_table(database):
-    """What ddl() returns can be run by whoever may; create_table() is then content."""
+def test_the_ddl_creates_the_table(database):
+    """The statement of ddl() creates the table; create_table() then does nothing."""
     store = SQLStore(database.url, "nightly", key=key)
     database.query(store.ddl().rstrip(";\n"))
     store.create_table()
@@ -110,13 +110,13 @@ def test_the_printed_ddl_makes_the_table(database):
 
 
 def test_the_ddl_needs_no_connection():
-    """A database administrator gets it without access to the database."""
+    """ddl() works without access to the database."""
     for url in ("postgresql+psycopg://nobody@127.0.0.1:1/none", "mysql+pymysql://127.0.0.1:1/none"):
         assert SQLStore(url, "nightly", key=key).ddl().startswith("CREATE TABLE silent_refresh_to")
 
 
 def test_a_long_state_fits(database):
-    """A token answer with large JWTs is stored whole (MySQL's TEXT would cut it)."""
+    """A token answer with large JWTs is stored completely (MySQL's TEXT would be too short)."""
     store = SQLStore(database.url, "nightly", key=key)
     store.create_table()
     store.save(Token("a", "r", extra={"id_token": "x" * 150_000}), None)
@@ -125,7 +125,7 @@ def test_a_long_state_fits(database):
 
 
 def test_no_transaction_is_open_during_an_exchange(postgres):
-    """P4: with the lease taken and begun, no session holds a transaction, a lock or a snapshot."""
+    """P4: after begin(), no database session has an open transaction, lock or snapshot."""
     postgres.empty()
     store = SQLStore(postgres.url, "nightly", key=key)
     store.create_table()
@@ -141,7 +141,7 @@ def test_no_transaction_is_open_during_an_exchange(postgres):
     store.close()
 
 
-# Which connections others have: on PostgreSQL and on MariaDB; and what ends one.
+# For each database: the query for the other connections, and the statement that ends one.
 OTHERS = {
     "postgres": (
         "SELECT pid FROM pg_stat_activity "
@@ -158,7 +158,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_the_pooled_connection_is_closed_during_an_exchange(kind, request):
-    """P4: the database's idle timeout comes between the rotation and the save, and is not seen."""
+    """P4: an idle timeout of the database between the rotation and the save has no effect."""
     database = request.getfixturevalue(kind)
     database.empty()
     others, end = OTHERS[kind]
@@ -169,7 +169,7 @@ def test_the_pooled_connection_is_closed_during_an_exchange(kind, request):
         idle = database.query(others)
         assert idle
         for (connection,) in idle:
-            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has just left by itself
+            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has just ended
                 database.query(end.format(connection))
         until(lambda: not set(idle) & set(database.query(others)))
 
@@ -177,8 +177,8 @@ def test_the_pooled_connection_is_closed_during_an_exchange(kind, request):
     store.close()
 
 
-def test_a_database_that_hangs_is_left_behind(postgres):
-    """P8: silence ends each step after its patience, and afterwards all goes on at once."""
+def test_a_database_that_hangs(postgres):
+    """P8: each step times out, and after the database recovers the store works at once."""
     postgres.empty()
     with Proxy(postgres.port) as proxy:
         url = postgres.url.replace(f":{postgres.port}/", f":{proxy.port}/")
@@ -186,7 +186,7 @@ def test_a_database_that_hangs_is_left_behind(postgres):
         store.create_table()
         state = store.save(Token("a", "r"), None)
         proxy.cut()
-        # The first step is left behind with its connection; the next waits at connecting.
+        # The first step is left behind with its connection; the next one has to connect.
         with pytest.raises(StoreUnavailable, match="not answered"):
             store.load()
         connections = proxy.connections
@@ -199,8 +199,8 @@ def test_a_database_that_hangs_is_left_behind(postgres):
         store.close()
 
 
-def test_a_table_of_another_shape_is_no_outage(postgres):
-    """What waiting does not mend is a StoreError at once."""
+def test_a_table_with_other_columns_is_not_an_outage(postgres):
+    """Missing columns are a StoreError at once, because waiting does not help."""
     postgres.empty()
     store = SQLStore(postgres.url, "nightly", key=key)
     postgres.query("CREATE TABLE silent_refresh_tokens (name TEXT PRIMARY KEY)")
@@ -210,8 +210,8 @@ def test_a_table_of_another_shape_is_no_outage(postgres):
     store.close()
 
 
-def test_hosts_that_start_at_once_make_one_table(database):
-    """create_table() may be called by all of them, and by all at once."""
+def test_concurrent_calls_create_one_table(database):
+    """Several hosts may call create_table() at the same time."""
     stores = [SQLStore(database.url, "nightly", key=key) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(SQLStore.create_table, stores))
@@ -224,15 +224,15 @@ def test_hosts_that_start_at_once_make_one_table(database):
     ("given", "error", "words"),
     [
         (7, TypeError, "engine_or_url"),
-        ("no url", ValueError, "no URL"),
+        ("no url", ValueError, "not a URL"),
         ("oracle+nothing://app:canary-password@127.0.0.1/db", ValueError, "no driver"),
         ("mssql+pyodbc://127.0.0.1/db", (ValueError, ImportError), "PostgreSQL|pyodbc"),
         ("sqlite://", ValueError, "memory"),
         ("sqlite:///:memory:", ValueError, "memory"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(given, error, words):
-    """A wrong argument is an error at construction, which shows no password."""
+def test_an_invalid_argument(given, error, words):
+    """An invalid argument is an error at construction that shows no password."""
     with pytest.raises(error, match=words) as refused:
         SQLStore(given, "nightly", key=key)
     assert "canary-password" not in str(refused.value)
@@ -248,17 +248,17 @@ def test_what_cannot_be_meant_is_refused(given, error, words):
     ],
     ids=["password", "password in the query", "literal key", "engine"],
 )
-def test_what_must_not_be_pickled_is_refused(arguments):
-    """P12: a password, a literal key or a connection does not get into a pickle."""
+def test_secrets_and_engines_are_not_pickled(arguments):
+    """P12: a store with a password, a literal key or an engine cannot be pickled."""
     url, its_key = arguments
     store = SQLStore(url, "nightly", key=its_key)
     assert "canary-password" not in repr(store)
-    with pytest.raises(TypeError, match="not pickled"):
+    with pytest.raises(TypeError, match="cannot pickle"):
         pickle.dumps(store)
 
 
 def test_a_callable_keeps_the_password_out_of_the_pickle(sqlite, monkeypatch):
-    """P12: FromEnvironment names where the URL is."""
+    """P12: the pickle contains the name of the variable and not the URL."""
     monkeypatch.setenv("DATABASE_URL", sqlite.url)
     store = SQLStore(FromEnvironment("DATABASE_URL"), "nightly", key=FromEnvironment("FLEET_KEY"))
     store.create_table()
@@ -266,7 +266,7 @@ def test_a_callable_keeps_the_password_out_of_the_pickle(sqlite, monkeypatch):
     assert again.load() is None
     assert "DATABASE_URL" in repr(again)
     monkeypatch.setenv("DATABASE_URL", "no url")
-    with pytest.raises(StoreError, match="no URL"):
+    with pytest.raises(StoreError, match="not a URL"):
         pickle.loads(pickle.dumps(store)).load()
     monkeypatch.delenv("DATABASE_URL")
     with pytest.raises(StoreError, match="DATABASE_URL"):
@@ -274,7 +274,7 @@ def test_a_callable_keeps_the_password_out_of_the_pickle(sqlite, monkeypatch):
 
 
 def test_without_sqlalchemy_the_extra_is_named():
-    """An absent extra says how to get it."""
+    """Without SQLAlchemy the error says which extra to install."""
     script = (
         "import sys; sys.modules['sqlalchemy'] = None\n"
         "from requests_silent_refresh import SQLStore\n"

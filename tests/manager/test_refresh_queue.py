@@ -406,7 +406,7 @@ def test_an_exception_whose_str_raises_is_reported_by_its_type():
     ids=lambda value: type(value).__name__,
 )
 def test_an_error_that_requests_raises_in_a_callable(raised, seen):
-    """P7: an unreachable server is a temporary failure; an invalid URL fails for good."""
+    """P7: an unreachable server is a temporary failure, an invalid URL a permanent one."""
 
     def refresh(token):
         raise raised
@@ -545,7 +545,7 @@ def test_32_threads_through_an_outage_of_5_seconds(server):
         server.clear_faults()
         exchanges = server.counters.exchanges
         error = outcome_of(lambda: session.get(server.resource))
-        if isinstance(error, RefreshUnavailable):  # else the last step ended just now
+        if isinstance(error, RefreshUnavailable):  # otherwise the last step ended just now
             assert error.retry_after <= 8
             clock.advance(error.retry_after)
         assert Crowd(lambda: session.get(server.resource)).kinds() == {200: CROWD}

@@ -1,7 +1,7 @@
-"""Every line of "The queue" among the cases that broke other projects, named after what broke.
+"""Bugs of other projects' refresh queues, one test for each, named after what broke.
 
-Where a line has a test of its own elsewhere that forces it harder, this one
-shows the user's side of it: a session, a server, a count of exchanges.
+If a bug has a stricter test of its own elsewhere, the test here shows what a user
+sees: a session, a server, and the number of exchanges.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from requests_silent_refresh import (
     RefreshUnavailable,
     SessionExpired,
     SilentRefreshAdapter,
+    Token,
     TokenManager,
 )
 
@@ -52,15 +53,15 @@ def session(server, manager):
         yield session
 
 
-def test_siblings_401s_are_not_rejected_but_wait(server, session):
-    """P1, P2: axios-auth-refresh #90, #56, #117, #139."""
+def test_parallel_401s_wait_for_one_refresh(server, session):
+    """P1, P2: parallel requests failed (axios-auth-refresh #90, #56, #117, #139)."""
     server.gate(CROWD, then=server.revoke_access_tokens)
     assert Crowd(lambda: session.get(server.resource)).kinds() == {200: CROWD}
     assert server.counters.exchanges == 1
 
 
 def test_three_401s_are_one_refresh_not_three_in_a_row(server, session):
-    """P1: requests were serialised, not de-duplicated (fresh #126)."""
+    """P1: the refreshes ran one after another instead of only once (fresh #126)."""
     server.gate(3, then=server.revoke_access_tokens)
     assert Crowd(lambda: session.get(server.resource), size=3).kinds() == {200: 3}
     assert server.counters.exchanges == 1
@@ -68,7 +69,7 @@ def test_three_401s_are_one_refresh_not_three_in_a_row(server, session):
 
 
 def late_401s(server, session, paths):
-    """Start requests to ``paths`` whose 401s are held; returns the crowds and what lets one go."""
+    """Start a request to each path and hold its 401; return the crowds and the releasing events."""
     crowds, releases = [], []
     for path in paths:
         held, release = threading.Event(), threading.Event()
@@ -86,7 +87,8 @@ def late_401s(server, session, paths):
 
 
 def test_a_late_401_does_not_refresh_again(server, session):
-    """P3: ktor KTOR-5681; Alamofire RetriesRequestThatFailedWithOutdatedCredential."""
+    """P3: its token was already replaced (ktor KTOR-5681; Alamofire
+    RetriesRequestThatFailedWithOutdatedCredential)."""
     server.revoke_access_tokens()
     (late,), (release,) = late_401s(server, session, ["late"])
     assert session.get(server.resource).status_code == 200
@@ -95,8 +97,9 @@ def test_a_late_401_does_not_refresh_again(server, session):
     assert server.counters.exchanges == 1
 
 
-def test_staggered_401s_do_not_invalidate_what_the_one_before_fetched(server, session):
-    """P3: keystoneauth ``invalidate()``: each threw away the token of the previous one."""
+def test_staggered_401s_do_not_invalidate_the_token_just_fetched(server, session):
+    """P3: each 401 discarded the token that the one before had fetched (keystoneauth
+    ``invalidate()``)."""
     server.revoke_access_tokens()
     crowds, releases = late_401s(server, session, "abcdefgh")
     for crowd, release in zip(crowds, releases, strict=True):
@@ -106,7 +109,7 @@ def test_staggered_401s_do_not_invalidate_what_the_one_before_fetched(server, se
 
 
 def test_a_server_that_reissues_the_very_same_token_string(server, session):
-    """P1: its value says nothing; the exchange that answered it does."""
+    """P1: tokens are told apart by the exchange that brought them, not by their value."""
     first = {}
 
     def same_access_token(request, answer):
@@ -118,16 +121,17 @@ def test_a_server_that_reissues_the_very_same_token_string(server, session):
     assert Crowd(lambda: session.get(server.resource)).kinds() == {200: CROWD}
     assert server.counters.exchanges == 1
     server.revoke_access_tokens()
-    # The next one carries a token that is the same string, and is rejected: two exchanges, both
-    # answered with it, and the 401 is handed back.
+    # The next request carries a new token with the same string, which is rejected. Two exchanges
+    # return that string again, and the caller gets the 401.
     response = session.get(server.resource)
     assert (response.status_code, server.counters.exchanges) == (401, 3)
     assert_no_token_was_spent_twice(server)
 
 
 @pytest.mark.parametrize("raised", [ValueError("synchronously"), SystemExit(1)], ids=repr)
-def test_the_queue_does_not_hang_after_a_refresh_threw(server, clock, raised):
-    """P8: fresh #119, ktor #3599, AppAuth mPendingActions; synchronously, or a BaseException."""
+def test_the_queue_does_not_hang_after_a_refresh_raised(server, clock, raised):
+    """P8: whether it raised an Exception or a BaseException (fresh #119, ktor #3599, AppAuth
+    mPendingActions)."""
 
     def refresh(token):
         raise raised
@@ -141,8 +145,8 @@ def test_the_queue_does_not_hang_after_a_refresh_threw(server, clock, raised):
     assert manager.stats.exchanges == 2
 
 
-def test_the_head_of_the_queue_is_cancelled_and_nobody_stalls(server, manager, session):
-    """P5, P8: dio PR 2526."""
+def test_cancelling_the_leader_does_not_stall_the_waiting_requests(server, manager, session):
+    """P5, P8: the queue stalled when its first request was cancelled (dio PR 2526)."""
 
     class Cancelled(BaseException):
         pass
@@ -170,7 +174,8 @@ def test_the_head_of_the_queue_is_cancelled_and_nobody_stalls(server, manager, s
 
 
 def test_a_cancelled_caller_does_not_lose_the_rotated_token(server):
-    """P5: ktor PR 5193 testNonCancellableRefresh: the only caller gives up, the token is saved."""
+    """P5: the only caller times out, and the token is saved all the same (ktor PR 5193
+    testNonCancellableRefresh)."""
     store = MemoryStore()
     manager = signed_in(server, store=store, wait_timeout=0.05)
     with session_for(manager, server) as session:
@@ -185,7 +190,7 @@ def test_a_cancelled_caller_does_not_lose_the_rotated_token(server):
 
 
 def test_a_refresh_through_its_own_queue_does_not_wait_for_itself(server):
-    """P8: axios-auth-refresh #120, fresh #92."""
+    """P8: a callable that sends through its own session (axios-auth-refresh #120, fresh #92)."""
     sessions = []
 
     def refresh(token):
@@ -200,7 +205,8 @@ def test_a_refresh_through_its_own_queue_does_not_wait_for_itself(server):
 
 
 def test_waiters_do_not_use_up_the_pool_that_the_refresh_needs(server, manager):
-    """P8: okhttp #6747, #6754: a blocking pool of two, a crowd, and a refresh by the same host."""
+    """P8: a blocking pool of two, a crowd, and a token endpoint on the same host (okhttp #6747,
+    #6754)."""
     session = requests.Session()
     SilentRefreshAdapter(manager, server.url, pool_maxsize=2, pool_block=True).mount_on(session)
     with session:
@@ -210,7 +216,7 @@ def test_waiters_do_not_use_up_the_pool_that_the_refresh_needs(server, manager):
 
 
 def test_a_shared_refresh_does_not_inherit_the_first_callers_deadline(server, session):
-    """P8: golang/oauth2 #388."""
+    """P8: the refresh was cancelled with its first caller (golang/oauth2 #388)."""
     server.latency = 0.15
     server.gate(CROWD, then=server.revoke_access_tokens)
     crowd = Crowd(lambda: session.get(server.resource, timeout=(1, 30)))
@@ -219,8 +225,9 @@ def test_a_shared_refresh_does_not_inherit_the_first_callers_deadline(server, se
     assert session.get(server.resource, timeout=0.1).status_code == 200
 
 
-def test_replays_run_at_once_not_one_after_another(server, session):
-    """P13: fresh_dio: they ran inside the queue's slot. Here all have to be in flight."""
+def test_replays_run_in_parallel(server, session):
+    """P13: they ran one after another, inside the queue (fresh_dio). The barrier here needs all of
+    them in flight at once."""
     server.gate(CROWD, then=server.revoke_access_tokens)
     replays = threading.Barrier(CROWD)
 
@@ -233,24 +240,26 @@ def test_replays_run_at_once_not_one_after_another(server, session):
     assert server.log.of("error") == []
 
 
-def test_a_callback_may_take_what_locks_it_likes(server):
-    """P8: a user's callback ran under the lock and took it again (Alamofire PR 3322).
+def test_no_lock_is_held_while_a_callback_runs(server):
+    """P8: a callback ran under the lock and took it again (Alamofire PR 3322).
 
-    The Condition is reentrant, so another thread has to try: none of ours is held in a callback,
-    neither the queue's nor that which orders the callbacks.
+    The Condition is reentrant, so another thread calls what needs the queue's lock and the one
+    that orders the callbacks; the callback waits for that thread.
     """
-    called, got = [], []
+    called, ended = [], []
 
-    def take_all():
-        for condition in (manager._queue._condition, manager._announcer._condition):
-            if taken := condition.acquire(timeout=5):
-                condition.release()
-            got.append(taken)
+    def take_both_locks():
+        manager.start_refresh(Token("another"))  # not the current one: does nothing else
+        manager.replayed()
 
     def on_anything(what):
-        other = threading.Thread(target=take_all)
+        if threading.current_thread() in others:
+            return
+        other = threading.Thread(target=take_both_locks, daemon=True)
+        others.add(other)
         other.start()
-        other.join()
+        other.join(5)
+        ended.append(not other.is_alive())
         called.append((manager.signed_in, manager.stats, repr(manager)))
 
     def on_refreshed(token):
@@ -262,24 +271,25 @@ def test_a_callback_may_take_what_locks_it_likes(server):
         on_anything(error)
         return server.sign_in_token()
 
+    others = set()
     manager = signed_in(
         server, on_refreshed=on_refreshed, on_event=on_anything, on_session_expired=sign_in
     )
     with session_for(manager, server) as session:
         server.revoke_access_tokens()
         assert session.get(server.resource).status_code == 200
-        # Each tells of a refresh in two callbacks; a replay in one, in the request's own thread.
+        # Two refreshes with two callbacks each, and one for the replay, in the request's thread.
         until(lambda: len(called) == 5)
         server.fault("token", status=400, body='{"error": "invalid_grant"}')
         server.revoke_access_tokens()
         assert session.get(server.resource).status_code == 200
         until(lambda: len(called) == 9)
-    assert got == [True] * 18
+    assert ended == [True] * 9
     assert server.counters.exchanges == 3
 
 
-def test_waiters_do_not_try_in_turn_when_the_first_failed(server, session):
-    """P6: N waiters tried N refreshes (golang/oauth2, fresh_dio)."""
+def test_waiting_requests_do_not_retry_a_failed_refresh_in_turn(server, session):
+    """P6: N waiting requests tried N refreshes (golang/oauth2, fresh_dio)."""
     server.fault("token", times=None, status=503)
     server.gate(CROWD, then=server.revoke_access_tokens)
     assert Crowd(lambda: session.get(server.resource)).kinds() == {"RefreshUnavailable": CROWD}
@@ -287,7 +297,7 @@ def test_waiters_do_not_try_in_turn_when_the_first_failed(server, session):
 
 
 def test_late_members_of_a_failed_batch_do_not_refresh_again(server, session):
-    """P6: Alamofire RethrowsRefreshErrorToAllPendingRetryRequests."""
+    """P6: they get its error (Alamofire RethrowsRefreshErrorToAllPendingRetryRequests)."""
     server.revoke_access_tokens()
     (late,), (release,) = late_401s(server, session, ["late"])
     server.fault("token", times=None, status=503)
@@ -298,7 +308,8 @@ def test_late_members_of_a_failed_batch_do_not_refresh_again(server, session):
 
 
 def test_a_new_request_later_tries_again(server, session, clock):
-    """P6: Alamofire AllowsNewRequestsToTriggerRefreshAfterPreviousRefreshFailure."""
+    """P6: after the backoff (Alamofire
+    AllowsNewRequestsToTriggerRefreshAfterPreviousRefreshFailure)."""
     server.revoke_access_tokens()
     server.fault("token", status=503)
     error = outcome_of(lambda: session.get(server.resource))
@@ -308,7 +319,7 @@ def test_a_new_request_later_tries_again(server, session, clock):
 
 
 def test_a_server_that_rejects_every_new_token(server, session, clock):
-    """Futile: 456 refreshes a second (mcp-remote PR 338; Alamofire RefreshWindow)."""
+    """Futile: it caused 456 refreshes a second (mcp-remote PR 338; Alamofire RefreshWindow)."""
     server.fault("resource", times=None, status=401)
     for _ in range(60):
         assert session.get(server.resource).status_code == 401
@@ -316,9 +327,9 @@ def test_a_server_that_rejects_every_new_token(server, session, clock):
     assert server.counters.exchanges <= 6
 
 
-def test_a_client_made_per_request_guards_all_the_same(server, manager):
-    """P1: Authlib #673: a lock that lived in the client guarded nothing; here it is in the
-    manager, however many adapters and sessions are made."""
+def test_a_session_made_for_each_request_refreshes_once(server, manager):
+    """P1: a lock in each client guarded nothing (Authlib #673). Here the manager has it, however
+    many adapters and sessions are made."""
 
     def one_shot():
         with session_for(manager, server) as session:
@@ -329,8 +340,8 @@ def test_a_client_made_per_request_guards_all_the_same(server, manager):
     assert server.counters.exchanges == 1
 
 
-def test_a_manager_made_per_request_guards_all_the_same(server, tmp_path):
-    """P1: even so, if they share a store."""
+def test_a_manager_made_for_each_request_refreshes_once(server, tmp_path):
+    """P1: if the managers share a store."""
     store = EncryptedFileStore(tmp_path / "tokens", b"k" * 43 + b"=")
     store.save(server.sign_in_token(), after=None)
 
@@ -345,32 +356,35 @@ def test_a_manager_made_per_request_guards_all_the_same(server, tmp_path):
 
 
 def test_a_sign_out_during_a_refresh_is_not_undone_by_its_result(server, manager, session):
-    """P4: fresh, Alamofire; ktor testClearCalledWhileSettingTokens."""
+    """P4: the session came back to life (fresh, Alamofire; ktor
+    testClearCalledWhileSettingTokens)."""
     server.revoke_access_tokens()
     with server.token_gate(processed=True) as held:
         crowd = Crowd(lambda: session.get(server.resource))
         assert held.arrived.wait(10)
         manager.sign_out()
     assert crowd.kinds() == {"SessionExpired": CROWD}
-    until(lambda: manager._queue._batch is None)
+    server.wait_for(lambda: server.counters.revocations == 2)  # the result was dropped
+    assert manager.finish(10)
     assert type(outcome_of(lambda: session.get(server.resource))) is SessionExpired
 
 
 def test_a_sign_in_during_a_refresh_is_not_overwritten(server, manager, session):
-    """P4: the same, with another account signed in."""
+    """P4: the new account's token stays, and the result of the refresh is dropped."""
     server.revoke_access_tokens()
     with server.token_gate(processed=True) as held:
         crowd = Crowd(lambda: session.get(server.resource))
         assert held.arrived.wait(10)
         manager.sign_in(other := server.sign_in_token())
         assert crowd.kinds() == {200: CROWD}
-    until(lambda: manager._queue._batch is None)
+    assert manager.finish(10)
     assert manager.token() is other
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a system without fork")
-def test_a_fork_while_the_lock_is_held_is_not_dead_in_the_child(server, tmp_path):
-    """P13: the child asks for a token while, in its parent's past, a thread holds the Condition."""
+def test_a_fork_while_the_lock_is_held_leaves_a_free_lock_in_the_child(server, tmp_path):
+    """P13: a thread of the parent held the Condition at the fork, and the child has no such
+    thread to release it."""
     path = tmp_path / "tokens"
     EncryptedFileStore(path, b"k" * 43 + b"=").save(server.sign_in_token(), after=None)
     code = """
@@ -384,7 +398,7 @@ first = manager.token()
 held = threading.Event()
 
 def hold():
-    with manager._queue._condition:
+    with manager._queue._condition:  # no public call holds it at a chosen moment
         held.set()
         threading.Event().wait(20)
 
@@ -401,7 +415,7 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def test_a_scraper_patched_by_gevent(server, tmp_path):
-    """P13: what gevent puts in the place of threads and locks does as well."""
+    """P13: the queue works with the threads and locks that gevent puts in place."""
     pytest.importorskip("gevent")
     path = tmp_path / "tokens"
     EncryptedFileStore(path, b"k" * 43 + b"=").save(server.sign_in_token(), after=None)
@@ -423,8 +437,9 @@ sys.exit(0 if statuses == [200] * 32 else 1)
     assert server.counters.exchanges == 1
 
 
-def test_the_loser_deleted_the_winners_tokens(server, tmp_path):
-    """P1, P7 (buildkite/cli): refused while somebody signed in: theirs is used, and stays."""
+def test_a_refused_refresh_does_not_delete_a_new_sign_in(server, tmp_path):
+    """P1, P7: a refresh is refused while another process signs in. Its token is used and stays
+    stored (buildkite/cli)."""
     path, key = tmp_path / "tokens", b"k" * 43 + b"="
     ours = signed_in(server, store=EncryptedFileStore(path, key))
     theirs = TokenManager(

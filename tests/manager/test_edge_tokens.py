@@ -1,8 +1,8 @@
-"""Lines of "The token and its endpoint" among the cases that broke other projects.
+"""Bugs of other projects in handling tokens, one test for each, named after what broke.
 
-Named after what broke, like ``test_edge_queue``: the user's side of each, over several refreshes
-and through a store that is opened anew. What an answer means, field by field, is in
-``test_token``, ``test_grants`` and ``test_outcomes_table``.
+As in ``test_edge_queue``, each test shows what a user sees, over several refreshes and through a
+store that is reopened. ``test_token``, ``test_grants`` and ``test_outcomes_table`` check what
+each field of an answer means.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def store(tmp_path):
 
 
 def open_again(tmp_path):
-    """Open the session's file as the next process does."""
+    """Open the session's file as the next process would."""
     return EncryptedFileStore(tmp_path / "tokens", KEY)
 
 
@@ -64,7 +64,7 @@ def by_nested_json(server):
 
 
 def by_a_callable(server):
-    """As people write it: the answer's access token is what they were after."""
+    """A callable as users write it: it returns the access token only."""
 
     def renew(token):
         form = {
@@ -88,15 +88,14 @@ GRANTS = pytest.mark.parametrize(
 
 @GRANTS
 @pytest.mark.parametrize("said", [NOT_SAID, None, ""], ids=["left out", "null", "empty"])
-def test_the_refresh_token_was_lost_when_the_answer_left_it_out(
-    server, tmp_path, store, grant, said
-):
-    """P4: golang/oauth2 #84, #131; requests-oauth2client; requests_auth; botocore tokens.py.
+def test_the_refresh_token_is_kept_if_the_answer_has_none(server, tmp_path, store, grant, said):
+    """P4: it was lost (golang/oauth2 #84, #131; requests-oauth2client; requests_auth; botocore
+    tokens.py).
 
-    RFC 6749 section 6: a server that issues no new one leaves the old one in force.
+    RFC 6749 section 6: if the server issues no new refresh token, the old one stays valid.
     """
 
-    def say_nothing_of_it(request, answer):
+    def leave_it_out(request, answer):
         payload = answer.payload
         if said is not NOT_SAID:
             inner = payload.get("data", payload)
@@ -104,7 +103,7 @@ def test_the_refresh_token_was_lost_when_the_answer_left_it_out(
         return answer.but(payload=payload)
 
     for path in ("/token", "/json", "/json/nested"):
-        server.on(path, say_nothing_of_it)
+        server.on(path, leave_it_out)
     server.rotate = False
     first = server.sign_in_token()
     store.save(first, after=None)
@@ -120,8 +119,8 @@ def test_the_refresh_token_was_lost_when_the_answer_left_it_out(
     assert server.log.of("exchange", outcome="faulted") == []
 
 
-def test_a_callables_late_answer_lost_the_refresh_token(server):
-    """P4, P5: the same, of a call that was left behind and came back after all."""
+def test_the_refresh_token_is_kept_if_a_callable_returns_late(server):
+    """P4, P5: the same for a call that outlived its timeout and returned in the end."""
     server.rotate = False
     grant, go_on = by_a_callable(server), threading.Event()
 
@@ -141,8 +140,8 @@ def test_a_callables_late_answer_lost_the_refresh_token(server):
     assert revealed(store.load().token)[0] != revealed(first)[0]
 
 
-def test_a_callable_that_needs_no_refresh_token_was_given_one(server):
-    """P4: what starts from nothing has no use for the refresh token of a session before it."""
+def test_a_callable_that_needs_no_sign_in_gets_no_refresh_token(server):
+    """P4: its tokens are not combined with the refresh token of an earlier session."""
 
     def refresh(token):
         return Token("for-the-client-itself")
@@ -152,8 +151,8 @@ def test_a_callable_that_needs_no_refresh_token_was_given_one(server):
     assert revealed(manager.renew(manager.token())) == ("for-the-client-itself", None)
 
 
-def test_a_token_of_the_users_own_kind_stays_what_it_is(server):
-    """P4, P13: with the old refresh token, whatever its constructor takes and else it holds."""
+def test_an_application_subclass_of_token_keeps_its_class_and_attributes(server):
+    """P4, P13: it gets the old refresh token, whatever arguments its constructor takes."""
 
     class Own(Token):
         def __init__(self, answer):
@@ -167,8 +166,9 @@ def test_a_token_of_the_users_own_kind_stays_what_it_is(server):
     assert (type(renewed), renewed.tenant) == (Own, 5)
 
 
-def test_the_rotated_refresh_token_was_never_saved(server, tmp_path, store):
-    """P4: golang/oauth2 #84: each process begins with what the one before it was given."""
+def test_the_rotated_refresh_token_is_saved(server, tmp_path, store):
+    """P4: each process starts with the token that the one before it received (golang/oauth2
+    #84)."""
     store.save(server.sign_in_token(), after=None)
     for generation in (2, 3, 4):
         manager = TokenManager(by_rfc_6749(server), open_again(tmp_path))
@@ -181,11 +181,11 @@ def test_the_rotated_refresh_token_was_never_saved(server, tmp_path, store):
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-def test_the_loser_deleted_the_tokens_that_the_winner_had_rotated_to(server, tmp_path, kind):
-    """P1, P7 (buildkite/cli PR 852): refused because another process had rotated already.
+def test_a_refused_refresh_does_not_delete_the_tokens_of_another_process(server, tmp_path, kind):
+    """P1, P7: refused because another process had already rotated (buildkite/cli PR 852).
 
-    That is no end of the session: its token is used here too, and stays; nobody is asked to
-    sign in.
+    The session goes on: this process uses the other one's token, the token stays stored, and
+    nobody is asked to sign in.
     """
     asked = []
     store = MemoryStore() if kind == "memory" else open_again(tmp_path)
@@ -200,7 +200,7 @@ def test_the_loser_deleted_the_tokens_that_the_winner_had_rotated_to(server, tmp
         held.release()
         outcomes = crowd.outcomes()
     assert {revealed(token) for token in outcomes} == {revealed(winners)}
-    until(lambda: manager._queue._batch is None)
+    assert manager.finish(10)
     stored = store.load()
     assert (stored.generation, revealed(stored.token)) == (2, revealed(winners))
     assert manager.signed_in
@@ -216,30 +216,29 @@ def test_the_loser_deleted_the_tokens_that_the_winner_had_rotated_to(server, tmp
     ["3600", "-5", -5, 0, "0", 2**31, 1e300, "soon", None, NOT_SAID],
     ids=lambda value: "missing" if value is NOT_SAID else repr(value),
 )
-def test_an_odd_lifetime_refreshed_for_ever_or_could_not_be_stored(
-    server, tmp_path, store, expires_in
-):
-    """P15: oauth2 TestExpiresInUpperBound; Bdaya-Dev/oidc #123.
+def test_a_token_with_an_odd_lifetime_is_stored_and_used(server, tmp_path, store, expires_in):
+    """P15: it was refreshed for ever or could not be stored (oauth2 TestExpiresInUpperBound;
+    Bdaya-Dev/oidc #123).
 
-    A number as a string, one beyond every calendar (which is cut to ten years), none at all: the
-    token is used until it is rejected. So is one that by its own word is over already, since some
-    servers say 0 for "never".
+    The lifetime is a number in a string, too large for a date (it is cut to ten years), or
+    missing: the token is used until it is rejected. So is a token that is expired on arrival,
+    because some servers send 0 for "never".
     """
 
-    def say(request, answer):
+    def set_lifetime(request, answer):
         payload = answer.payload | {"expires_in": expires_in}
         if expires_in is NOT_SAID:
             del payload["expires_in"]
         return answer.but(payload=payload)
 
-    server.on("/token", say)
+    server.on("/token", set_lifetime)
     store.save(server.sign_in_token(), after=None)
     manager = TokenManager(by_rfc_6749(server), store)
     server.revoke_access_tokens()
     with session_for(manager, server) as session:
         assert {session.get(server.resource).status_code for _ in range(20)} == {200}
     assert server.counters.exchanges == 1
-    # And by the next process, which reads it from the file.
+    # The next process reads it from the file.
     anew = TokenManager(by_rfc_6749(server), open_again(tmp_path))
     assert revealed(anew.token()) == revealed(manager.token())
     assert (anew.token().expires_at or 0) < time.time() + 11 * 366 * 86400

@@ -1,7 +1,10 @@
-"""Futile refreshes: a path that takes no token asks for few, and hides no real revocation."""
+"""Futile refreshes: a path that rejects every token triggers few of them, and real revocations
+are still noticed."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -36,9 +39,9 @@ def strike(guard, path, times=1):
 # -- against the server ------------------------------------------------------------------
 
 
-def test_a_path_that_takes_no_token_beside_good_ones_for_a_minute(server, clock):
-    """Futile: at most 6 exchanges that did not help; a real revocation in the middle of it costs
-    no failed request on the good ones, whenever it comes and whoever meets it first."""
+def test_a_path_that_rejects_every_token_beside_good_ones_for_a_minute(server, clock):
+    """Futile: at most 6 exchanges that did not help. A real revocation in that minute fails no
+    request to a good path, whenever it comes and whichever path meets it first."""
     for revoke_at, first in [(20, "good"), (20, "bad"), (31, "other"), (52, "good")]:
         manager = signed_in(server, monotonic=clock)
         server.forbid("/resource/bad")
@@ -56,14 +59,15 @@ def test_a_path_that_takes_no_token_beside_good_ones_for_a_minute(server, clock)
                 for path in paths:
                     assert get(path).status_code == (401 if path == "bad" else 200)
                 clock.advance(1)
-        # Six that did not help, and the one for the revocation.
+        # Six that did not help, and one for the revocation.
         assert 2 < server.counters.exchanges - before <= 6 + 1
         clock.advance(600)
     assert_no_token_was_spent_twice(server)
 
 
-def test_a_storm_of_requests_to_a_path_that_takes_no_token(server, clock):
-    """456 refreshes a second (mcp-remote PR 338); here two, however many ask."""
+def test_many_requests_to_a_path_that_rejects_every_token(server, clock):
+    """Futile: two refreshes, however many requests there are; elsewhere 456 a second (mcp-remote
+    PR 338)."""
     manager = signed_in(server, monotonic=clock)
     server.forbid("/resource/bad")
     with session_for(manager, server) as session:
@@ -73,8 +77,9 @@ def test_a_storm_of_requests_to_a_path_that_takes_no_token(server, clock):
     assert server.counters.exchanges <= 2
 
 
-def test_many_paths_that_take_no_token(server, clock):
-    """Futile: over all paths of an API that rejects everything, six a minute and the first each."""
+def test_many_paths_that_reject_every_token(server, clock):
+    """Futile: six a minute over all paths of an API that rejects everything, and the first refresh
+    of each path that does not count as futile."""
     manager = signed_in(server, monotonic=clock)
     server.fault("resource", times=None, status=401)
     with session_for(manager, server) as session:
@@ -84,7 +89,8 @@ def test_many_paths_that_take_no_token(server, clock):
 
 
 def test_a_token_that_is_dead_on_arrival_is_not_futile(server, clock):
-    """Futile: servers that reckon in whole seconds do that: one request asks a second time."""
+    """Futile: servers that compute in whole seconds issue such tokens; the request refreshes a
+    second time."""
     manager = signed_in(server, monotonic=clock)
     with session_for(manager, server) as session:
         for _ in range(10):
@@ -102,17 +108,17 @@ def test_a_token_that_is_dead_on_arrival_is_not_futile(server, clock):
             clock.advance(61)
 
 
-# -- by itself -----------------------------------------------------------------------------------
+# -- the guard alone -----------------------------------------------------------------------------
 
 
-def test_the_first_time_never_counts(guard):
+def test_the_first_rejection_does_not_count(guard):
     """Futile: one rejected fresh token mutes nothing."""
     strike(guard, "/bad")
     assert guard.allows("/bad", Token("next"))
 
 
 def test_a_token_counts_once_however_many_requests_carried_it(guard):
-    """Futile: 32 requests with one fresh token are one attempt."""
+    """Futile: 32 rejected requests with one fresh token count as one rejection."""
     token = Token("fresh")
     for _ in range(32):
         guard.rejected("/bad", token)
@@ -120,7 +126,7 @@ def test_a_token_counts_once_however_many_requests_carried_it(guard):
 
 
 def test_the_mute_doubles_to_its_cap_and_never_overflows(guard, clock):
-    """Futile: growing to 60 s; a program that runs for months crashes over no power of two."""
+    """Futile: it grows to 60 s, and no power of two overflows in a program that runs for months."""
     strike(guard, "/bad", 2)
     mutes = []
     for _ in range(1100):
@@ -134,7 +140,7 @@ def test_the_mute_doubles_to_its_cap_and_never_overflows(guard, clock):
 
 
 def test_accepting_a_token_clears_the_path(guard):
-    """Futile: nothing is held against a path that works again."""
+    """Futile: earlier rejections of a path that works again are forgotten."""
     strike(guard, "/bad", 2)
     assert not guard.allows("/bad", Token("t"))
     guard.accepted("/bad", Token("t"))
@@ -142,8 +148,8 @@ def test_accepting_a_token_clears_the_path(guard):
     assert not guard.active
 
 
-def test_a_path_that_had_accepted_this_token_ends_all_mutes(guard):
-    """Futile: that is a real revocation, so the others may try the new token, too."""
+def test_a_rejection_by_a_path_that_had_accepted_this_token_ends_all_mutes(guard):
+    """Futile: this is a real revocation, so the other paths may try the new token, too."""
     strike(guard, "/bad", 2)
     token = Token("good")
     guard.accepted("/good", token)
@@ -168,29 +174,43 @@ def test_after_six_in_a_minute_few_paths_ask(guard, clock):
     assert guard.allows("/0", Token("t"))
 
 
-def test_a_good_path_asks_even_after_six_in_a_minute(guard):
-    """Futile: the revocation may come before the good path has seen the newest token."""
+def test_a_good_path_may_refresh_even_after_six_in_a_minute(guard):
+    """Futile: a revocation may come before the good path has seen the newest token."""
     strike(guard, "/bad", 1)
     guard.accepted("/good", Token("older"))
     for number in range(FUTILE_PER_MINUTE):
         strike(guard, f"/{number}", 2)
     assert guard.allows("/good", Token("newest"))
-    # ... once: if the fresh one does not help either, it is like the others.
+    # Only once: if the fresh token does not help either, this path is treated like the others.
     strike(guard, "/good")
     assert not guard.allows("/good", Token("next"))
 
 
-def test_the_memory_is_bounded(guard):
-    """Futile: a scraper meets millions of paths."""
-    for number in range(3 * PATHS_REMEMBERED):
+def test_the_memory_of_bad_paths_is_bounded(guard):
+    """Futile: a scraper requests millions of paths. The oldest path is forgotten, mute and all,
+    as soon as there is one more than are remembered."""
+    strike(guard, "/oldest", 2)
+    for number in range(PATHS_REMEMBERED - 1):
         strike(guard, f"/bad/{number}")
+    assert not guard.allows("/oldest", Token("t"))
+    strike(guard, "/one-more")
+    assert guard.allows("/oldest", Token("t"))
+
+
+def test_the_memory_of_good_paths_is_bounded(guard):
+    """Futile: the oldest good path is forgotten likewise, and counts as an unknown one."""
+    for number in range(FUTILE_PER_MINUTE):
+        strike(guard, f"/bad/{number}", 2)
+    for number in range(PATHS_REMEMBERED):
         guard.accepted(f"/good/{number}", Token("t"))
-    assert len(guard._paths) == PATHS_REMEMBERED
-    assert len(guard._accepted) == PATHS_REMEMBERED
+    assert guard.allows("/good/0", Token("newer"))
+    guard.accepted("/good/one-more", Token("t"))
+    assert not guard.allows("/good/0", Token("newer"))
+    assert guard.allows("/good/1", Token("newer"))
 
 
-def test_query_strings_are_one_path(server, clock):
-    """Futile: ``?page=7`` is no path of its own."""
+def test_the_query_string_is_not_part_of_the_path(server, clock):
+    """Futile: ``?page=7`` makes no new path."""
     manager = signed_in(server, monotonic=clock)
     server.forbid("/resource/bad")
     with session_for(manager, server) as session:
@@ -199,23 +219,36 @@ def test_query_strings_are_one_path(server, clock):
     assert server.counters.exchanges == 2
 
 
-def test_it_survives_a_fork_with_its_lock_held(guard):
-    """P13: a fork while the lock was held: dead in the child."""
-    strike(guard, "/bad", 2)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_it_survives_a_fork_with_its_lock_held(clock):
+    """P13: the child has no thread that would release the parent's lock."""
     held, go_on = threading.Event(), threading.Event()
 
-    def hold():
-        with guard._lock:
+    def stopping_clock():  # the guard asks for the time with its lock held
+        if threading.current_thread().name == "holder":
             held.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
+        return clock()
 
-    thread = threading.Thread(target=hold)
-    thread.start()
+    guard = FutilityGuard(stopping_clock)
+    strike(guard, "/bad", 2)
+    holder = threading.Thread(target=strike, args=(guard, "/bad"), name="holder")
+    holder.start()
     assert held.wait(10)
-    from requests_silent_refresh.system.forking import _objects
-
-    assert guard in _objects.values()
-    guard.after_fork_in_child()  # as the child does it
-    assert guard.allows("/bad", Token("t"))
+    blocked = threading.Thread(target=strike, args=(guard, "/bad"))
+    blocked.start()
+    blocked.join(0.1)
+    assert blocked.is_alive()  # the lock is held indeed
+    if (pid := os.fork()) == 0:
+        signal.alarm(30)  # fails instead of hanging
+        try:
+            strike(guard, "/bad", 2)
+            os._exit(17 if not guard.allows("/bad", Token("t")) else 1)
+        finally:
+            os._exit(2)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     go_on.set()
-    thread.join()
+    holder.join()
+    blocked.join()
+    assert status == 17

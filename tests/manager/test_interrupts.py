@@ -1,7 +1,7 @@
-"""P5: a refresh once begun is finished and saved, whatever happens to its caller.
+"""P5: a refresh that has begun is finished and saved, whatever happens to its caller.
 
-Each test is a process of its own whose exchange the server holds while it is
-interrupted; afterwards another process finds the new token in the file.
+Each test starts a process and interrupts it while the server holds its exchange. Afterwards
+another process finds the new token in the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEY = b"k" * 43 + b"="
 
 PRELUDE = textwrap.dedent(
     """
-    import atexit, os, signal, sys, threading, time, warnings
+    import atexit, contextlib, os, signal, sys, threading, time, warnings
 
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     PATH, URL = sys.argv[1:]
@@ -36,15 +36,15 @@ PRELUDE = textwrap.dedent(
     def hear():
         return sys.stdin.readline().strip()
 
-    def make(store=None, **options):
+    def make(store=None, refresh=None, **options):
         import requests
         from requests_silent_refresh import (
             EncryptedFileStore, RefreshTokenGrant, SilentRefreshAdapter, TokenManager,
         )
 
         store = store or EncryptedFileStore(PATH, b"k" * 43 + b"=")
-        options = {"refresh_ahead": 0, **options}
-        manager = TokenManager(RefreshTokenGrant(URL + "/token", "client"), store, **options)
+        refresh = refresh or RefreshTokenGrant(URL + "/token", "client")
+        manager = TokenManager(refresh, store, **{"refresh_ahead": 0, **options})
         session = requests.Session()
         SilentRefreshAdapter(manager, URL).mount_on(session)
         return manager, session
@@ -53,10 +53,10 @@ PRELUDE = textwrap.dedent(
 
 
 class Child:
-    """A process that runs ``code`` after the prelude; talks by lines."""
+    """A process that runs ``code`` after the prelude. The test and it exchange lines of text."""
 
     def __init__(self, server, path, code):
-        # A file, so that reading one stream never waits for the other.
+        # A file, so that reading one stream never blocks on the other.
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed at the end)
         self.process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + textwrap.dedent(code), str(path), server.url],
@@ -86,7 +86,7 @@ class Child:
         return any(mask & 1 << (number - 1) for mask in masks)
 
     def end(self):
-        """Wait for its end; returns the lines it said, its complaints, and its code."""
+        """Wait for the end of the process; return its words, its stderr, and its exit code."""
         said = self.process.stdout.read().split()
         self.process.wait(60)
         self._complaints.seek(0)
@@ -103,7 +103,7 @@ class Child:
 
 @pytest.fixture
 def path(tmp_path, server):
-    """A file with a session whose access token is rejected."""
+    """The file of a session whose access token is rejected."""
     path = tmp_path / "tokens"
     EncryptedFileStore(path, KEY).save(server.sign_in_token(), after=None)
     server.revoke_access_tokens()
@@ -111,7 +111,7 @@ def path(tmp_path, server):
 
 
 def assert_saved(server, path):
-    """Check that the one exchange's token is in the file, as another process finds it."""
+    """Check that there was one exchange, and that another process finds its token in the file."""
     assert EncryptedFileStore(path, KEY).load().generation == 2
     assert server.counters.exchanges == server.counters.granted == 1
     code = "say(make()[1].get(URL + '/resource').status_code)"
@@ -121,12 +121,12 @@ def assert_saved(server, path):
     assert_no_token_was_spent_twice(server)
 
 
-# -- Ctrl-C and its like ----------------------------------------------------------------
+# -- Ctrl-C and signals -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_ctrl_c_while_an_exchange_is_under_way(server, path, times):
-    """P5: once, in the wait of the request; and again and again, in the exit that waits."""
+    """P5: the first Ctrl-C ends the request; more of them come while the exit waits."""
     code = """
         manager, session = make()
         try:
@@ -142,14 +142,14 @@ def test_ctrl_c_while_an_exchange_is_under_way(server, path, times):
             child.interrupt()
         assert EncryptedFileStore(path, KEY).load().generation == 1
         held.release()
-        # A later one may hit the last line of the script, or an exit handler of others'.
+        # A later one may hit the last line of the script, or another exit handler.
         _, _, returned = child.end()
     assert returned in ((0,) if times == 1 else (0, -signal.SIGINT))
     assert_saved(server, path)
 
 
-def test_ctrl_c_that_nobody_catches(server, path):
-    """P5: the traceback is the caller's own, the exit code is what a shell expects."""
+def test_ctrl_c_that_is_not_caught(server, path):
+    """P5: the traceback is the caller's own, and the exit code is what a shell expects."""
     code = "make()[1].get(URL + '/resource')"
     with server.token_gate(processed=True) as held, Child(server, path, code) as child:
         assert held.arrived.wait(20)
@@ -162,7 +162,7 @@ def test_ctrl_c_that_nobody_catches(server, path):
 
 
 def test_a_signal_handler_that_exits(server, path):
-    """P5: SIGTERM turned into SystemExit, in the wait and once more in the exit that waits."""
+    """P5: SIGTERM raises SystemExit in the waiting request, and again while the exit waits."""
     code = """
         import signal
         signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))
@@ -181,12 +181,12 @@ def test_a_signal_handler_that_exits(server, path):
     assert_saved(server, path)
 
 
-# -- the interpreter leaves -----------------------------------------------------------------
+# -- the interpreter exits ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["background", "daemon thread", "sys.exit"])
-def test_the_interpreter_leaves_with_an_exchange_under_way(server, path, way):
-    """P5: whoever began it, the exit waits for it."""
+def test_the_interpreter_exits_with_an_exchange_under_way(server, path, way):
+    """P5: the exit waits for it, whatever began it."""
     code = f"""
         way = {way!r}
         manager, session = make()
@@ -207,9 +207,9 @@ def test_the_interpreter_leaves_with_an_exchange_under_way(server, path, way):
 
 
 @pytest.mark.parametrize("registered", ["before", "after"])
-def test_a_request_made_while_the_interpreter_leaves(server, path, registered):
-    """P5: from an exit handler, before or after ours, when no thread can be started any more
-    (Python 3.12); and Ctrl-C is put off until the token is saved."""
+def test_a_request_made_while_the_interpreter_exits(server, path, registered):
+    """P5: an exit handler that runs before or after ours sends it, when no thread can be started
+    any more (Python 3.12). Ctrl-C is deferred until the token is saved."""
     code = f"""
         registered = {registered!r}
 
@@ -218,7 +218,7 @@ def test_a_request_made_while_the_interpreter_leaves(server, path, registered):
                 say(session.get(URL + "/resource").status_code)
             except KeyboardInterrupt:
                 say("interrupted")
-            # What closes urllib3's connections has run by now and will not again.
+            # urllib3 has closed its connections by now and will not do so again.
             warnings.simplefilter("ignore", ResourceWarning)
             session.close()
 
@@ -239,8 +239,8 @@ def test_a_request_made_while_the_interpreter_leaves(server, path, registered):
     assert_saved(server, path)
 
 
-def test_no_refresh_ahead_of_time_begins_while_the_interpreter_leaves(server, path):
-    """P5: nobody would wait for it."""
+def test_no_refresh_ahead_of_time_begins_while_the_interpreter_exits(server, path):
+    """P5: nothing would wait for it."""
     code = """
         def at_exit():
             manager.start_refresh(manager.token())
@@ -255,7 +255,7 @@ def test_no_refresh_ahead_of_time_begins_while_the_interpreter_leaves(server, pa
 
 
 def test_the_exit_does_not_wait_for_a_person(server, path):
-    """P10: nor for the callback that asks one."""
+    """P10: ``on_session_expired`` may block for minutes."""
     code = """
         manager, session = make(on_session_expired=lambda error: time.sleep(600))
         threading.Thread(target=session.get, args=(URL + "/resource",), daemon=True).start()
@@ -268,8 +268,8 @@ def test_the_exit_does_not_wait_for_a_person(server, path):
         assert child.end() == (["leaving"], "", 0)
 
 
-def test_what_a_refresh_has_to_tell_is_told_before_the_exit(server, path):
-    """A program that writes the token down in ``on_refreshed`` has it written down."""
+def test_the_exit_waits_for_on_refreshed(server, path):
+    """A program that writes the token down in this callback has written it at the exit."""
     code = """
         def slowly(token):
             time.sleep(0.2)
@@ -283,7 +283,7 @@ def test_what_a_refresh_has_to_tell_is_told_before_the_exit(server, path):
 
 
 def test_no_thread_can_be_started(server, path):
-    """P5: at the system's limit the exchange runs in the caller, and Ctrl-C is put off."""
+    """P5: at the system's limit the exchange runs in the caller, and Ctrl-C is deferred."""
     code = """
         def refuse(self):
             raise RuntimeError("can't start new thread")
@@ -305,8 +305,8 @@ def test_no_thread_can_be_started(server, path):
 
 
 def test_no_thread_can_be_started_for_a_request_in_a_thread(server, path):
-    """P5: there is no Ctrl-C to put off there; it just works, a refresh ahead of time is left out,
-    and a callable's BaseException is its caller's."""
+    """P5: there is no Ctrl-C to defer in such a thread. The request succeeds, no refresh ahead of
+    time begins, and a BaseException that the refresh callable raises reaches the caller."""
     code = """
         from requests_silent_refresh import Token, TokenManager
 
@@ -351,13 +351,31 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a system withou
 FORK = """
     def in_a_child(work):
         if (pid := os.fork()) == 0:
-            signal.alarm(30)  # it fails where it would hang
+            signal.alarm(30)  # fails instead of hanging
             try:
                 work()
             finally:
                 sys.stdout.flush()
                 os._exit(0)
         return pid
+
+    def in_a_child_of_a_process_that_holds(locks, work):
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with contextlib.ExitStack() as stack:
+                for lock in locks:
+                    stack.enter_context(lock)
+                held.set()
+                go_on.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        status = os.waitpid(in_a_child(work), 0)[1]
+        go_on.set()
+        thread.join()
+        assert status == 0
 """
 
 
@@ -385,7 +403,7 @@ def test_fork_while_an_exchange_is_under_way(server, path):
         assert held.arrived.wait(20)
         child.say()
         assert child.hear() == "forked"
-        server.wait_for(lambda: server.counters.rejected == 2)  # the child's, too
+        server.wait_for(lambda: server.counters.rejected == 2)  # including the child's
         held.release()
         assert child.end() == (["200", "200", "1"], "", 0)
     assert_saved(server, path)
@@ -393,36 +411,24 @@ def test_fork_while_an_exchange_is_under_way(server, path):
 
 @needs_fork
 def test_fork_while_every_lock_is_held(server, path):
-    """P13: the Condition, and all else that a thread of the parent may hold, is dead in a child
-    that does not make its own."""
+    """P13: the child makes each lock anew that a thread of its parent may hold: it has no such
+    thread to release it."""
     code = textwrap.dedent(FORK) + textwrap.dedent(
         """
         manager, session = make(on_refreshed=lambda token: None)
         assert session.get(URL + "/open").status_code == 200
         pools = session.get_adapter(URL).poolmanager
+        # No public call holds one of them at a chosen moment.
         locks = [
             manager._queue._condition, manager.futility._lock, manager._announcer._condition,
             manager._uploads._lock, pools.pools.lock, pools.connection_from_url(URL).pool.mutex,
         ]
-        held, go_on = threading.Event(), threading.Event()
 
-        def hold():
-            for lock in locks:
-                lock.acquire()
-            held.set()
-            go_on.wait()
-            for lock in locks:
-                lock.release()
+        def get():
+            say(session.get(URL + "/resource").status_code)
 
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait()
-        pid = in_a_child(lambda: say(session.get(URL + "/resource").status_code))
-        status = os.waitpid(pid, 0)[1]
-        go_on.set()
-        thread.join()
-        assert status == 0
-        say(session.get(URL + "/resource").status_code)
+        in_a_child_of_a_process_that_holds(locks, get)
+        get()
         """
     )
     with Child(server, path, code) as child:
@@ -432,9 +438,9 @@ def test_fork_while_every_lock_is_held(server, path):
 
 @needs_fork
 @pytest.mark.parametrize("error", ["LookupError", "KeyboardInterrupt"])
-def test_fork_where_one_thing_cannot_start_anew(server, path, error):
-    """P13: a subclass of the application's may raise, and Ctrl-C may come just then; all else
-    starts anew in the child."""
+def test_fork_if_one_reset_fails(server, path, error):
+    """P13: a subclass of the application's may raise in the child, or Ctrl-C may come at that
+    moment. Everything else is reset all the same."""
     code = (
         f"error = {error}\n"
         + textwrap.dedent(FORK)
@@ -451,21 +457,10 @@ def test_fork_where_one_thing_cannot_start_anew(server, path, error):
         manager, session = make()
         last = Broken()
         forking.reset_in_child(last)
-        held, go_on = threading.Event(), threading.Event()
-
-        def hold():
-            with manager._queue._condition:
-                held.set()
-                go_on.wait()
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait()
-        pid = in_a_child(lambda: say(session.get(URL + "/resource").status_code))
-        status = os.waitpid(pid, 0)[1]
-        go_on.set()
-        thread.join()
-        assert status == 0
+        in_a_child_of_a_process_that_holds(
+            [manager._queue._condition],  # no public call holds it at a chosen moment
+            lambda: say(session.get(URL + "/resource").status_code),
+        )
         """
         )
     )
@@ -479,14 +474,14 @@ def test_fork_where_one_thing_cannot_start_anew(server, path, error):
 
 @needs_fork
 def test_fork_with_a_connection_kept_alive(server, path):
-    """P13: on one that both use, parent and child would read each other's answers."""
+    """P13: if both used it, parent and child would read each other's answers."""
     code = textwrap.dedent(FORK) + textwrap.dedent(
         """
         manager, session = make()
 
         def port():
             with session.get(URL + "/resource", stream=True) as response:
-                port = response.raw._connection.sock.getsockname()[1]
+                port = response.raw.connection.sock.getsockname()[1]
                 assert response.json()
                 say(port)
 
@@ -504,14 +499,19 @@ def test_fork_with_a_connection_kept_alive(server, path):
 
 @needs_fork
 def test_fork_of_a_session_in_memory(server, path):
-    """P1: the child uses the access token but never exchanges the parent's refresh token; a
-    sign-in there is its own."""
+    """P1: the child uses the access token but never exchanges the parent's refresh token. After a
+    sign-in of its own it refreshes."""
     code = textwrap.dedent(FORK) + textwrap.dedent(
         """
-        from requests_silent_refresh import MemoryStore, StoreError, TokenManager, Token
+        from requests_silent_refresh import MemoryStore, RefreshTokenGrant, StoreError, Token
 
-        store = MemoryStore()
-        manager, session = make(store)
+        grant = RefreshTokenGrant(URL + "/token", "client")
+
+        def refresh(token):
+            own = token.access_token.reveal() == "own"
+            return Token("next", "next") if own else grant(token)
+
+        manager, session = make(MemoryStore(), refresh)
         manager.sign_in(make()[0].token())
 
         def work():
@@ -520,9 +520,7 @@ def test_fork_of_a_session_in_memory(server, path):
                 session.get(URL + "/resource")
             except StoreError as error:
                 say("EncryptedFileStore" in str(error))
-            calls = []
             manager.sign_in(Token("own", "own"))
-            manager._refresher._refresh = lambda token: Token("next", "next")
             say(manager.renew(manager.token()).access_token.reveal())
 
         pid = in_a_child(work)
@@ -539,7 +537,7 @@ def test_fork_of_a_session_in_memory(server, path):
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_multiprocessing_child_that_ends_during_a_background_refresh(server, tmp_path, method):
-    """P5: it ends by os._exit, past every exit handler but multiprocessing's own."""
+    """P5: it ends by ``os._exit``, and runs no exit handlers but multiprocessing's own."""
     path = tmp_path / "tokens"
     EncryptedFileStore(path, KEY).save(server.sign_in_token(), after=None)
     script = tmp_path / "script.py"
@@ -590,26 +588,26 @@ def test_a_multiprocessing_child_that_ends_during_a_background_refresh(server, t
 @pytest.mark.skipif(not importlib.util.find_spec("gevent"), reason="gevent is not installed")
 @pytest.mark.parametrize("ends", ["itself", "by Ctrl-C"])
 def test_a_program_patched_by_gevent(server, path, ends):
-    """P13, P5: a gevent-patched scraper: 32 greenlets share one exchange, and its exit waits."""
+    """P5, P13: 32 greenlets of a scraper share one exchange, and its exit waits for that."""
     code = f"""
         ends = {ends!r}
         from gevent import monkey
         monkey.patch_all()
         import gevent
 
-        # Python's own handler raises in whatever greenlet runs at that moment.
+        # Python's own handler raises in the greenlet that runs at that moment.
         main = gevent.getcurrent()
         gevent.signal_handler(signal.SIGINT, lambda: main.throw(KeyboardInterrupt))
         manager, session = make()
         session.get_adapter(URL).init_poolmanager(1, 32)
         jobs = [gevent.spawn(session.get, URL + "/resource") for _ in range(32)]
 
-        def tell():
+        def say_when_all_wait():
             while manager.stats.waits < 32:
                 gevent.sleep(0.01)
             say("waiting")
 
-        gevent.spawn(tell)
+        gevent.spawn(say_when_all_wait)
         try:
             gevent.joinall(jobs, raise_error=True)
             say({{job.value.status_code for job in jobs}})

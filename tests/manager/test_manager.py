@@ -1,13 +1,15 @@
-"""The manager: which token now, refreshes ahead of time, and what the application hears."""
+"""The manager: the token it returns, refreshes ahead of time, callbacks, events and counters."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import logging
 import math
 import pickle
 import threading
+import types
 
 import pytest
 from queue_kit import CROWD, Clock, Crowd, outcome_of, session_for, signed_in, until
@@ -26,6 +28,7 @@ from requests_silent_refresh import (
 from requests_silent_refresh.keys import KeyFile
 from requests_silent_refresh.manager.current import current_of
 from requests_silent_refresh.manager.events import Announcer, RefreshEvent
+from requests_silent_refresh.redaction import Secret
 from requests_silent_refresh.stores.contract import State
 from requests_silent_refresh.testing import AuthorizationServer
 
@@ -51,7 +54,7 @@ def managing(server, clock, **options):
 
 
 def test_a_routine_expiry_stalls_nobody(server, clock):
-    """P15: the refresh runs in the background; requests go on with the old token meanwhile."""
+    """P15: the refresh runs in the background, and requests use the old token meanwhile."""
     manager = managing(server, clock, refresh_ahead=0.2)
     with session_for(manager, server) as session:
         clock.advance(850)
@@ -60,8 +63,8 @@ def test_a_routine_expiry_stalls_nobody(server, clock):
             assert held.arrived.wait(10)
             crowd = Crowd(lambda: session.get(server.resource))
             assert crowd.kinds() == {200: CROWD}  # none of them waited
-        until(lambda: manager._queue.current.state.generation == 2)
-        clock.advance(200)  # the first token is over
+        assert manager.finish(10)
+        clock.advance(200)  # the first token has expired
         response = session.get(server.resource)
     assert (response.json()["access_token_serial"], response.history) == (2, [])
     assert server.counters.exchanges == 1
@@ -70,7 +73,7 @@ def test_a_routine_expiry_stalls_nobody(server, clock):
 
 
 def test_a_refresh_ahead_of_time_is_jittered(server, clock):
-    """P15: a fleet that signed in at once does not refresh at once."""
+    """P15: processes that signed in at the same time do not all refresh at the same time."""
     token = Token("t", "r", expires_at=clock.now + 1000, issued_at=clock.now)
     dues = [current_of(State.first(token), 0.2, clock.now).due_at - clock.now for _ in range(200)]
     assert 800 <= min(dues) < 810
@@ -78,7 +81,7 @@ def test_a_refresh_ahead_of_time_is_jittered(server, clock):
 
 
 def test_a_refresh_ahead_of_time_is_at_most_5_minutes_ahead(clock):
-    """P15: a token of a month is not thrown away a week before its end."""
+    """P15: a token that lives a month is not replaced days before its expiry."""
     month = 30 * 86400
     token = Token("t", "r", expires_at=clock.now + month, issued_at=clock.now)
     current = current_of(State.first(token), 0.2, clock.now)
@@ -93,22 +96,22 @@ def test_a_refresh_ahead_of_time_is_at_most_5_minutes_ahead(clock):
         (1000, 1000, math.inf, math.inf, math.inf),  # expires_in: 0
         (900, 1000, math.inf, math.inf, math.inf),
         (1002, 1000, 1001.9, 1001.9, 1002),  # shorter than the leeway
-        (1000.5, None, 1000.475, 1000.475, 1000.5),  # taken over: it lived before
-        (500, None, 500, 500, 500),  # taken over, and over
+        (1000.5, None, 1000.475, 1000.475, 1000.5),  # imported: it was issued before
+        (500, None, 500, 500, 500),  # imported, and expired
         (1100, 1000, 1095, 1095, 1100),
     ],
     ids=str,
 )
 def test_when_a_token_is_due(expires_at, issued_at, due, wait, end):
-    """P15: a token that lives shorter than the leeway is not refreshed for ever (Bdaya-Dev/oidc
-    #123), and one without an expiry is used until it is rejected."""
+    """P15: a token whose lifetime is shorter than the leeway is not refreshed for ever
+    (Bdaya-Dev/oidc #123). One without an expiry is used until it is rejected."""
     token = Token("t", "r", expires_at=expires_at, issued_at=issued_at)
     current = current_of(State.first(token), 0, 1000.0)
     assert (current.due_at, current.wait_at, current.expires_at) == pytest.approx((due, wait, end))
 
 
-def test_a_token_at_its_end_is_waited_for(server, clock):
-    """P2: within the leeway of 5 s a request waits rather than be rejected on the way."""
+def test_a_request_waits_if_the_token_is_about_to_expire(server, clock):
+    """P2: within the leeway of 5 s, because the token could expire on the way to the server."""
     manager = managing(server, clock)
     with session_for(manager, server) as session:
         clock.advance(996)
@@ -117,23 +120,24 @@ def test_a_token_at_its_end_is_waited_for(server, clock):
     assert server.counters.rejected == 0
 
 
-def test_a_token_that_is_dead_on_arrival_by_its_own_word_is_used(clock):
-    """P15: ``expires_in: 0``: no exchange at every use, the 401 decides."""
+def test_a_token_with_expires_in_0_is_used(clock):
+    """P15: it is not refreshed at every use; a 401 tells when it is rejected."""
     with AuthorizationServer(clock=clock, access_token_lifetime=0) as server:
         manager = managing(server, clock)
         assert manager.token() is manager.token()
         assert server.counters.exchanges == 0
 
 
-def test_an_upload_right_after_a_refresh_asks_for_no_other(server, clock):
-    """P1: a refresh that has brought its token and has not ended yet is nothing to wait for."""
+def test_an_upload_right_after_a_refresh_starts_no_other(server, clock):
+    """P1: it uses the token that was just published, and does not wait for the refresh to end."""
     manager = managing(server, clock)
-    brought, go_on = threading.Event(), threading.Event()
+    first = manager.token()
+    published, go_on = threading.Event(), threading.Event()
 
     class Between(logging.Handler):
         def emit(self, record):
-            if record.getMessage() == "refreshed":  # published, and the batch in flight
-                brought.set()
+            if record.getMessage() == "refreshed":  # published, while the batch is in flight
+                published.set()
                 assert go_on.wait(10)
 
     logger, handler = logging.getLogger("requests_silent_refresh"), Between()
@@ -141,8 +145,8 @@ def test_an_upload_right_after_a_refresh_asks_for_no_other(server, clock):
     logger.setLevel(logging.INFO)
     try:
         clock.advance(1000)
-        assert manager.token() is manager._queue.current.token
-        assert brought.wait(10)
+        second = manager.token()
+        assert published.wait(10)
         waits = manager.stats.waits
         upload = manager.begin_upload().token
         assert manager.stats.waits == waits
@@ -150,15 +154,25 @@ def test_an_upload_right_after_a_refresh_asks_for_no_other(server, clock):
         go_on.set()
         logger.removeHandler(handler)
         logger.setLevel(level)
-    assert upload is manager._queue.current.token
-    manager._queue.wait_until_idle(10)
+    assert upload is manager.token() is second is not first
+    assert manager.finish(10)
     assert server.counters.exchanges == 1
 
 
 def test_a_fresh_token_costs_no_lock(server, clock):
-    """P14: no lock of the process, no look at the store, however many threads hold them."""
-    manager = managing(server, clock)
-    manager._store.load = lambda: pytest.fail("looked into the store")
+    """P14: it takes none of the manager's locks, and does not read the store."""
+
+    class Unread(MemoryStore):
+        reads = 0
+
+        def load(self):
+            self.reads += 1
+            return super().load()
+
+    store = Unread()
+    manager = managing(server, clock, store=store)
+    store.reads = 0
+    # No public call holds one of them at a chosen moment.
     locks = [manager._queue._condition, manager._announcer._condition, manager.futility._lock]
     for lock in locks:
         lock.acquire()
@@ -167,11 +181,12 @@ def test_a_fresh_token_costs_no_lock(server, clock):
     finally:
         for lock in locks:
             lock.release()
+    assert store.reads == 0
 
 
-def test_a_changed_clock_signs_nobody_off(server, clock):
-    """P7: the user changed the clock (AppAuth #747, #830): one exchange too many, at most."""
-    other = Clock(clock.now)  # this machine's, while the server's stands
+def test_a_changed_clock_ends_no_session(server, clock):
+    """P7: if the user sets the clock, it costs one exchange at most (AppAuth #747, #830)."""
+    other = Clock(clock.now)  # this machine's, while the server's stands still
     manager = managing(server, other)
     with session_for(manager, server) as session:
         for jump in (-86400, 10 * 86400, -5 * 86400):
@@ -184,7 +199,7 @@ def test_a_changed_clock_signs_nobody_off(server, clock):
 
 
 def test_two_managers_on_one_store_are_one_session(server, clock, tmp_path):
-    """P1: the second adopts what the first exchanged, at its 401, and asks for nothing."""
+    """P1: at its 401 the second manager adopts the token of the first, without an exchange."""
     managers = [
         managing(server, clock, store=EncryptedFileStore(tmp_path / "t", KEY)),
         TokenManager(
@@ -208,8 +223,8 @@ def test_two_managers_on_one_store_are_one_session(server, clock, tmp_path):
         session.close()
 
 
-def test_client_credentials_start_from_nothing(clock):
-    """No sign-in is asked for, and a refusal is no end: a restart would not be needed."""
+def test_client_credentials_need_no_sign_in(clock):
+    """Neither at the start nor after a sign-out, and a refusal does not end the session."""
     monotonic = Clock()
     with AuthorizationServer(client_secret="secret", clock=clock) as server:
         grant = ClientCredentialsGrant(server.token_endpoint, "client", "secret", clock=clock)
@@ -232,7 +247,7 @@ def test_client_credentials_start_from_nothing(clock):
 
 
 def test_a_sign_out_of_client_credentials_during_an_exchange(clock):
-    """P9: dropped, and nobody is locked out by it."""
+    """P9: its result is dropped, and later requests start a new exchange."""
     monotonic = Clock()
     with AuthorizationServer(client_secret="secret", clock=clock) as server:
         grant = ClientCredentialsGrant(server.token_endpoint, "client", "secret", clock=clock)
@@ -247,11 +262,11 @@ def test_a_sign_out_of_client_credentials_during_an_exchange(clock):
         assert manager.token() is not first
 
 
-# -- what the application hears -------------------------------------------------------------------
+# -- callbacks, events and counters ---------------------------------------------------------------
 
 
-def test_events_and_counters_tell_what_happened(server, clock):
-    """Refreshed, failed, expired, replayed; and an immutable snapshot that adds it up."""
+def test_events_and_counters_show_what_happened(server, clock):
+    """Events for refreshed, failed, expired and replayed; counters in an immutable snapshot."""
     events, tokens, monotonic = [], [], Clock()
     manager = managing(
         server,
@@ -292,7 +307,7 @@ def test_events_and_counters_tell_what_happened(server, clock):
 
 
 def test_on_refreshed_gets_adopted_tokens_too(server, clock):
-    """Whoever writes the token down elsewhere hears of each, whoever exchanged it."""
+    """A program that copies each token elsewhere needs those that another manager exchanged."""
     store, told = MemoryStore(), []
     manager = managing(server, clock, store=store, on_refreshed=told.append)
     other = TokenManager(RefreshTokenGrant(server.token_endpoint, "client"), store)
@@ -304,7 +319,7 @@ def test_on_refreshed_gets_adopted_tokens_too(server, clock):
 
 
 def test_callbacks_come_in_the_order_of_the_refreshes(server, clock):
-    """Else whoever writes the token down would end with an older one; and no refresh waits."""
+    """A program that writes the token down ends with the newest; no refresh waits for it."""
     told, go_on = [], threading.Event()
 
     def slowly(token):
@@ -322,8 +337,8 @@ def test_callbacks_come_in_the_order_of_the_refreshes(server, clock):
     assert told == tokens[1:]
 
 
-def test_a_callback_that_raises_harms_nobody(server, clock, caplog):
-    """It is logged with its place; later events still come."""
+def test_a_callback_that_raises_disturbs_no_request(server, clock, caplog):
+    """P12: the error is logged with its place and without secrets; later events still come."""
     events = []
 
     def on_event(event):
@@ -341,8 +356,8 @@ def test_a_callback_that_raises_harms_nobody(server, clock, caplog):
     assert "very-secret-token" not in caplog.text
 
 
-def test_a_callback_whose_thread_is_ended_leaves_the_rest_to_the_next():
-    """A ``SystemExit`` in it ends that thread's telling, and nobody else's."""
+def test_after_a_callback_that_ended_its_thread_the_next_thread_goes_on():
+    """A ``SystemExit`` ends the calls of that thread only."""
     told = []
 
     def on_event(event):
@@ -358,8 +373,26 @@ def test_a_callback_whose_thread_is_ended_leaves_the_rest_to_the_next():
     assert len(told) == 2
 
 
-def test_nothing_that_is_told_is_a_secret(server, clock, caplog):
-    """P12: neither events, nor stats, nor logs at any level, nor reprs."""
+def texts_of(*things):
+    """Return all text that ``things`` show or hold, and that their parts do, except in secrets."""
+    seen, texts, todo = {}, [], list(things)
+    while todo:
+        thing = todo.pop()
+        if isinstance(thing, str):
+            texts.append(thing)
+        if id(thing) in seen or isinstance(thing, (str, Secret)):
+            continue
+        ours = type(thing).__module__.startswith("requests_silent_refresh")
+        if ours or isinstance(thing, (list, tuple, set, dict, types.MethodType)):
+            seen[id(thing)] = thing  # kept alive, so that its number stays its own
+            todo += gc.get_referents(thing)
+        if ours:
+            texts += [repr(thing), str(thing)]
+    return texts
+
+
+def test_no_event_log_or_repr_shows_a_secret(server, clock, caplog):
+    """P12: neither events, stats, logs at any level, nor the repr of anything a manager holds."""
     caplog.set_level(logging.DEBUG)
     monotonic, told = Clock(), []
     manager = managing(
@@ -387,17 +420,16 @@ def test_nothing_that_is_told_is_a_secret(server, clock, caplog):
         )
         told.append(outcome_of(lambda: session.get(server.resource)))
     until(lambda: len(told) >= 6)
-    told += [manager, manager.stats, manager._queue.current, manager._queue._backoff.verdict]
-    text = caplog.text + "".join(f"{x!r} {x} {vars(x)}" for x in told if hasattr(x, "__dict__"))
-    text = text.replace(repr(manager._arguments), "")
-    assert len(told) >= 10
+    texts = texts_of(manager, manager.stats, told)
+    assert {"Current", "Verdict", "SessionExpired"} <= {text.partition("(")[0] for text in texts}
+    shown = "\n".join([caplog.text, *texts])
     for secret in secrets:
-        assert secret not in text
+        assert secret not in shown
 
 
-def test_a_callables_exception_that_quotes_the_token_is_cleaned(clock, caplog):
-    """P12: programs quote one in their exceptions."""
-    secret = "refresh-token-that-nobody-may-see"
+def test_the_token_is_masked_if_a_callables_exception_quotes_it(clock, caplog):
+    """P12: in the message, in the cause, and in the log."""
+    secret = "refresh-token-in-an-exception"
 
     def refresh(token):
         raise ValueError(f"cannot parse {token.refresh_token.reveal()}")
@@ -412,7 +444,7 @@ def test_a_callables_exception_that_quotes_the_token_is_cleaned(clock, caplog):
 
 
 def test_the_levels_of_logging(server, clock, caplog):
-    """A refresh is information, a failed one a warning; nothing of it is an error."""
+    """A refresh is logged at INFO, a failed one at WARNING; neither at ERROR."""
     caplog.set_level(logging.DEBUG, "requests_silent_refresh")
     monotonic = Clock()
     manager = managing(server, clock, monotonic=monotonic)
@@ -443,7 +475,7 @@ def test_the_levels_of_logging(server, clock, caplog):
     ],
     ids=str,
 )
-def test_what_cannot_be_meant_is_refused(wrong, error):
+def test_invalid_arguments_are_refused(wrong, error):
     """At construction, not at the first expiry."""
     options = {"refresh": lambda token: token, **wrong}
     with pytest.raises(error):
@@ -451,7 +483,7 @@ def test_what_cannot_be_meant_is_refused(wrong, error):
 
 
 def test_it_pickles_to_one_that_reopens_its_store(server, clock, tmp_path):
-    """P13: for a process pool; a session in memory says what to use."""
+    """P13: for a process pool. A session in memory raises an error that says what to use."""
     key = KeyFile(tmp_path / "keys" / "key", make=True)
     store = EncryptedFileStore(tmp_path / "tokens", key)
     manager = TokenManager(RefreshTokenGrant(server.token_endpoint, "client"), store)
@@ -469,7 +501,7 @@ def test_a_copy_of_it_is_itself(server, clock):
     assert copy.copy(manager) is copy.deepcopy(manager) is manager
 
 
-def test_its_repr_says_what_it_is(server, clock):
+def test_its_repr_shows_the_grant_and_the_store(server, clock):
     """For a person in a debugger."""
     manager = managing(server, clock)
     assert repr(manager) == (
@@ -479,7 +511,7 @@ def test_its_repr_says_what_it_is(server, clock):
 
 
 def test_an_event_is_a_value():
-    """Immutable, and equal to another that says the same."""
+    """Immutable, and equal to another event with the same fields."""
     assert RefreshEvent("refreshed") == RefreshEvent("refreshed")
     with pytest.raises(dataclasses.FrozenInstanceError):
         RefreshEvent("refreshed").kind = "failed"

@@ -1,10 +1,11 @@
-"""P12, P13: sessions are pickled to other processes, without a secret, and go on there."""
+"""P12, P13: sessions can be pickled to other processes and used there; pickles hold no secret."""
 
 from __future__ import annotations
 
 import base64
 import concurrent.futures
 import copy
+import io
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -26,9 +27,19 @@ from requests_silent_refresh.keys import default_key_file
 
 
 @pytest.fixture
-def manager(server, tmp_path, monkeypatch):
+def key(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "keys"))
-    return manager_of(server, store=EncryptedFileStore(tmp_path / "tokens"))
+    return default_key_file()
+
+
+@pytest.fixture
+def store(tmp_path, key):
+    return EncryptedFileStore(tmp_path / "tokens")
+
+
+@pytest.fixture
+def manager(server, store):
+    return manager_of(server, store=store)
 
 
 def is_forbidden(response):
@@ -42,19 +53,19 @@ def is_open(request):
 
 
 def fetch(session, url):
-    """Get ``url`` in another process; return what can be compared."""
+    """Get ``url`` in another process; return the status and those of the history."""
     response = session.get(url, timeout=20)
     return response.status_code, [r.status_code for r in response.history]
 
 
 class Plain(BaseAdapter):
-    """A transport that can be pickled, and tells what it got by what it answers."""
+    """A transport that can be pickled and answers with a status of its own."""
 
     def send(self, request, **how):
         response = requests.Response()
         response.status_code = 299
         response.url = request.url
-        response._content = b""
+        response.raw = io.BytesIO()
         return response
 
     def close(self):
@@ -62,7 +73,7 @@ class Plain(BaseAdapter):
 
 
 def test_a_session_is_pickled_to_a_spawned_process(server, session):
-    """P1, P13: it has its token, gets through a revocation there, and the parent adopts that."""
+    """P1, P13: it refreshes there after a revocation, and the parent adopts the new token."""
     session.headers["X-Mine"] = "yes"
     with concurrent.futures.ProcessPoolExecutor(
         1, mp_context=multiprocessing.get_context("spawn")
@@ -76,7 +87,7 @@ def test_a_session_is_pickled_to_a_spawned_process(server, session):
 
 
 def test_every_setting_survives(server, manager):
-    """P13: what the constructor was given, requests' own options too."""
+    """P13: every argument of the constructor, including those for ``HTTPAdapter``."""
     adapter = SilentRefreshAdapter(
         manager,
         [server.url, "https://api.example.com"],
@@ -91,8 +102,8 @@ def test_every_setting_survives(server, manager):
     twin = pickle.loads(pickle.dumps(adapter))
     assert twin.origins == adapter.origins
     assert twin.max_retries.total == 3
-    assert twin._pool_maxsize == 7
-    assert twin._pool_block is True
+    pools = twin.poolmanager.connection_pool_kw
+    assert (pools["maxsize"], pools["block"]) == (7, True)
     heard = []
     server.on("/resource", lambda r, a: heard.append(r.headers["X-Token"]) or a.but(status=200))
     server.on("/open", lambda r, a: heard.append(r.headers["X-Token"]))
@@ -106,8 +117,8 @@ def test_every_setting_survives(server, manager):
 
 
 @pytest.mark.parametrize("transport", [HTTPAdapter(pool_maxsize=3), Plain()])
-def test_a_transport_that_can_be_pickled_is_taken_along(transport, manager):
-    """P13: ``transport`` is a setting like the others."""
+def test_a_transport_is_pickled_with_the_adapter(transport, manager):
+    """P13: if it can be pickled, like the other settings."""
     adapter = SilentRefreshAdapter(manager, "https://api.example.com", transport=transport)
     twin = pickle.loads(pickle.dumps(adapter))
     assert type(twin.transport) is type(transport)
@@ -117,33 +128,37 @@ def test_a_transport_that_can_be_pickled_is_taken_along(transport, manager):
             assert session.get("https://api.example.com/").status_code == 299
 
 
-def test_no_pickle_holds_a_token(server, session, manager):
-    """P12: no token and no key, though all that is pickled was used: the store has both in hand."""
+def test_no_pickle_holds_a_token_or_a_key(server, session, manager, store, key):
+    """P12: not even after use, when the store has both in memory."""
     response = session.get(server.resource)
     server.revoke_access_tokens()
     replayed = session.get(server.resource)
     token = manager.token()
     secrets = [token.access_token.reveal().encode(), token.refresh_token.reveal().encode()]
-    key = Path(default_key_file().path).read_bytes().strip()
-    signs_and_encrypts = base64.urlsafe_b64decode(key)  # the halves that a Fernet holds
-    secrets += [key, signs_and_encrypts[:16], signs_and_encrypts[16:]]
-    things = [session, session.get_adapter(server.url), manager, response, replayed]
-    for thing in [*things, manager._store, manager._store._file._keys._source]:
+    encoded = Path(key.path).read_bytes().strip()
+    halves = base64.urlsafe_b64decode(
+        encoded
+    )  # a Fernet signs with one and encrypts with the other
+    secrets += [encoded, halves[:16], halves[16:]]
+    explicit = EncryptedFileStore(store.path, key)
+    assert explicit.load().generation == 2
+    adapter = session.get_adapter(server.url)
+    for thing in [session, adapter, manager, store, explicit, key, response, replayed]:
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             pickled = pickle.dumps(thing, protocol)
             assert not [secret for secret in secrets if secret in pickled]
 
 
-def test_a_session_in_memory_refuses_and_says_what_to_give(server):
-    """P12, P13: tokens in memory would have to be in the pickle."""
+def test_a_session_in_memory_cannot_be_pickled(server):
+    """P12, P13: its tokens would be in the pickle. The error names a store to use."""
     session = session_of(manager_of(server, store=MemoryStore()), server.url)
     with pytest.raises(TypeError, match="EncryptedFileStore"):
         pickle.dumps(session)
     session.close()
 
 
-def test_a_literal_secret_refuses_and_says_what_to_give(server, tmp_path):
-    """P12: a client secret that is written into the grant would be in the pickle."""
+def test_a_literal_secret_cannot_be_pickled(server, tmp_path):
+    """P12: a grant's client secret would be in the pickle. The error says what to use instead."""
     grant = RefreshTokenGrant(server.token_endpoint, "client", "canary-secret")
     manager = TokenManager(
         grant, store=EncryptedFileStore(tmp_path / "tokens", key=b"k" * 43 + b"=")
@@ -153,8 +168,8 @@ def test_a_literal_secret_refuses_and_says_what_to_give(server, tmp_path):
     assert "canary" not in str(caught.value)
 
 
-def test_the_mark_of_without_token_survives(server, session):
-    """P13: a prepared request that carries none, carries none in another process either."""
+def test_without_token_survives(server, session):
+    """P13: a pickled request that was prepared with it still carries no token."""
     prepared = session.prepare_request(
         requests.Request("GET", server.url + "/open", auth=without_token)
     )
@@ -165,7 +180,7 @@ def test_the_mark_of_without_token_survives(server, session):
 
 
 def test_a_pickled_response_has_its_history(server, session):
-    """P13: with the 401, whose body can be read; and nothing of the wire."""
+    """P13: with the 401 and its body, and without the ``Authorization`` header."""
     server.revoke_access_tokens()
     twin = pickle.loads(pickle.dumps(session.get(server.resource)))
     assert [r.status_code for r in twin.history] == [401]
@@ -174,7 +189,7 @@ def test_a_pickled_response_has_its_history(server, session):
 
 
 def test_a_shallow_copy_of_a_session_shares_the_adapter(server, session):
-    """P13: as it does of requests' own."""
+    """P13: as a copy shares the adapters of requests."""
     twin = copy.copy(session)
     assert twin.get_adapter(server.url) is session.get_adapter(server.url)
     assert twin.get(server.resource).status_code == 200

@@ -1,8 +1,9 @@
-"""The queue's interleavings, each forced: who leads, who waits, who is served by what."""
+"""The refresh queue's interleavings, each one forced: which thread leads and which ones wait."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import threading
 import time
@@ -43,8 +44,8 @@ from requests_silent_refresh.testing import AuthorizationServer
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Waiters that look around often."""
+def look_often(monkeypatch):
+    """Have waiting threads look at their batch often; no parameter sets the interval."""
     monkeypatch.setattr("requests_silent_refresh.manager.refresh_queue.LOOK_INTERVAL", 0.02)
 
 
@@ -54,27 +55,34 @@ def queue_holding(token, wait_timeout=5.0, monotonic=None):
     return queue
 
 
+def managing(refresh):
+    """Return a manager that is signed in and refreshes by a callable."""
+    manager = TokenManager(refresh, refresh_ahead=0)
+    manager.sign_in(Token("old", "refresh"))
+    return manager
+
+
 def publish(queue, token):
     state = State.first(token) if token is not None else State("lineage", 9, None)
     assert queue.publish(current_of(state, 0, 0), queue.current)
 
 
 def leader(queue, batches):
-    """Return a ``lead`` that begins and leaves the finishing to the test."""
+    """Return a ``lead`` that begins the batch and leaves it to the test to finish it."""
 
     def lead(batch):
         queue.begin(batch)
-        batch.worker = threading.main_thread()  # alive, and not the one who waits
+        batch.worker = threading.main_thread()  # it is alive, and does not wait
         batches.append(batch)
 
     return lead
 
 
-# -- who leads and who is served -------------------------------------------------------
+# -- leading, waiting, publishing ------------------------------------------------------
 
 
 def test_one_of_a_crowd_leads():
-    """P1: of 32 that are rejected at once, one leads and all get what it brings."""
+    """P1: of 32 requests rejected at once, one leads and all get its token."""
     old, new = Token("old"), Token("new")
     queue, batches = queue_holding(old), []
     crowd = Crowd(lambda: queue.renew(old, leader(queue, batches)))
@@ -86,22 +94,22 @@ def test_one_of_a_crowd_leads():
     assert queue.wait_seconds > 0
 
 
-def test_a_late_401_takes_the_token_that_is_there():
-    """P3: what counts is the token the request carried; another one is current, nobody leads."""
+def test_a_late_401_gets_the_current_token():
+    """P3: the token that the request carried was already replaced, so no refresh starts."""
     old, new = Token("old"), Token("new")
     queue = queue_holding(new)
     assert queue.renew(old, lambda batch: pytest.fail("led a refresh")) is new
 
 
-def test_a_token_is_told_from_another_by_identity_not_by_value():
-    """P1: a server that reissues the very same string has issued a new token all the same."""
+def test_tokens_are_compared_by_identity_not_by_value():
+    """P1: a server that issues the same string again has issued a new token."""
     old, same = Token("string"), Token("string")
     queue = queue_holding(same)
     assert queue.renew(old, lambda batch: pytest.fail("led a refresh")) is same
 
 
-def test_a_waiter_leaves_with_what_is_published_though_the_batch_goes_on():
-    """P2: a sign-in while a refresh is under way is everybody's at once."""
+def test_a_waiting_thread_gets_a_published_token_before_the_batch_ends():
+    """P2: the token of a sign-in during a refresh is used by all at once."""
     old, new = Token("old"), Token("new")
     queue, batches = queue_holding(old), []
     crowd = Crowd(lambda: queue.renew(old, leader(queue, batches)), size=4)
@@ -111,11 +119,11 @@ def test_a_waiter_leaves_with_what_is_published_though_the_batch_goes_on():
     assert not batches[0].over
 
 
-def test_a_token_that_was_rejected_between_publish_and_finish_is_not_handed_out_again(server):
-    """P2, P3: its request joins the batch that brought it, and is not served by that one."""
+def test_a_token_that_was_rejected_between_publish_and_finish_is_not_returned_again(server):
+    """P2, P3: its request joins the batch that published it, enters again, and gets a new one."""
 
     class Slow(MemoryStore):
-        """Takes its time between the save and the release of the lock."""
+        """Takes long to release the lock after the save."""
 
         def exclusive(self, timeout, after=None):
             return _SlowHold(super().exclusive(timeout, after))
@@ -157,8 +165,8 @@ def test_a_publisher_that_started_from_an_older_state_changes_nothing():
     assert queue.current.token is new
 
 
-def test_a_sign_out_while_a_refresh_is_under_way_frees_its_waiters():
-    """P9: nobody waits for a result that will be dropped."""
+def test_a_sign_out_during_a_refresh_ends_the_wait():
+    """P9: they fail at once, because the result will be dropped."""
     old = Token("old")
     queue, batches = queue_holding(old), []
     crowd = Crowd(lambda: queue.renew(old, leader(queue, batches)), size=4)
@@ -169,7 +177,7 @@ def test_a_sign_out_while_a_refresh_is_under_way_frees_its_waiters():
 
 
 def test_a_refusal_that_comes_after_a_sign_in_ends_nothing():
-    """P7: the verdict was on the old session; who waits takes the new one."""
+    """P7: the refusal was about the old session, and waiting threads use the new one."""
     old, new = Token("old"), Token("new")
     queue, batches = queue_holding(old), []
     crowd = Crowd(lambda: queue.renew(old, leader(queue, batches)), size=1)
@@ -180,28 +188,32 @@ def test_a_refusal_that_comes_after_a_sign_in_ends_nothing():
     assert queue.renew(old, lambda batch: pytest.fail("led a refresh")) is new
 
 
-# -- a leader that is gone ----------------------------------------------------------------
+# -- leaders and workers that disappear ----------------------------------------------------
 
 
-def test_a_leader_that_was_interrupted_before_it_began_is_replaced(server, monkeypatch, impatient):
-    """P5, P8: an exception at the worst line leaves a batch to nobody; the next one leads anew."""
+def test_a_leader_that_was_interrupted_before_it_began_is_replaced(server, monkeypatch, look_often):
+    """P5, P8: Ctrl-C comes when the batch is open and has no worker yet; another request leads."""
+    # No parameter sets this time.
     monkeypatch.setattr("requests_silent_refresh.manager.batch.BEGIN_WITHIN", 0.05)
     manager = signed_in(server)
     first = manager.token()
 
-    def interrupted(batch):
+    def interrupted(thread):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        manager._queue.renew(first, interrupted)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.renew(first)
     crowd = Crowd(lambda: manager.renew(first))
     (token,) = set(crowd.outcomes())
     assert token is not first
     assert server.counters.exchanges == 1
 
 
-def test_a_background_refresh_is_not_kept_from_running_by_an_abandoned_one(monkeypatch):
-    """P15: what was abandoned is cleared by whoever comes next, also if nobody waits."""
+def test_an_abandoned_batch_does_not_block_a_background_refresh(monkeypatch):
+    """P15: the next caller closes it, even if no thread waits."""
+    # No parameter sets this time; below 0 a batch is abandoned at once.
     monkeypatch.setattr("requests_silent_refresh.manager.batch.BEGIN_WITHIN", -1)
     old = Token("old")
     queue = queue_holding(old)
@@ -211,7 +223,8 @@ def test_a_background_refresh_is_not_kept_from_running_by_an_abandoned_one(monke
 
 
 def test_a_worker_that_begins_too_late_does_nothing(monkeypatch):
-    """P1: a batch has one worker; one that was given up is not begun by the first after all."""
+    """P1: its batch was given up, and another one was opened."""
+    # As above.
     monkeypatch.setattr("requests_silent_refresh.manager.batch.BEGIN_WITHIN", -1)
     old = Token("old")
     queue = queue_holding(old)
@@ -220,8 +233,8 @@ def test_a_worker_that_begins_too_late_does_nothing(monkeypatch):
     assert not queue.begin(late)
 
 
-def test_a_worker_whose_thread_died_is_replaced(impatient):
-    """P8: a thread that ended without a word is noticed by its waiters within a second."""
+def test_a_worker_whose_thread_died_is_replaced(look_often):
+    """P8: the waiting threads notice within a second that it has ended."""
     old, new = Token("old"), Token("new")
     queue = queue_holding(old)
     leads = []
@@ -241,8 +254,8 @@ def test_a_worker_whose_thread_died_is_replaced(impatient):
     assert len(leads) == 2
 
 
-def test_an_exception_thrown_into_the_leader_ends_its_wait_and_nothing_else(server, impatient):
-    """P5: the head of the queue was cancelled and everybody behind it stalled (dio PR 2526)."""
+def test_an_exception_thrown_into_the_leader_ends_only_its_wait(server, look_often):
+    """P5: when the first request was cancelled, all others stalled (dio PR 2526)."""
 
     class Cancelled(BaseException):
         pass
@@ -277,7 +290,7 @@ def test_an_exception_thrown_into_the_leader_ends_its_wait_and_nothing_else(serv
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_exception_thrown_into_the_worker_fails_its_batch_once(server):
-    """P6, P5: nobody tries again in turn, and the answer that comes in the end is used."""
+    """P5, P6: the waiting threads do not retry in turn, and a late answer is used."""
 
     class Thrown(BaseException):
         pass
@@ -289,9 +302,9 @@ def test_an_exception_thrown_into_the_worker_fails_its_batch_once(server):
         assert held.arrived.wait(10)
         until(lambda: manager.stats.waits == CROWD)
         (worker,) = [t for t in threading.enumerate() if t.name == "silent-refresh"]
-        # It sleeps in the exchange, and looks up when that ends: so end it for this thread.
+        # It blocks until the exchange ends, and the exception is raised then.
         throw_into(worker, Thrown)
-    # Those who wake between the late result and the verdict have the token.
+    # A thread that wakes between the late result and the verdict gets the token.
     assert set(crowd.kinds()) <= {"RefreshUnavailable", "Token"}
     worker.join(10)
     until(lambda: manager.token() is not first)
@@ -303,8 +316,8 @@ def test_an_exception_thrown_into_the_worker_fails_its_batch_once(server):
     reason="CPython 3.11 spins while it traces and an exception waits for a thread that sleeps",
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_exception_thrown_into_who_talks_to_the_endpoint_costs_no_session():
-    """P5, P7: the server has rotated and its answer is lost: it is asked once more."""
+def test_an_exception_thrown_into_the_exchange_does_not_end_the_session():
+    """P5, P7: the server has rotated and its answer is lost, so the request is sent once more."""
 
     class Thrown(BaseException):
         pass
@@ -315,17 +328,17 @@ def test_an_exception_thrown_into_who_talks_to_the_endpoint_costs_no_session():
         with server.token_gate(processed=True) as held:
             crowd = Crowd(lambda: manager.renew(first))
             assert held.arrived.wait(10)
-            (talker,) = [t for t in threading.enumerate() if t.name == "token-endpoint"]
-            # It sleeps in the read, and looks up when the answer is there.
-            throw_into(talker, Thrown)
+            (sender,) = [t for t in threading.enumerate() if t.name == "token-endpoint"]
+            # It blocks until the answer comes, and the exception is raised then.
+            throw_into(sender, Thrown)
         assert set(crowd.outcomes()) == {manager.token()} != {first}
-        talker.join(10)
+        sender.join(10)
         assert server.counters.exchanges == 2
         assert server.counters.reuse_detections == 0
 
 
-def test_what_a_call_brought_is_not_lost_with_the_thread_that_waited_for_it():
-    """P5: an exception thrown into that thread just when the call has ended."""
+def test_the_result_of_a_call_survives_an_exception_in_the_waiting_thread():
+    """P5: the exception comes at the moment at which the call has ended."""
 
     class Interrupted(Call):
         def wait(self, timeout):
@@ -342,7 +355,7 @@ def test_what_a_call_brought_is_not_lost_with_the_thread_that_waited_for_it():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_whose_store_ends_its_thread_fails_its_batch_once(server):
-    """P6, P8: a store of the user's is called in the worker and may raise anything."""
+    """P6, P8: an application's store is called in the worker and may raise anything."""
 
     class Exiting(MemoryStore):
         def exclusive(self, timeout, after=None):
@@ -355,8 +368,8 @@ def test_a_worker_whose_store_ends_its_thread_fails_its_batch_once(server):
     until(lambda: not any(t.name == "silent-refresh" for t in threading.enumerate()))
 
 
-def test_a_store_that_raises_what_it_must_not_is_told(server):
-    """P6, P8: a wrong set-up, with the place where it was raised."""
+def test_an_unexpected_error_of_a_store_is_reported(server):
+    """P6, P8: as ``RefreshFailed``, with the place where it was raised."""
 
     class Wrong(MemoryStore):
         def exclusive(self, timeout, after=None):
@@ -368,8 +381,8 @@ def test_a_store_that_raises_what_it_must_not_is_told(server):
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_an_exception_whose_message_raises_is_told_by_its_type():
-    """P8: whatever the method of another's class does."""
+def test_an_exception_whose_str_raises_is_reported_by_its_type():
+    """P8: the application's exception classes may do anything."""
 
     class Broken(Exception):
         def __str__(self):
@@ -378,8 +391,7 @@ def test_an_exception_whose_message_raises_is_told_by_its_type():
     def refresh(token):
         raise Broken
 
-    manager = TokenManager(refresh)
-    manager.sign_in(Token("old", "refresh"))
+    manager = managing(refresh)
     with pytest.raises(RefreshFailed, match="raised Broken at"):
         manager.renew(manager.token())
 
@@ -392,19 +404,18 @@ def test_an_exception_whose_message_raises_is_told_by_its_type():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_requests_raises_in_a_callable(raised, seen):
-    """P7: out of reach is no verdict; a URL that is none is mended by no retry."""
+def test_an_error_that_requests_raises_in_a_callable(raised, seen):
+    """P7: an unreachable server is a temporary failure, an invalid URL a permanent one."""
 
     def refresh(token):
         raise raised
 
-    manager = TokenManager(refresh)
-    manager.sign_in(Token("old", "refresh"))
+    manager = managing(refresh)
     with pytest.raises(seen, match="cannot be reached"):
         manager.renew(manager.token())
 
 
-# -- callables that raise what they like ---------------------------------------------------
+# -- callables that raise or misbehave -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -420,8 +431,8 @@ def test_what_requests_raises_in_a_callable(raised, seen):
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 def test_a_callable_that_raises_ends_the_wait_of_all(raised, seen):
-    """P6, P8: the queue hung for ever after a refresh threw (fresh #119, ktor #3599), and with a
-    BaseException each waiter tried in turn."""
+    """P6, P8: the queue hung for ever after a refresh raised (fresh #119, ktor #3599), and after a
+    BaseException each waiting thread retried in turn."""
     calls, hold = [], threading.Event()
 
     def refresh(token):
@@ -429,8 +440,7 @@ def test_a_callable_that_raises_ends_the_wait_of_all(raised, seen):
         assert hold.wait(10)
         raise raised
 
-    manager = TokenManager(refresh, refresh_ahead=0)
-    manager.sign_in(Token("old", "refresh"))
+    manager = managing(refresh)
     first = manager.token()
     crowd = Crowd(lambda: manager.renew(first))
     until(lambda: manager.stats.waits == CROWD)
@@ -443,16 +453,15 @@ def test_a_callable_that_raises_ends_the_wait_of_all(raised, seen):
         assert "test_refresh_queue.py" in str(outcomes[0])
 
 
-def test_a_callable_that_returns_no_token_says_so():
-    """P8: a wrong set-up is told, not guessed at."""
-    manager = TokenManager(lambda token: {"access_token": "dictionary"}, refresh_ahead=0)
-    manager.sign_in(Token("old", "refresh"))
+def test_a_callable_that_returns_no_token_is_reported():
+    """P8: as ``RefreshFailed``, which says what it must return."""
+    manager = managing(lambda token: {"access_token": "dictionary"})
     with pytest.raises(RefreshFailed, match="returned dict: it must return a Token"):
         manager.renew(manager.token())
 
 
-def test_a_refresh_through_its_own_queue_is_noticed_at_once(server):
-    """P8: the refresh went through its own queue and waited for itself (axios-auth-refresh #120,
+def test_a_refresh_through_its_own_queue_fails_at_once(server):
+    """P8: a refresh that sent through its own session waited for itself (axios-auth-refresh #120,
     fresh #92)."""
     sessions = []
 
@@ -469,8 +478,8 @@ def test_a_refresh_through_its_own_queue_is_noticed_at_once(server):
     assert manager.stats.exchanges == 1
 
 
-def test_a_refresh_may_use_its_session_where_that_waits_for_nothing(server):
-    """A callable that asks the API for something with the old token gets it."""
+def test_a_refresh_may_use_its_own_session_with_a_token_that_is_still_accepted(server):
+    """A callable may send requests to the API with the old token."""
     sessions = []
     grant = RefreshTokenGrant(server.token_endpoint, "client")
 
@@ -488,7 +497,7 @@ def test_a_refresh_may_use_its_session_where_that_waits_for_nothing(server):
 
 
 def test_the_backoff_doubles_to_its_cap_and_never_overflows(monkeypatch):
-    """P6: 1 s, doubled up to 60 s, with a factor of 0.5 to 1; whatever the number of failures."""
+    """P6: 1 s, doubled up to 60 s, times a factor of 0.5 to 1, after any number of failures."""
     monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
     clock = Clock()
     backoff = Backoff(clock)
@@ -507,8 +516,8 @@ def test_the_backoff_doubles_to_its_cap_and_never_overflows(monkeypatch):
     assert error.retry_after == 0.75
 
 
-def test_a_stores_trouble_is_tried_again_after_half_a_second():
-    """P6: who locks the store may be gone any moment; and it says nothing about the endpoint."""
+def test_a_failure_of_the_store_is_retried_after_half_a_second():
+    """P6: its lock may be free at any moment, and the endpoint's backoff does not grow."""
     clock = Clock()
     backoff = Backoff(clock)
     for _ in range(5):
@@ -519,7 +528,8 @@ def test_a_stores_trouble_is_tried_again_after_half_a_second():
 
 
 def test_32_threads_through_an_outage_of_5_seconds(server):
-    """P6, P7: at most 6 exchanges, the session survives, all recover within one backoff step."""
+    """P6, P7: it costs at most 6 exchanges, the session survives, and all threads recover within
+    one step of the backoff."""
     clock = Clock()
     manager = signed_in(server, monotonic=clock)
     server.revoke_access_tokens()
@@ -534,7 +544,7 @@ def test_32_threads_through_an_outage_of_5_seconds(server):
         server.clear_faults()
         exchanges = server.counters.exchanges
         error = outcome_of(lambda: session.get(server.resource))
-        if isinstance(error, RefreshUnavailable):  # else the last step ended just now
+        if isinstance(error, RefreshUnavailable):  # otherwise the last step ended just now
             assert error.retry_after <= 8
             clock.advance(error.retry_after)
         assert Crowd(lambda: session.get(server.resource)).kinds() == {200: CROWD}
@@ -542,17 +552,23 @@ def test_32_threads_through_an_outage_of_5_seconds(server):
     assert_no_token_was_spent_twice(server)
 
 
-# -- what stays behind ---------------------------------------------------------------------------
+# -- leaks, locks, time-outs ---------------------------------------------------------------------
 
 
-def test_nothing_stays_behind(server):
-    """No thread, no batch, no exception outlives a refresh and its failures."""
+def test_no_thread_exception_or_manager_is_left_after_a_refresh(server, caplog):
+    """Neither after one that succeeded nor after one that failed."""
 
     def working():
         names = {"silent-refresh", "silent-refresh-exchange", "token-endpoint"}
         return [thread for thread in threading.enumerate() if thread.name in names]
 
-    clock = Clock()
+    def failures():
+        gc.collect()
+        return [thing for thing in gc.get_objects() if isinstance(thing, RefreshUnavailable)]
+
+    # A record of the logged error would keep it alive.
+    caplog.set_level(logging.ERROR, "requests_silent_refresh")
+    left_by_others, clock = failures(), Clock()
     manager = signed_in(server, monotonic=clock)
     server.fault("token", status=503)
     with pytest.raises(RefreshUnavailable) as caught:
@@ -564,23 +580,23 @@ def test_nothing_stays_behind(server):
     assert mine() is None
     clock.advance(2)
     manager.renew(manager.token())
-    assert manager._queue._backoff.verdict is None
     until(lambda: not working())
+    assert [e for e in failures() if not any(e is other for other in left_by_others)] == []
     gone = weakref.ref(manager)
     del manager
     gc.collect()
     assert gone() is None
 
 
-def test_a_signal_handler_may_ask_in_the_middle_of_a_change():
-    """P8: it runs in a thread that holds the lock; that is reentrant."""
+def test_a_signal_handler_may_ask_for_a_token_while_its_thread_holds_the_lock():
+    """P8: the lock is reentrant."""
     queue = queue_holding(Token("old"))
-    with queue._condition:
+    with queue._condition:  # no public call holds it at a chosen moment
         assert queue.renew(None, lambda batch: None) is queue.current.token
 
 
 def test_waiting_takes_no_connection_of_the_pool(server):
-    """P8: waiters used up the connection pool, so the refresh never ran (okhttp #6747)."""
+    """P8: waiting requests used up the connection pool, so the refresh never ran (okhttp #6747)."""
     manager = signed_in(server, wait_timeout=5)
     with session_for(manager, server, connections=1) as session:
         session.get_adapter(server.url).init_poolmanager(1, 1, block=True)
@@ -589,15 +605,15 @@ def test_waiting_takes_no_connection_of_the_pool(server):
     assert server.counters.exchanges == 1
 
 
-def test_the_time_out_says_what_goes_on():
-    """P8: what a person reads when the token endpoint is slow."""
+def test_the_time_out_says_that_the_refresh_goes_on():
+    """P8: and that the request may be tried again."""
     queue = queue_holding(Token("old"), wait_timeout=0.05)
     with pytest.raises(RefreshTimeout, match=r"within 0.05 s; it goes on in the background"):
         queue.renew(queue.current.token, leader(queue, []))
 
 
 def test_a_token_that_was_replaced_since_it_was_due_is_not_refreshed(server):
-    """P1, P3: between finding a token due and beginning its refresh somebody may be faster."""
+    """P1, P3: a sign-in comes between the check that a token is due and its refresh."""
     clock, moments = Clock(time.time()), []
 
     def now():
@@ -607,10 +623,10 @@ def test_a_token_that_was_replaced_since_it_was_due_is_not_refreshed(server):
 
     manager = signed_in(server, refresh_ahead=0.5, clock=now)
     clock.advance(3400)
-    # The fast path looks at the clock first; then the token that it had read is due.
+    # The fast path reads the clock first. At the second reading the token is due.
     moments += ["fresh", "due"]
     manager.token()
-    manager._worker.finish(5)
+    assert manager.finish(5)
     assert server.counters.exchanges == 0
 
 
@@ -618,13 +634,13 @@ def test_a_token_that_was_replaced_since_it_was_due_is_not_refreshed(server):
 
 
 @pytest.fixture
-def nobody_looks(monkeypatch):
-    """Nobody looks by itself whether the wait is over: who is not woken waits for ever."""
+def never_look(monkeypatch):
+    """Have waiting threads look at their batch only when woken; no parameter sets the interval."""
     monkeypatch.setattr("requests_silent_refresh.manager.refresh_queue.LOOK_INTERVAL", 3600)
 
 
-def test_the_end_of_a_batch_wakes_all_who_wait(server, nobody_looks):
-    """P6, P8: a refresh that fails publishes nothing; its end alone wakes its batch."""
+def test_the_end_of_a_batch_wakes_all_waiting_threads(server, never_look):
+    """P6, P8: a failed refresh publishes nothing, so the end of the batch must wake them."""
     answer = threading.Event()
 
     def refresh(token):
@@ -639,13 +655,13 @@ def test_the_end_of_a_batch_wakes_all_who_wait(server, nobody_looks):
     assert crowd.kinds() == {"RefreshUnavailable": 8}
 
 
-def test_a_sign_in_wakes_all_who_wait_for_an_exchange(server, nobody_looks):
-    """P10: they go on with the token signed in, while the exchange they waited for goes on."""
+def test_a_sign_in_wakes_all_threads_that_wait_for_an_exchange(server, never_look):
+    """P10: they use its token at once, while the exchange goes on."""
     begun, answer = threading.Event(), threading.Event()
 
     def refresh(token):
         begun.set()
-        assert answer.wait(30), "who waited was woken by the end of this exchange"
+        assert answer.wait(30), "the end of this exchange woke the waiting threads"
         raise requests.ConnectionError
 
     manager = signed_in(server, refresh=refresh, wait_timeout=3600)

@@ -1,4 +1,4 @@
-"""P9, P10: a dead session costs nothing, and one sign-in brings everybody back."""
+"""P9, P10: a dead session causes no traffic, and after one sign-in all requests go on."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from requests_silent_refresh import (
     Token,
     TokenManager,
 )
+from requests_silent_refresh.stores.contract import State, StateMoved
 from requests_silent_refresh.testing import AuthorizationServer
 
 KEY = b"k" * 43 + b"="
 
 
 class CountingStore(MemoryStore):
-    """Counts what is asked of it."""
+    """Counts calls of ``load`` and ``exclusive``."""
 
     def __init__(self):
         super().__init__()
@@ -43,16 +44,16 @@ class CountingStore(MemoryStore):
 
 
 def refuse(server):
-    """Have the server end the session."""
+    """Let the server end the session: it refuses every refresh token."""
     server.fault("token", times=None, status=400, body='{"error": "invalid_grant"}')
     server.revoke_access_tokens()
 
 
-# -- the latch ------------------------------------------------------------------------
+# -- the dead session -----------------------------------------------------------------
 
 
-def test_a_dead_session_costs_no_traffic_and_one_look_a_second(server):
-    """P9: 58 exchanges in 47 minutes (memry PR 850); here none, no lock, one look a second."""
+def test_a_dead_session_costs_no_traffic_and_one_read_of_the_store_a_second(server):
+    """P9: no exchange and no lock (58 exchanges in 47 minutes in memry PR 850)."""
     clock, store = Clock(), CountingStore()
     manager = signed_in(server, store=store, monotonic=clock)
     refuse(server)
@@ -72,16 +73,16 @@ def test_a_dead_session_costs_no_traffic_and_one_look_a_second(server):
 
 
 def test_a_dead_session_takes_no_lock_of_the_process(server):
-    """P9: failing fast is not held up by whatever holds the Condition."""
+    """P9: requests fail at once even while another thread holds the Condition."""
     manager = signed_in(server, monotonic=Clock())
     refuse(server)
     outcome_of(lambda: manager.renew(manager.token()))
-    with manager._queue._condition:
+    with manager._queue._condition:  # no public call holds it at a chosen moment
         assert Crowd(manager.token).kinds() == {"SessionExpired": CROWD}
 
 
-def test_a_store_that_cannot_be_read_does_not_hide_the_verdict(server, caplog):
-    """P9: the look is an extra; its failure is logged and the verdict stays."""
+def test_a_store_that_cannot_be_read_does_not_hide_the_end_of_the_session(server, caplog):
+    """P9: the failure of the read is logged, and requests go on raising ``SessionExpired``."""
 
     class Broken(MemoryStore):
         broken = False
@@ -103,7 +104,7 @@ def test_a_store_that_cannot_be_read_does_not_hide_the_verdict(server, caplog):
 
 
 def test_a_sign_in_here_revives_every_session(server):
-    """P9: no restart, no new adapter."""
+    """P9: without a restart or a new adapter."""
     manager = signed_in(server)
     refuse(server)
     with session_for(manager, server) as one, session_for(manager, server) as other:
@@ -114,8 +115,8 @@ def test_a_sign_in_here_revives_every_session(server):
             assert session.get(server.resource).history == []
 
 
-def test_a_sign_in_by_another_process_revives(server, tmp_path):
-    """P9: it is noticed in the store, within a second."""
+def test_a_sign_in_by_another_process_revives_the_session(server, tmp_path):
+    """P9: it is noticed in the store within a second."""
     clock = Clock()
     manager = signed_in(server, store=EncryptedFileStore(tmp_path / "t", KEY), monotonic=clock)
     refuse(server)
@@ -129,8 +130,8 @@ def test_a_sign_in_by_another_process_revives(server, tmp_path):
         assert session.get(server.resource).history == []
 
 
-def test_a_foreign_sign_in_is_adopted_at_the_next_401(server):
-    """P9: no exchange of the old session's token, which may belong to somebody else."""
+def test_a_sign_in_elsewhere_is_adopted_at_the_next_401(server):
+    """P9: the old session's token, which may be another person's, is not exchanged."""
     store = MemoryStore()
     manager = signed_in(server, store=store)
     with session_for(manager, server) as session:
@@ -142,8 +143,8 @@ def test_a_foreign_sign_in_is_adopted_at_the_next_401(server):
     assert manager.stats.adopted == 1
 
 
-def test_a_foreign_sign_out_is_adopted_at_the_next_401(server):
-    """P9: the tombstone takes the refused path, without network."""
+def test_a_sign_out_elsewhere_is_adopted_at_the_next_401(server):
+    """P9: the tombstone counts as a refusal, without a request to the server."""
     store = MemoryStore()
     manager = signed_in(server, store=store)
     server.revoke_access_tokens()
@@ -154,8 +155,9 @@ def test_a_foreign_sign_out_is_adopted_at_the_next_401(server):
     assert caught.value.response.status_code == 401
 
 
-def test_an_empty_store_takes_the_refused_path_without_network(server):
-    """P9: nobody ever signed in: the same error, no traffic, and the request to resume."""
+def test_an_empty_store_counts_as_a_refusal_without_a_request(server):
+    """P9: before the first sign-in the same error is raised. It holds the request, for sending it
+    again later."""
     with (
         session_for(TokenManager(lambda token: pytest.fail("called")), server) as session,
         pytest.raises(SessionExpired, match="nobody is signed in") as caught,
@@ -171,18 +173,21 @@ def test_an_empty_store_takes_the_refused_path_without_network(server):
 
 
 def test_32_waiting_requests_are_signed_in_once(server):
-    """P10: one callback for all, outside every lock, in a thread of its own; all go on."""
+    """P10: one callback for all, without any lock, in a thread of its own; then all go on."""
     calls = []
 
     def sign_in(error):
         calls.append((error, threading.current_thread()))
         until(lambda: manager.stats.waits == CROWD)
-        for lock in (manager._queue._condition, manager._store._lock, manager._store._exclusive):
-            assert lock.acquire(timeout=1)
-            lock.release()
+        # These calls need the store's lock for exchanges, its write lock, and the queue's lock.
+        store.exclusive(1).release()
+        with pytest.raises(StateMoved):
+            store.replace(other, after=other)
+        manager.start_refresh(other.token)
         return server.sign_in_token()
 
-    manager = signed_in(server, on_session_expired=sign_in)
+    store, other = MemoryStore(), State.first(Token("another"))
+    manager = signed_in(server, store=store, on_session_expired=sign_in)
     server.fault("token", status=400, body='{"error": "invalid_grant"}')
     server.gate(CROWD, then=server.revoke_access_tokens)
     with session_for(manager, server) as session:
@@ -195,8 +200,8 @@ def test_32_waiting_requests_are_signed_in_once(server):
     assert server.counters.exchanges == 1
 
 
-def test_nobody_signed_in(server):
-    """P10: ``None`` means that; asked once, and not again until somebody signs in."""
+def test_a_callback_that_returns_none(server):
+    """P10: nobody signed in. It is not called again until somebody signs in."""
     calls = []
     manager = signed_in(server, on_session_expired=calls.append)
     refuse(server)
@@ -212,7 +217,7 @@ def test_nobody_signed_in(server):
 
 @pytest.mark.parametrize("raised", [ValueError("no terminal"), SystemExit(1)], ids=repr)
 def test_a_callback_that_raises(server, raised):
-    """P10: everybody gets a ``SessionExpired`` caused by it, each one of his own."""
+    """P10: each request raises a ``SessionExpired`` of its own, with that error as its cause."""
 
     def sign_in(error):
         raise raised
@@ -232,7 +237,7 @@ def test_a_callback_that_raises(server, raised):
 
 
 def test_a_callback_that_returns_something_else(server):
-    """P10: a mapping is no token; it says so."""
+    """P10: a mapping, for example: the error says what it must return."""
     manager = signed_in(server, on_session_expired=lambda error: server.sign_in())
     refuse(server)
     with pytest.raises(SessionExpired, match="it returned a dict, neither a Token nor None"):
@@ -240,7 +245,7 @@ def test_a_callback_that_returns_something_else(server):
 
 
 def test_a_callback_that_hangs(server):
-    """P8, P10: it has a deadline of its own, and the token it brings in the end is used."""
+    """P8, P10: requests wait for it until ``sign_in_timeout``, and its late token is used."""
     release = threading.Event()
 
     def sign_in(error):
@@ -259,7 +264,7 @@ def test_a_callback_that_hangs(server):
 
 
 def test_a_late_token_does_not_replace_a_sign_in(server):
-    """P10: somebody signed in meanwhile, maybe as somebody else."""
+    """P10: the sign-in may be another person's."""
     release, returned = threading.Event(), threading.Event()
 
     def sign_in(error):
@@ -278,8 +283,9 @@ def test_a_late_token_does_not_replace_a_sign_in(server):
     assert manager.token() is mine
 
 
-def test_a_token_that_comes_just_after_a_sign_in_elsewhere_does_not_replace_it(server, monkeypatch):
-    """P10: the same, where the callback returns before the sign-in was noticed."""
+def test_a_token_that_comes_just_after_a_sign_in_does_not_replace_it(server, monkeypatch):
+    """P10: the same if the callback returns before the worker has noticed the sign-in."""
+    # No parameter sets this interval.
     monkeypatch.setattr("requests_silent_refresh.manager.sign_in_again.LOOK_INTERVAL", 30)
     asked, release = threading.Event(), threading.Event()
 
@@ -296,12 +302,12 @@ def test_a_token_that_comes_just_after_a_sign_in_elsewhere_does_not_replace_it(s
     manager.sign_in(mine := server.sign_in_token())
     release.set()
     assert crowd.outcomes() == [mine, mine]
-    until(lambda: manager._queue._batch is None)
+    until(lambda: not any(t.name == "silent-refresh" for t in threading.enumerate()))
     assert manager.token() is mine
 
 
 def test_a_callback_that_signs_in_itself(server):
-    """P10: ``manager.sign_in`` is allowed inside, and ``signed_in`` and ``stats``."""
+    """P10: it may call ``sign_in``, ``signed_in`` and ``stats``."""
 
     def sign_in(error):
         assert not manager.signed_in
@@ -315,8 +321,8 @@ def test_a_callback_that_signs_in_itself(server):
 
 
 @pytest.mark.parametrize("call", ["token", "renew", "request"])
-def test_a_callback_that_calls_what_waits_for_it(server, call):
-    """P8, P10: a call that would wait for itself is noticed and raises at once."""
+def test_a_callback_that_asks_for_the_token_it_is_to_bring(server, call):
+    """P8, P10: the call would wait for the callback, so it raises at once."""
     sessions, caught = [], []
 
     def sign_in(error):
@@ -337,7 +343,7 @@ def test_a_callback_that_calls_what_waits_for_it(server, call):
 
 
 def test_a_sign_in_elsewhere_ends_the_wait(server, tmp_path):
-    """P10: in another process; the callback is left to its person."""
+    """P10: a sign-in in another process does; the callback goes on alone."""
     asked, release = threading.Event(), threading.Event()
 
     def sign_in(error):
@@ -357,7 +363,7 @@ def test_a_sign_in_elsewhere_ends_the_wait(server, tmp_path):
 
 
 def test_a_sign_in_in_this_process_ends_the_wait_at_once(server):
-    """P10: the token that another thread brings is everybody's, before the callback is done."""
+    """P10: all requests use the token of another thread's sign-in before the callback returns."""
     asked, release = threading.Event(), threading.Event()
 
     def sign_in(error):
@@ -372,15 +378,15 @@ def test_a_sign_in_in_this_process_ends_the_wait_at_once(server):
         manager.sign_in(server.sign_in())
         assert crowd.kinds() == {200: CROWD}
         assert not release.is_set()
-        # The new token ends while the callback is still being left behind.
+        # The new token is revoked while the worker still notices that the wait is over.
         server.clear_faults()
         server.revoke_access_tokens()
         release.set()
         assert session.get(server.resource).status_code == 200
 
 
-def test_a_token_that_cannot_be_saved_is_no_sign_in(server):
-    """P4, P10: nobody goes on with a session that only this process would know of."""
+def test_a_callbacks_token_that_cannot_be_saved_is_not_used(server):
+    """P4, P10: only this process would know of that session."""
 
     class Full(MemoryStore):
         full = False
@@ -399,8 +405,8 @@ def test_a_token_that_cannot_be_saved_is_no_sign_in(server):
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_a_background_refresh_that_is_refused_asks_too(server):
-    """P10, P15: before anybody has to wait."""
+def test_a_refused_background_refresh_calls_it_too(server):
+    """P10, P15: before any request has to wait."""
     clock, asked = Clock(), []
 
     def sign_in(error):
@@ -424,18 +430,18 @@ def test_a_background_refresh_that_is_refused_asks_too(server):
 
 
 def test_the_error_says_what_to_do(server):
-    """P10: ``sign_in_hint`` ends the message, for a program with a command of its own."""
+    """P10: the message ends with ``sign_in_hint``, such as a program's own command."""
     manager = signed_in(server, sign_in_hint="run 'report login'")
     manager.sign_out()
     with pytest.raises(SessionExpired, match=r"signed out; run 'report login'$"):
         manager.token()
 
 
-# -- sign-in and sign-out against an exchange ----------------------------------------------
+# -- sign-in and sign-out during an exchange -----------------------------------------------
 
 
 def test_a_sign_in_during_an_exchange_wins(server):
-    """P4: a sign-in during a refresh was overwritten (fresh, Alamofire); here it never is."""
+    """P4: the result of the refresh overwrote it elsewhere (fresh, Alamofire)."""
     store = MemoryStore()
     manager = signed_in(server, store=store)
     first = manager.token()
@@ -443,17 +449,17 @@ def test_a_sign_in_during_an_exchange_wins(server):
     with server.token_gate(processed=True) as held:
         crowd = Crowd(lambda: manager.renew(first))
         assert held.arrived.wait(10)
-        manager.sign_in(mine)  # waits for no exchange
+        manager.sign_in(mine)  # does not wait for the exchange
         assert set(crowd.outcomes()) == {mine}
-    until(lambda: manager._queue._batch is None)
+    assert manager.finish(10)
     assert manager.token() is mine
     assert store.load().token is mine
     assert server.counters.revocations == 0
 
 
 def test_a_sign_out_during_an_exchange_wins(server):
-    """P4: a sign-out during a refresh was undone by its result (ktor
-    testClearCalledWhileSettingTokens); here that is dropped, and revoked."""
+    """P4: the result of the refresh is dropped and revoked; elsewhere it undid the sign-out (ktor
+    testClearCalledWhileSettingTokens)."""
     store = MemoryStore()
     manager = signed_in(server, store=store)
     first = manager.token()
@@ -471,7 +477,7 @@ def test_a_sign_out_during_an_exchange_wins(server):
 
 
 def test_a_sign_out_revokes_before_it_wipes(server):
-    """RFC 7009: the refresh token, which takes the family along."""
+    """RFC 7009: it revokes the refresh token, and with it the whole family."""
     manager = signed_in(server)
     access = manager.token().access_token.reveal()
     manager.sign_out()
@@ -483,8 +489,8 @@ def test_a_sign_out_revokes_before_it_wipes(server):
         manager.token()
 
 
-def test_a_sign_out_wipes_although_the_revocation_fails(server, caplog):
-    """The server's trouble keeps nobody signed in."""
+def test_a_sign_out_wipes_the_store_even_if_the_revocation_fails(server, caplog):
+    """The failure is logged, and the session is over."""
     store = MemoryStore()
     manager = signed_in(server, store=store)
     server.fault("revoke", status=503)
@@ -494,14 +500,14 @@ def test_a_sign_out_wipes_although_the_revocation_fails(server, caplog):
 
 
 def test_a_sign_out_asks_nobody_to_sign_in(server):
-    """P10: the exchange that the revocation spoils is no reason to."""
+    """P10: nor does an exchange that is refused because of the revocation."""
     asked = []
     manager = signed_in(server, on_session_expired=asked.append)
     first = manager.token()
     refused = threading.Event()
     server.on("/revoke", lambda request, answer: (refused.wait(10), None)[1])
     signing_out = Crowd(manager.sign_out, size=1)
-    until(lambda: server.log.of("revocation"))  # processed, not answered yet
+    until(lambda: server.log.of("revocation"))  # processed, but not answered yet
     assert type(outcome_of(lambda: manager.renew(first))) is SessionExpired
     refused.set()
     assert signing_out.outcomes() == [None]
@@ -510,7 +516,7 @@ def test_a_sign_out_asks_nobody_to_sign_in(server):
 
 
 def test_a_sign_out_that_cannot_change_the_store(server):
-    """It raises, and the session is over in this process all the same."""
+    """It raises ``StoreError``, and the session is over in this process all the same."""
 
     class ReadOnly(MemoryStore):
         broken = None
@@ -535,8 +541,8 @@ def test_a_sign_out_that_cannot_change_the_store(server):
             manager.token()
 
 
-def test_a_sign_out_twice_and_of_nothing(server):
-    """There is nothing to revoke the second time."""
+def test_a_sign_out_without_a_session(server):
+    """After another sign-out or before any sign-in there is nothing to revoke."""
     manager = signed_in(server)
     manager.sign_out()
     manager.sign_out()
@@ -544,8 +550,8 @@ def test_a_sign_out_twice_and_of_nothing(server):
     assert server.counters.revocations == 1
 
 
-def test_a_revocation_that_hangs_does_not_hold_the_sign_out(server):
-    """P8: a callable of the user's is left behind there, too."""
+def test_a_revocation_that_hangs_does_not_block_the_sign_out(server):
+    """P8: the sign-out waits for it only until the callable's ``timeout``."""
     release = threading.Event()
 
     def refresh(token):
@@ -560,8 +566,8 @@ def test_a_revocation_that_hangs_does_not_hold_the_sign_out(server):
     release.set()
 
 
-def test_sign_ins_in_two_threads_leave_what_is_stored(server):
-    """P4: in whatever order they are saved and published, the stored one is everybody's."""
+def test_after_parallel_sign_ins_the_stored_token_is_current(server):
+    """P4: in whatever order they are saved and published."""
     store = MemoryStore()
     manager = signed_in(server, store=store)
     for _ in range(20):
@@ -572,8 +578,8 @@ def test_sign_ins_in_two_threads_leave_what_is_stored(server):
         assert manager.token() in tokens
 
 
-def test_sign_in_takes_what_a_token_endpoint_answers(server):
-    """A mapping is read; one without a token changes nothing."""
+def test_sign_in_accepts_the_answer_of_a_token_endpoint(server):
+    """An answer without a token raises ``ValueError`` and changes nothing."""
     manager = signed_in(server)
     before = manager.token()
     with pytest.raises(ValueError, match="access_token"):
@@ -584,7 +590,7 @@ def test_sign_in_takes_what_a_token_endpoint_answers(server):
 
 
 def test_the_levels_of_logging(server, caplog):
-    """Signing in and out is information; the end of a session is a warning, once."""
+    """A sign-in or sign-out is logged at INFO, the end of a session once at WARNING."""
     caplog.set_level(logging.INFO, "requests_silent_refresh")
     manager = signed_in(server)
     refuse(server)
@@ -600,6 +606,6 @@ def test_the_levels_of_logging(server, caplog):
     assert [level for level, _ in told if level != "INFO"] == ["WARNING"]
 
 
-def test_every_error_is_one_of_ours():
-    """An ``except SilentRefreshError`` around a program catches all of them."""
+def test_the_end_of_a_session_is_a_silent_refresh_error():
+    """``except SilentRefreshError`` catches it."""
     assert issubclass(SessionExpired, SilentRefreshError)

@@ -1,4 +1,4 @@
-"""What is known later of a refresh that no answer came to."""
+"""Refreshes without an answer: what the next refresh is told about them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def path(tmp_path):
 
 
 def manager_of(server, path, **options):
-    """A manager as another process would have it: nothing is shared but the file."""
+    """Return a manager as in another process: only the file is shared."""
     grant = RefreshTokenGrant(server.token_endpoint, "client", **options)
     return TokenManager(grant, EncryptedFileStore(path, key=KEY))
 
@@ -47,19 +47,20 @@ def manager(server, path):
     return manager
 
 
-def mark(path):
-    """When a refresh of what is stored was cut off, as the next holder is told."""
+def interrupted_at(path):
+    """Return when a refresh of the stored state began that was not answered, or ``None``."""
     with EncryptedFileStore(path, key=KEY).exclusive(5.0) as hold:
         return hold.interrupted_at
 
 
 def test_a_refusal_after_a_lost_answer_says_so(server, manager, path):
-    """P5: the server rotated and its answer was lost; who is refused later is told since when."""
+    """P5: the server rotated and its answer was lost. The later error tells when that refresh
+    began."""
     server.fault("token", drop="after", times=1)
     server.fault("token", drop="before", times=1)
     with pytest.raises(RefreshUnavailable, match="closed the connection"):
         manager.token()
-    assert mark(path) == pytest.approx(time.time(), abs=30)
+    assert interrupted_at(path) == pytest.approx(time.time(), abs=30)
 
     with pytest.raises(SessionExpired, match="was interrupted or not answered") as caught:
         manager_of(server, path).token()
@@ -80,13 +81,13 @@ def test_a_refusal_after_a_lost_answer_says_so(server, manager, path):
     ids=str,
 )
 def test_a_server_that_broke_down_may_have_rotated(server, manager, path, fault):
-    """P5: without an answer nobody can know, so it is noted; a refresh that succeeds ends that."""
+    """P5: without an answer this is unknown, so the store notes it until a refresh succeeds."""
     server.fault("token", **fault)
     with pytest.raises(SilentRefreshError):
         manager.token()
-    assert mark(path) is not None
+    assert interrupted_at(path) is not None
     manager_of(server, path).token()
-    assert mark(path) is None
+    assert interrupted_at(path) is None
     assert [name for name in os.listdir(path.parent) if ".next." in name] == []
 
 
@@ -96,7 +97,7 @@ def test_a_server_that_does_not_answer_in_time(server, path):
     manager.sign_in(server.sign_in()["refresh_token"])
     with server.token_gate(), pytest.raises(RefreshUnavailable, match="in time"):
         manager.token()
-    assert mark(path) is not None
+    assert interrupted_at(path) is not None
 
 
 @pytest.mark.parametrize(
@@ -105,16 +106,16 @@ def test_a_server_that_does_not_answer_in_time(server, path):
     ids=str,
 )
 def test_a_server_that_answered_has_not_rotated(server, manager, path, fault):
-    """P7: busy, forbidden or misconfigured is an answer: the token is as good as before."""
+    """P7: "busy", "forbidden" and "misconfigured" are answers, and the token stays valid."""
     server.fault("token", **fault)
     with pytest.raises(SilentRefreshError):
         manager.token()
-    assert mark(path) is None
+    assert interrupted_at(path) is None
     assert manager_of(server, path).token()
 
 
 def test_a_callable_that_raises_may_have_sent_the_token(path):
-    """P5: what a callable of the user's raises says nothing of what the server did."""
+    """P5: its exception does not tell whether the server has rotated."""
 
     def refresh(token):
         raise KeyError("accessToken")
@@ -123,15 +124,15 @@ def test_a_callable_that_raises_may_have_sent_the_token(path):
     manager.sign_in(Token("old", "refresh", expires_at=1.0))
     with pytest.raises(SilentRefreshError, match="raised KeyError"):
         manager.token()
-    assert mark(path) is not None
+    assert interrupted_at(path) is not None
 
 
-def test_the_first_time_is_told(server, manager, path):
-    """P5: several refreshes without an answer: what counts is when the first began."""
+def test_the_first_of_several_unanswered_refreshes_is_reported(server, manager, path):
+    """P5: the note keeps the time at which the first one began."""
     server.fault("token", status=500, times=2)
     with pytest.raises(RefreshUnavailable):
         manager.token()
-    first = mark(path)
+    first = interrupted_at(path)
     with pytest.raises(RefreshUnavailable):
         manager_of(server, path).token()
-    assert mark(path) == first
+    assert interrupted_at(path) == first

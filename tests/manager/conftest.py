@@ -1,0 +1,20 @@
+"""Fixtures that several files of this folder use."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+
+@pytest.fixture
+def no_saver(monkeypatch):
+    """Let no background thread start that tries again to save a token."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "silent-refresh-save":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -32,9 +33,10 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
             *(sys.executable, "-W", "error", "-c"),
             f"import sys; sys.path.append({str(ROOT)!r}); import pytest; sys.exit(pytest.main())",
             *(() if installed else ("-p", PLUGIN)),
-            *("-p", "no:cacheprovider", "-q", *arguments),
+            *("-p", "no:cacheprovider", "-p", "no:randomly", "-q", *arguments),
         ],
         cwd=directory,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,4 +1,4 @@
-"""Make the tests independent of where they are started: the environment and signals of the shell.
+"""Make the tests independent of the shell that starts them: its environment, umask and signals.
 
 A pytest plugin, loaded by ``conftest.py`` in the process that is started and in
 each worker of pytest-xdist.
@@ -45,7 +45,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart() -> None:
-    """Set the environment of this process and of all that it starts.
+    """Set the environment and the umask of this process and of all that it starts.
 
     Not before: pytest's own output keeps the colours and the width that were asked for.
     """
@@ -59,6 +59,7 @@ def pytest_sessionstart() -> None:
     for name in ("CONFIG", "DATA", "STATE", "CACHE"):
         os.environ[f"XDG_{name}_HOME"] = os.path.join(_HOME.name, name.lower())
     os.environ["NETRC"] = os.path.join(_HOME.name, "netrc")
+    os.umask(0o022)  # engines run as another user than root, and read what root wrote for them
 
 
 def pytest_unconfigure() -> None:

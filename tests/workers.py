@@ -44,7 +44,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduler(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return "crowded" if CROWDED.match(nodeid) else super()._split_scope(nodeid)
+            return "crowded" if CROWDED.search(nodeid) else super()._split_scope(nodeid)
 
         def _assign_work_unit(self, node):
             if "crowded" in self.workqueue:  # the longest begins first

@@ -54,8 +54,9 @@ def pytest_sessionstart() -> None:
             del os.environ[name]
     # Packages that pip installed for this user are found by way of HOME.
     os.environ.setdefault("PYTHONUSERBASE", site.getuserbase())
-    os.environ["HOME"] = os.path.join(_HOME.name, "home")
-    os.mkdir(os.environ["HOME"], 0o700)
+    for variable, name in (("HOME", "home"), ("XDG_RUNTIME_DIR", "run")):
+        os.environ[variable] = os.path.join(_HOME.name, name)
+        os.mkdir(os.environ[variable], 0o700)
     for name in ("CONFIG", "DATA", "STATE", "CACHE"):
         os.environ[f"XDG_{name}_HOME"] = os.path.join(_HOME.name, name.lower())
     os.environ["NETRC"] = os.path.join(_HOME.name, "netrc")

@@ -18,7 +18,7 @@ nox.options.error_on_missing_interpreters = True
 def tests(session: nox.Session) -> None:
     """Run the tests on the installed package."""
     session.install(".[test]")
-    session.run("pytest", "-n", "2", *session.posargs, env={"PYTHONDEVMODE": "1"})
+    session.run("pytest", *session.posargs, env={"PYTHONDEVMODE": "1"})
 
 
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
@@ -30,7 +30,7 @@ def lower_bounds(session: nox.Session) -> None:
         bounds = Path(directory) / "lower.txt"
         bounds.write_text(setup["options"]["install_requires"].replace(">=", "=="))
         session.install("--constraint", str(bounds), ".[test]")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session

@@ -19,6 +19,7 @@ from requests_silent_refresh.profiles import Profile, changes
 from requests_silent_refresh.testing import AuthorizationServer
 
 pty = pytest.importorskip("pty")
+resource = pytest.importorskip("resource")
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -156,28 +157,45 @@ def hundred(home, monkeypatch):  # noqa: F811
     return [sys.executable, "-m", "requests_silent_refresh", "status"]
 
 
-def test_status_of_a_hundred_profiles_is_quick(hundred):
-    """Status: 100 profiles in less than 300 ms of processor time, including Python's start."""
-    best = 10.0
-    # As users start it: Python's development mode takes half as long again.
+def processor_seconds(*command):
+    """Run a command as people start it; return the processor time it took, and what it printed."""
+    # Python's development mode takes half as long again.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    measured = any(name.startswith("COVERAGE_") for name in os.environ)  # tracing is slow
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return user + system, done.stdout
+
+
+# What the command imports that is not ours, and what that takes on the machine of the limit.
+LIBRARIES = "import click, cryptography.fernet, filelock, platformdirs, requests, rich.table"
+LIBRARIES_SECONDS = 0.17
+
+
+def test_status_of_a_hundred_profiles_is_quick(hundred):
+    """Status: 100 profiles in less than 300 ms of processor time, start of Python included.
+
+    Where other work slows the processor down, or it is a slower one, the limit is as
+    much longer as the import of the libraries takes longer there.
+    """
+    measured = any(name.startswith("COVERAGE_") for name in os.environ)  # line by line: slow
     limit = 2.0 if measured else 0.3
-    for _ in range(15):  # other processes can only make it slower, so the best run counts
-        before = os.times()
-        done = subprocess.run(
-            hundred, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-        after = os.times()
-        used = (after.children_user - before.children_user) + (
-            after.children_system - before.children_system
-        )
-        best = min(best, used)
-        assert len(done.stdout.splitlines()) == 101
-        if best < limit:
-            break
-    assert best < limit, f"{best:.3f} s"
+    used, libraries = [], []
+    for _ in range(15):
+        seconds, printed = processor_seconds(*hundred)
+        assert len(printed.splitlines()) == 101
+        used.append(seconds)
+        if min(used) < limit:
+            return
+        libraries.append(processor_seconds(sys.executable, "-c", LIBRARIES)[0])
+        slower = min(libraries) / LIBRARIES_SECONDS
+        if len(used) >= 5 and min(used) < limit * slower:
+            return
+    pytest.fail(f"{min(used):.3f} s, where the libraries take {min(libraries):.3f} s")
 
 
 def test_looking_at_a_hundred_profiles_is_quick(hundred):

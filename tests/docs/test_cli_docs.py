@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from programs import find
 from signing_in import PATIENCE, ROOT, home  # noqa: F401 (a fixture)
 
 from requests_silent_refresh import profiles
@@ -102,9 +102,9 @@ def script(path, *lines):
     path.chmod(0o700)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_command_of_the_page_runs(shell, server):
-    """Docs: the commands in order, from the first sign-in to the last sign-out."""
+    """Docs: the commands one after the other, from the first sign-in to the last sign-out."""
+    find("curl")
     found = [line for line in commands() if not line.startswith("pip install")]
     for line in found:
         done = shell(line)

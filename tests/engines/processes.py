@@ -1,8 +1,7 @@
-"""Starts, kills and waits for server processes; says how to install a missing one."""
+"""Starting, killing and waiting for servers."""
 
 from __future__ import annotations
 
-import glob
 import os
 import random
 import shutil
@@ -14,26 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
-PATIENCE = 60.0  # seconds; only a failing test waits this long
-
-
-def find(name, package, *places):
-    """Return the path of the program ``name``; skip the test if it is not installed.
-
-    ``REQUIRE_ENGINES=1``, set in CI, turns the skip into a failure: a run that tests no
-    engine must not look like one that did.
-    """
-    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
-    for place in places:
-        found = found or next(iter(sorted(glob.glob(f"{place}/{name}"), reverse=True)), None)
-    if found is None:
-        missing = f"{name} is not installed: apt-get install {package}"
-        if os.environ.get("REQUIRE_ENGINES") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
+PATIENCE = 60.0  # seconds; only a failing test waits that long
 
 
 def free_port():
@@ -41,8 +21,9 @@ def free_port():
 
     It is below the kernel's ephemeral ports, which a connection could take meanwhile.
     """
+    choice = random.SystemRandom()  # other processes may seed the module's as this one does
     while True:
-        port = random.randrange(15000, 32000)
+        port = choice.randrange(15000, 32000)
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from programs import find
 
-from .processes import Server, find
+from .processes import Server
 
 redis = pytest.importorskip("redis", reason="pip install 'requests-silent-refresh[redis]'")
 
@@ -15,7 +16,7 @@ class RedisServer(Server):
     settings = ("--appendonly", "yes", "--save", "")
 
     def __init__(self, directory, settings=None):
-        self._program = find("redis-server", "redis-server")
+        self._program = find("redis-server")
         directory.mkdir(exist_ok=True)
         super().__init__(directory)
         self.settings = self.settings if settings is None else settings

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 
 import pytest
+from programs import find
 
-from .processes import PATIENCE, Server, directory_for, find, unprivileged, wait_until
+from .processes import PATIENCE, Server, directory_for, unprivileged, wait_until
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="pip install 'requests-silent-refresh[sql]'")
 
@@ -79,10 +80,9 @@ class Postgres(Database):
     """A new PostgreSQL cluster."""
 
     account = "postgres"
-    place = "/usr/lib/postgresql/*/bin"
 
     def prepare(self):
-        self._program = find("postgres", "postgresql", self.place)
+        self._program = find("postgres")
         initdb = os.path.join(os.path.dirname(os.path.realpath(self._program)), "initdb")
         self.data = self.directory / "data"
         self.run(
@@ -131,7 +131,7 @@ class PgBouncer(Server):
     """PgBouncer in transaction mode, with at most two connections to the database."""
 
     def __init__(self, postgres):
-        self._program = find("pgbouncer", "pgbouncer")
+        self._program = find("pgbouncer")
         directory = directory_for("postgres")
         super().__init__(directory)
         self.engine = postgres.engine
@@ -172,8 +172,8 @@ class MariaDB(Database):
     account = "mysql"
 
     def prepare(self):
-        self._program = find("mariadbd", "mariadb-server")
-        install = find("mariadb-install-db", "mariadb-server")
+        self._program = find("mariadbd")
+        install = find("mariadb-install-db")
         (self.directory / "init").write_text(
             "CREATE DATABASE IF NOT EXISTS tokens;\n"
             "CREATE USER IF NOT EXISTS app@'127.0.0.1';\n"

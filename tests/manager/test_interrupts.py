@@ -31,7 +31,8 @@ PRELUDE = textwrap.dedent(
     PATH, URL = sys.argv[1:]
 
     def say(word):
-        print(word, flush=True)
+        sys.stdout.write(f"{word}\\n")  # in one write, unbuffered too: a child may speak at once
+        sys.stdout.flush()
 
     def hear():
         return sys.stdin.readline().strip()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 import requests
+from programs import find
 from signing_in import (
     PATIENCE,
     Terminal,
@@ -24,24 +24,18 @@ from requests_silent_refresh import SessionExpired, profiles
 from requests_silent_refresh.cli import exits
 from requests_silent_refresh.testing import AuthorizationServer
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
 pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Start one browser with a new profile for all tests."""
-    if not (CHROMIUM and DRIVER):
-        missing = "no Chromium: apt-get install chromium chromium-driver"
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    """Start one browser for all tests, with a profile of its own."""
+    chromium, driver = find("chromium"), find("chromedriver")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
+    options.binary_location = chromium
     for argument in (
         "--headless",
         "--no-sandbox",
@@ -54,7 +48,7 @@ def browser(tmp_path_factory):
         f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver = webdriver.Chrome(options=options, service=Service(driver))
     driver.set_page_load_timeout(PATIENCE)
     yield driver
     driver.quit()

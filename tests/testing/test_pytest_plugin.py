@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
             *("-p", "no:cacheprovider", "-p", "no:randomly", "-q", *arguments),
         ],
         cwd=directory,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         capture_output=True,
         text=True,
         timeout=120,

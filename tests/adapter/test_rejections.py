@@ -347,7 +347,7 @@ def drains():
 @pytest.fixture
 def no_watch():
     """Wait until the thread of earlier tests has ended, a second after their last drain."""
-    until(lambda: not drains(), seconds=30)
+    until(lambda: not drains(), timeout=30)
 
 
 def test_one_thread_watches_all_drains(plain, no_watch, drain_seconds):

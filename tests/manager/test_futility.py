@@ -201,6 +201,7 @@ def test_the_memory_of_good_paths_is_bounded(guard):
     """Futile: the oldest good path is forgotten likewise, and counts as an unknown one."""
     for number in range(FUTILE_PER_MINUTE):
         strike(guard, f"/bad/{number}", 2)
+    assert guard.allows("/unknown", Token("extra"))  # the one beyond six, which is used up now
     for number in range(PATHS_REMEMBERED):
         guard.accepted(f"/good/{number}", Token("t"))
     assert guard.allows("/good/0", Token("newer"))

@@ -33,6 +33,7 @@ class Driven:
 
     def open(self):
         self.batch = self.queue.open_if_idle(replacing=self.queue.current.token)
+        self.batch.awaited = True  # as a request that leads it or joins it notes
         assert self.queue.begin(self.batch)
 
     def deadline_passes(self):
@@ -135,6 +136,19 @@ def test_what_leads_from_one_state_to_another(before, happens, after):
     driven = queue_in(before)
     getattr(driven, happens)()
     assert driven.queue.state is after
+
+
+def test_a_failure_that_nobody_waited_for_delays_no_request():
+    """P7: it only delays other refreshes ahead of time; a request may try at once."""
+    driven = Driven()
+    driven.open()
+    driven.batch.awaited = False
+    driven.fail()
+    assert driven.queue.state is IDLE
+    assert driven.queue.open_if_idle(replacing=driven.old) is None
+    led = []
+    assert type(outcome_of(lambda: driven.queue.renew(driven.old, led.append))) is RefreshTimeout
+    assert len(led) > 0
 
 
 def test_a_sign_out_ends_the_wait_for_a_sign_in_when_it_begins():

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import StoreError, StoreUnavailable
 from ..redaction import strip
 from ..system.background_call import Call, LeftBehind
+from ..system.forking import reset_in_child
 from .key_source import KDFParameters, Key, Remembered, found_key, generate_key
 
 _Keys = tuple[Key, ...]
@@ -34,6 +35,10 @@ class KeyringKey(Remembered):
         self.account = account
         self.timeout = timeout
         self._pending: Call[_Keys] | None = None
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        self._pending = None
 
     def fetch(self) -> _Keys:
         return self._bounded(self._get)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import pickle
 import threading
 
@@ -228,6 +229,26 @@ def test_a_dialogue_that_nobody_answers(use):
         if thread.name == "keyring":
             thread.join(30)
     assert source.for_reading(None) == ()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_asks_again(use):
+    """P8: a child that was forked during an unanswered dialogue asks the keyring itself."""
+    asking = use(Asking())
+    source = KeyringKey("report", timeout=0.05)
+    with pytest.raises(StoreUnavailable):
+        source.for_reading(None)
+    child = os.fork()
+    if child == 0:
+        try:
+            keyring.set_keyring(Vault())
+            os._exit(0 if source.for_reading(None) == () else 1)
+        finally:
+            os._exit(2)
+    status = os.waitpid(child, 0)[1]
+    asking.answered.set()
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_foreign_value(use):

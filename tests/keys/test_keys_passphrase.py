@@ -287,7 +287,10 @@ def test_a_forked_child_can_derive():
     assert deriving.wait(30)
     child = os.fork()
     if child == 0:
-        os._exit(0 if source.for_reading(SCRYPT) else 1)
+        try:
+            os._exit(0 if source.for_reading(SCRYPT) else 1)
+        finally:
+            os._exit(2)
     status = os.waitpid(child, 0)[1]
     forked.set()
     thread.join(30)

@@ -54,13 +54,13 @@ def session(server, manager):
 
 
 def test_parallel_401s_wait_for_one_refresh(server, session):
-    """P1, P2: parallel requests failed (axios-auth-refresh #90, #56, #117, #139)."""
+    """P1, P2: elsewhere they were rejected (axios-auth-refresh #90, #56, #117, #139)."""
     server.gate(CROWD, then=server.revoke_access_tokens)
     assert Crowd(lambda: session.get(server.resource)).kinds() == {200: CROWD}
     assert server.counters.exchanges == 1
 
 
-def test_three_401s_are_one_refresh_not_three_in_a_row(server, session):
+def test_three_401s_cause_one_refresh(server, session):
     """P1: the refreshes ran one after another instead of only once (fresh #126)."""
     server.gate(3, then=server.revoke_access_tokens)
     assert Crowd(lambda: session.get(server.resource), size=3).kinds() == {200: 3}
@@ -108,8 +108,8 @@ def test_staggered_401s_do_not_invalidate_the_token_just_fetched(server, session
     assert server.counters.exchanges == 1
 
 
-def test_a_server_that_reissues_the_very_same_token_string(server, session):
-    """P1: tokens are told apart by the exchange that brought them, not by their value."""
+def test_a_server_that_issues_the_same_token_string_again(server, session):
+    """P1: two tokens of two exchanges are different, even if their value is the same."""
     first = {}
 
     def same_access_token(request, answer):
@@ -204,7 +204,7 @@ def test_a_refresh_through_its_own_queue_does_not_wait_for_itself(server):
             session.get(server.resource)
 
 
-def test_waiters_do_not_use_up_the_pool_that_the_refresh_needs(server, manager):
+def test_waiting_requests_do_not_use_up_the_pool_that_the_refresh_needs(server, manager):
     """P8: a blocking pool of two, a crowd, and a token endpoint on the same host (okhttp #6747,
     #6754)."""
     session = requests.Session()
@@ -216,7 +216,7 @@ def test_waiters_do_not_use_up_the_pool_that_the_refresh_needs(server, manager):
 
 
 def test_a_shared_refresh_does_not_inherit_the_first_callers_deadline(server, session):
-    """P8: the refresh was cancelled with its first caller (golang/oauth2 #388)."""
+    """P8: a request's own timeout does not limit the refresh for all (golang/oauth2 #388)."""
     server.latency = 0.15
     server.gate(CROWD, then=server.revoke_access_tokens)
     crowd = Crowd(lambda: session.get(server.resource, timeout=(1, 30)))

@@ -78,8 +78,8 @@ def test_many_requests_to_a_path_that_rejects_every_token(server, clock):
 
 
 def test_many_paths_that_reject_every_token(server, clock):
-    """Futile: six a minute over all paths of an API that rejects everything, and the first refresh
-    of each path that does not count as futile."""
+    """Futile: six a minute over all paths of an API that rejects everything, besides the first
+    refresh for each path, which does not count."""
     manager = signed_in(server, monotonic=clock)
     server.fault("resource", times=None, status=401)
     with session_for(manager, server) as session:
@@ -187,8 +187,8 @@ def test_a_good_path_may_refresh_even_after_six_in_a_minute(guard):
 
 
 def test_the_memory_of_bad_paths_is_bounded(guard):
-    """Futile: a scraper requests millions of paths. The oldest path is forgotten, mute and all,
-    as soon as there is one more than are remembered."""
+    """Futile: a scraper requests millions of paths. The oldest path and its mute are forgotten as
+    soon as there is one more than are remembered."""
     strike(guard, "/oldest", 2)
     for number in range(PATHS_REMEMBERED - 1):
         strike(guard, f"/bad/{number}")
@@ -240,7 +240,7 @@ def test_it_survives_a_fork_with_its_lock_held(clock):
     blocked = threading.Thread(target=strike, args=(guard, "/bad"))
     blocked.start()
     blocked.join(0.1)
-    assert blocked.is_alive()  # the lock is held indeed
+    assert blocked.is_alive()  # the lock is held
     if (pid := os.fork()) == 0:
         signal.alarm(30)  # fails instead of hanging
         try:

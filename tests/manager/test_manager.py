@@ -53,7 +53,7 @@ def managing(server, clock, **options):
 # -- P15: ahead of time -------------------------------------------------------------------
 
 
-def test_a_routine_expiry_stalls_nobody(server, clock):
+def test_a_routine_expiry_stalls_no_request(server, clock):
     """P15: the refresh runs in the background, and requests use the old token meanwhile."""
     manager = managing(server, clock, refresh_ahead=0.2)
     with session_for(manager, server) as session:
@@ -121,7 +121,7 @@ def test_a_request_waits_if_the_token_is_about_to_expire(server, clock):
 
 
 def test_a_token_with_expires_in_0_is_used(clock):
-    """P15: it is not refreshed at every use; a 401 tells when it is rejected."""
+    """P15: it is not refreshed at every use; a 401 shows when it is rejected."""
     with AuthorizationServer(clock=clock, access_token_lifetime=0) as server:
         manager = managing(server, clock)
         assert manager.token() is manager.token()
@@ -374,7 +374,7 @@ def test_after_a_callback_that_ended_its_thread_the_next_thread_goes_on():
 
 
 def texts_of(*things):
-    """Return all text that ``things`` show or hold, and that their parts do, except in secrets."""
+    """Return all text that ``things`` and their parts show or hold, except in secrets."""
     seen, texts, todo = {}, [], list(things)
     while todo:
         thing = todo.pop()
@@ -384,7 +384,7 @@ def texts_of(*things):
             continue
         ours = type(thing).__module__.startswith("requests_silent_refresh")
         if ours or isinstance(thing, (list, tuple, set, dict, types.MethodType)):
-            seen[id(thing)] = thing  # kept alive, so that its number stays its own
+            seen[id(thing)] = thing  # kept alive, so that its id is not reused
             todo += gc.get_referents(thing)
         if ours:
             texts += [repr(thing), str(thing)]

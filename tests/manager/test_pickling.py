@@ -136,9 +136,8 @@ def test_no_pickle_holds_a_token_or_a_key(server, session, manager, store, key):
     token = manager.token()
     secrets = [token.access_token.reveal().encode(), token.refresh_token.reveal().encode()]
     encoded = Path(key.path).read_bytes().strip()
-    halves = base64.urlsafe_b64decode(
-        encoded
-    )  # a Fernet signs with one and encrypts with the other
+    # A Fernet signs with one half and encrypts with the other.
+    halves = base64.urlsafe_b64decode(encoded)
     secrets += [encoded, halves[:16], halves[16:]]
     explicit = EncryptedFileStore(store.path, key)
     assert explicit.load().generation == 2

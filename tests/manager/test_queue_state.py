@@ -15,7 +15,12 @@ from requests_silent_refresh.manager.queue_state import QueueState
 from requests_silent_refresh.manager.refresh_queue import RefreshQueue
 from requests_silent_refresh.stores.contract import State
 
-IDLE, REFRESHING, LATE, ASKING, BACKOFF, DEAD = QueueState
+IDLE = QueueState.IDLE
+REFRESHING = QueueState.REFRESHING
+LATE = QueueState.LATE
+ASKING = QueueState.ASKING
+BACKOFF = QueueState.BACKOFF
+DEAD = QueueState.DEAD
 
 
 class Driven:

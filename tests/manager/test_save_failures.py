@@ -1,4 +1,4 @@
-"""P4: a save that fails after the exchange, in this process and seen from another."""
+"""P4: a save fails after the exchange: what this process does, and what another one sees."""
 
 from __future__ import annotations
 
@@ -36,14 +36,8 @@ from requests_silent_refresh.stores.contract import State
 KEY = b"k" * 43 + b"="
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """The saver tries again at once."""
-    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
-
-
 class Failing(MemoryStore):
-    """A user's store, shared by two managers, that fails the next ``times`` saves."""
+    """An application's store that fails the next ``times`` saves."""
 
     def __init__(self, trouble=None):
         super().__init__()
@@ -60,7 +54,7 @@ class Failing(MemoryStore):
 
 
 def refresh_with(store, manager):
-    """Refresh while each save fails; returns the token in memory."""
+    """Refresh while each save fails; return the token, which is in memory only."""
     store.times = 1_000_000
     first = manager.token()
     token = manager.renew(first)
@@ -78,8 +72,8 @@ def refresh_with(store, manager):
     ids=lambda trouble: type(trouble).__name__,
 )
 def test_the_new_token_is_used_and_saved_at_last(server, quick, caplog, trouble):
-    """P4: the old one is spent, so 32 waiters go on with the new one; it is said loudly (now
-    and then), tried again, and saved."""
+    """P4: the old one is spent, so 32 waiting requests use the new one. The failure is logged as an
+    error (not at each attempt), and the save is tried again until it succeeds."""
     caplog.set_level(logging.WARNING, "requests_silent_refresh")
     store = Failing(trouble)
     manager = signed_in(server, store=store)
@@ -93,12 +87,12 @@ def test_the_new_token_is_used_and_saved_at_last(server, quick, caplog, trouble)
     levels = [r.levelname for r in caplog.records]
     assert levels == ["ERROR", "WARNING"]
     assert "used from memory" in caplog.text
-    until(lambda: store._exclusive.acquire(blocking=False))
+    store.exclusive(30).release()
     assert server.counters.exchanges == 1
 
 
 def test_another_manager_gets_an_error_that_names_the_holder(server, quick):
-    """P4: the spent token, which is what it finds stored, is never sent; then it goes on."""
+    """P4: it never sends the spent token, which is still stored. After the save it goes on."""
     store = Failing()
     manager = signed_in(server, store=store)
     token = refresh_with(store, manager)
@@ -119,7 +113,7 @@ def test_another_manager_gets_an_error_that_names_the_holder(server, quick):
 
 
 def test_the_next_refresh_exchanges_the_token_in_memory(server):
-    """P4, P1: it is the newest there is, saved or not; the spent one is never sent again."""
+    """P1, P4: the unsaved token is the newest, and the spent one is never sent again."""
     store = Failing()
     manager = signed_in(server, store=store)
     second = refresh_with(store, manager)
@@ -133,36 +127,32 @@ def test_the_next_refresh_exchanges_the_token_in_memory(server):
     assert_no_token_was_spent_twice(server)
 
 
-def test_the_next_refresh_saves_first(server, monkeypatch):
-    """P4: also where no thread tries again, since none could be started."""
-    monkeypatch.setattr(
-        "requests_silent_refresh.manager.unsaved_token.UnsavedToken.keep_saving", lambda *a: None
-    )
+def test_the_next_refresh_saves_first(server, no_saver):
+    """P4: even if no background thread could be started to save the token."""
     store = Failing()
     manager = signed_in(server, store=store)
     second = refresh_with(store, manager)
     store.times = 0
     manager.renew(second)
     assert store.load().generation == 3
-    assert store._exclusive.acquire(timeout=5)
+    store.exclusive(5).release()
 
 
 def test_a_refusal_of_a_token_that_was_not_saved(server):
-    """P4, P9: the session is over here, the lock is free, and the store says so once it can."""
+    """P4, P9: the session is over in this process, and the lock is free."""
     store, clock = Failing(), Clock()
     manager = signed_in(server, store=store, monotonic=clock)
     second = refresh_with(store, manager)
     server.fault("token", status=400, body='{"error": "invalid_grant"}')
     assert type(outcome_of(lambda: manager.renew(second))).__name__ == "SessionExpired"
-    assert store._exclusive.acquire(timeout=5)
-    store._exclusive.release()
+    store.exclusive(5).release()
     assert store.load().generation == 1
     clock.advance(100)
     assert type(outcome_of(manager.token)).__name__ == "SessionExpired"
 
 
 def test_a_refused_token_that_cannot_be_wiped(server, caplog):
-    """P9: latched all the same, and never sent again."""
+    """P9: the session is over all the same, and the token is never sent again."""
     store = Failing()
     manager = signed_in(server, store=store)
     first = manager.token()
@@ -176,20 +166,19 @@ def test_a_refused_token_that_cannot_be_wiped(server, caplog):
 
 
 def test_a_sign_in_while_a_token_is_unsaved_wins(server, quick):
-    """P4: the saver meets another state, drops its own and gives the lock up."""
+    """P4: the thread that saves finds another state, drops its token and releases the lock."""
     store = Failing()
     manager = signed_in(server, store=store)
     refresh_with(store, manager)
     store.times = 0
     mine = server.sign_in_token()
     manager.sign_in(mine)
-    until(lambda: manager._stored.unsaved.kept is None)
+    store.exclusive(30).release()
     assert store.load().token is mine is manager.token()
-    assert store._exclusive.acquire(timeout=5)
 
 
-def test_a_sign_in_during_the_exchange_wins_though_the_result_cannot_be_saved(server):
-    """P4: the store cannot say any more that it moved; what is published can."""
+def test_a_sign_in_during_the_exchange_wins_even_if_the_result_cannot_be_saved(server):
+    """P4: the failing store does not report the sign-in, but the published state shows it."""
     store = Failing()
     manager = signed_in(server, store=store)
     first, mine = manager.token(), server.sign_in_token()
@@ -199,13 +188,12 @@ def test_a_sign_in_during_the_exchange_wins_though_the_result_cannot_be_saved(se
         manager.sign_in(mine)
         store.times = 1_000_000
     crowd.outcomes()
-    until(lambda: manager._queue._batch is None)
+    assert manager.finish(10)  # with a token to save it would be False
     assert manager.token() is mine
-    assert manager._stored.unsaved.kept is None
 
 
-def test_a_sign_out_while_a_token_is_unsaved_revokes_that_one(server, quick):
-    """P4: the newest, which only this process knows."""
+def test_a_sign_out_revokes_an_unsaved_token(server, quick):
+    """P4: it is the newest token, and only this process knows it."""
     store = Failing()
     manager = signed_in(server, store=store)
     refresh_with(store, manager)
@@ -214,11 +202,11 @@ def test_a_sign_out_while_a_token_is_unsaved_revokes_that_one(server, quick):
     granted = server.log.of("exchange", outcome="granted")[0]
     assert server.log.of("revocation")[0].refresh == granted.issued_refresh
     assert store.load().token is None
-    until(lambda: manager._stored.unsaved.kept is None)
+    store.exclusive(30).release()
 
 
-def test_a_store_that_moved_while_a_token_was_unsaved(server, quick):
-    """P4: a foreign sign-in is adopted by the saver, without a word from this process."""
+def test_a_sign_in_elsewhere_while_a_token_is_unsaved(server, quick):
+    """P4: the thread that saves adopts it, without any call in this process."""
     store = Failing()
     manager = signed_in(server, store=store)
     refresh_with(store, manager)
@@ -226,15 +214,15 @@ def test_a_store_that_moved_while_a_token_was_unsaved(server, quick):
     MemoryStore.replace(store, State.first(theirs), None)
     store.times = 0
     until(lambda: manager.token() is theirs)
-    assert store._exclusive.acquire(timeout=5)
+    store.exclusive(5).release()
 
 
-def test_a_store_that_falls_back_behind_the_exchange(server):
+def test_a_store_that_falls_behind_during_the_exchange(server):
     """P4: an engine that failed over to an older copy gets the newer state back."""
 
     class FailsOver(MemoryStore):
         def fall_back_to(self, state):
-            self._state = state
+            self._state = state  # replace() refuses to write an older generation
 
     store = FailsOver()
     manager = signed_in(server, store=store)
@@ -253,8 +241,8 @@ def test_a_store_that_falls_back_behind_the_exchange(server):
     assert_no_token_was_spent_twice(server)
 
 
-def test_a_full_disk_shows_before_the_refresh_token_is_spent(server, tmp_path):
-    """P4: disk full after the refresh token was spent; here the room is reserved before."""
+def test_a_full_disk_is_noticed_before_the_refresh_token_is_spent(server, tmp_path):
+    """P4: the file store reserves the space before the exchange."""
     store, clock = EncryptedFileStore(tmp_path / "tokens", KEY), Clock()
     manager = signed_in(server, store=store, monotonic=clock)
     first = manager.token()
@@ -269,8 +257,8 @@ def test_a_full_disk_shows_before_the_refresh_token_is_spent(server, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_after_the_exchange(server, tmp_path, quick):
-    """P4: read-only at the worst moment: another process waits and is told by whom; then the
-    token is saved, and it adopts that."""
+    """P4: the disk becomes read-only. Another process waits, and its error names the holder of the
+    lock. After the save it goes on with the saved token."""
     path = tmp_path / "tokens"
     manager = signed_in(server, store=EncryptedFileStore(path, KEY))
     first = manager.token()
@@ -289,7 +277,7 @@ def test_a_file_that_cannot_be_written_after_the_exchange(server, tmp_path, quic
         assert f"process {os.getpid()} on " in told["holder"]
         assert server.counters.exchanges == 1
         broken.clear()
-        until(lambda: manager._stored.unsaved.kept is None)
+        until(lambda: EncryptedFileStore(path, KEY).load().generation == 2)
     told = ask_in_another_process(server, path, 5)
     assert told["type"] == "Token"
     assert server.counters.exchanges == 2
@@ -362,8 +350,8 @@ AT_EXIT = textwrap.dedent(
 
 
 @pytest.mark.parametrize("how", ["mended", "in a backoff", "for good"])
-def test_at_exit_it_is_tried_once_more(server, tmp_path, how):
-    """P4, P5: whatever verdict stands; and a token that is lost after all is not lost quietly."""
+def test_an_unsaved_token_is_saved_at_exit(server, tmp_path, how):
+    """P4, P5: even during a backoff. If that fails too, the log says that the token is lost."""
     path = tmp_path / "tokens"
     store = EncryptedFileStore(path, KEY)
     store.save(server.sign_in_token(), after=None)
@@ -386,8 +374,8 @@ def test_at_exit_it_is_tried_once_more(server, tmp_path, how):
         assert "has been saved now" in done.stderr
 
 
-def test_nothing_of_a_failed_save_is_a_secret(server, caplog, quick):
-    """P12: a driver's error may quote what it was to write; only its type is told."""
+def test_the_log_of_a_failed_save_shows_no_secret(server, caplog, quick):
+    """P12: a driver's error may quote the token, so only its type is logged."""
 
     class Quoting(Failing):
         def replace(self, new, after):

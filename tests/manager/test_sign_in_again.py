@@ -321,7 +321,7 @@ def test_a_callback_that_signs_in_itself(server):
 
 
 @pytest.mark.parametrize("call", ["token", "renew", "request"])
-def test_a_callback_that_asks_for_the_token_it_is_to_bring(server, call):
+def test_a_callback_that_asks_for_a_token(server, call):
     """P8, P10: the call would wait for the callback, so it raises at once."""
     sessions, caught = [], []
 
@@ -378,7 +378,7 @@ def test_a_sign_in_in_this_process_ends_the_wait_at_once(server):
         manager.sign_in(server.sign_in())
         assert crowd.kinds() == {200: CROWD}
         assert not release.is_set()
-        # The new token is revoked while the worker still notices that the wait is over.
+        # The new token is revoked before the worker has noticed that the wait is over.
         server.clear_faults()
         server.revoke_access_tokens()
         release.set()
@@ -430,7 +430,7 @@ def test_a_refused_background_refresh_calls_it_too(server):
 
 
 def test_the_error_says_what_to_do(server):
-    """P10: the message ends with ``sign_in_hint``, such as a program's own command."""
+    """P10: the message ends with ``sign_in_hint``, for example a program's own command."""
     manager = signed_in(server, sign_in_hint="run 'report login'")
     manager.sign_out()
     with pytest.raises(SessionExpired, match=r"signed out; run 'report login'$"):
@@ -441,7 +441,7 @@ def test_the_error_says_what_to_do(server):
 
 
 def test_a_sign_in_during_an_exchange_wins(server):
-    """P4: the result of the refresh overwrote it elsewhere (fresh, Alamofire)."""
+    """P4: elsewhere the result of the refresh overwrote it (fresh, Alamofire)."""
     store = MemoryStore()
     manager = signed_in(server, store=store)
     first = manager.token()

@@ -1,4 +1,7 @@
-"""Stores that move, fail or lose their lock at each step of a refresh; users' own stores do."""
+"""Stores whose state changes, that fail, or that lose their lock at each step of a refresh.
+
+An application's own store may do all of this.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ from requests_silent_refresh.stores.contract import Hold, State, StateMoved
 class Scripted(MemoryStore):
     """Calls ``before[step]()`` before a step: ``load``, ``replace``, ``lock`` or ``send``.
 
-    After the lock was given up it calls ``before["released"]()``. Each is called
-    once, unless it puts itself back.
+    After the lock was released it calls ``before["released"]()``. Each is called once, unless it
+    was set with :meth:`always`.
     """
 
     def __init__(self):
@@ -54,6 +57,10 @@ class Scripted(MemoryStore):
             return None
         hold = super().exclusive(timeout, after)
         return hold if hold is None else _ScriptedHold(self, hold)
+
+    def fall_back_to(self, state):
+        """Do as an engine that fails over to an older copy."""
+        self._state = state  # replace() refuses to write an older generation
 
     def always(self, step, action):
         def again():
@@ -91,7 +98,7 @@ def other_manager(server, store):
 
 
 def test_a_lock_that_was_lost_is_taken_again(server, store, manager):
-    """P1: this process was stopped between lock and send: it starts over, nothing was sent."""
+    """P1: the process was stopped after it took the lock. It starts over, and has sent nothing."""
     store.before["send"] = lambda: "lost"
     first = manager.token()
     assert Crowd(lambda: manager.renew(first)).kinds() == {"Token": CROWD}
@@ -99,7 +106,7 @@ def test_a_lock_that_was_lost_is_taken_again(server, store, manager):
 
 
 def test_a_lock_that_is_lost_each_time(server, store):
-    """P1, P8: it ends before the waiters' deadline, and with the error of the store."""
+    """P1, P8: the refresh ends before ``wait_timeout``, with the store's error."""
     manager = signed_in(server, store=store, wait_timeout=2)
     store.always("send", lambda: "lost")
     with pytest.raises(StoreUnavailable, match="stopped before it could refresh"):
@@ -107,19 +114,19 @@ def test_a_lock_that_is_lost_each_time(server, store):
     assert server.counters.exchanges == 0
 
 
-def test_somebody_else_refreshed_before_the_lock_was_ours(server, store, manager):
-    """P1: under the lock it is read again, and adopted."""
+def test_another_manager_refreshed_before_the_lock_was_taken(server, store, manager):
+    """P1: the store is read again under the lock, and the other's token is adopted."""
     other = other_manager(server, store)
     old = manager.token()
-    # Somebody who refreshes and gives the lock up in the moment before we have it.
+    # The other one refreshes and releases the lock just before this one takes it.
     store.before["lock"] = lambda: other.renew(other.token())
     assert manager.renew(old) is other.token()
     assert server.counters.exchanges == 1
     assert manager.stats.adopted == 1
 
 
-def test_the_state_moved_just_when_we_had_the_lock(server, store, manager):
-    """P1: the last look is under the lock; a sign-in, which takes none, may come even then."""
+def test_a_sign_in_just_after_the_lock_was_taken(server, store, manager):
+    """P1: a sign-in needs no lock. The store is read once more under the lock and finds it."""
     old, mine = manager.token(), server.sign_in_token()
 
     def sign_in_after_the_lock():
@@ -131,15 +138,15 @@ def test_the_state_moved_just_when_we_had_the_lock(server, store, manager):
 
 
 def test_a_store_that_changes_faster_than_it_can_be_read(server, store):
-    """P8: it says so, in time."""
+    """P8: the refresh ends within ``wait_timeout``, with an error that says so."""
     manager = signed_in(server, store=store, wait_timeout=1)
     store.always("lock", lambda: "moved")
     with pytest.raises(StoreUnavailable, match="faster than it can be read"):
         manager.renew(manager.token())
 
 
-def test_what_somebody_published_meanwhile_is_not_published_over(server, store, manager):
-    """P4: a thread that reads the store slowly looks again."""
+def test_a_sign_in_during_a_read_of_the_store_is_not_overwritten(server, store, manager):
+    """P4: the thread that read too slowly reads the store again."""
     mine = server.sign_in_token()
 
     def sign_in_meanwhile():
@@ -153,27 +160,26 @@ def test_what_somebody_published_meanwhile_is_not_published_over(server, store, 
 
 
 @pytest.mark.parametrize("moves", [True, False], ids=["meanwhile", "quietly"])
-def test_a_store_that_fell_behind_gets_our_state_back(server, store, manager, moves):
-    """P4: an engine that failed over to an older copy; also if that moves while we save."""
-    fallen = store.load()
+def test_a_store_that_fell_behind_gets_the_newer_state_back(server, store, manager, moves):
+    """P4: after an engine failed over to an older copy; even if its state changes meanwhile."""
+    older = store.load()
     second = manager.renew(manager.token())
-    store._state = fallen
+    store.fall_back_to(older)
     if moves:
-        store.before["replace"] = lambda: raise_(StateMoved(fallen))
+        store.before["replace"] = lambda: raise_(StateMoved(older))
     manager.renew(second)
     assert store.load().generation == 3
     assert_no_token_was_spent_twice(server)
 
 
-def test_a_store_that_fell_behind_a_token_that_was_not_saved(server, store, monkeypatch):
-    """P4: an engine that fails over while the save is tried again gets the newest state."""
-    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
+def test_a_store_that_fell_behind_gets_an_unsaved_token(server, store, quick):
+    """P4: an engine that fails over between two attempts to save gets the newest state."""
     manager = signed_in(server, store=store)
-    fallen = store.load()
+    older = store.load()
     second = manager.renew(manager.token())
 
     def fall_over():
-        store._state = fallen
+        store.fall_back_to(older)
         raise OSError(5, "Input/output error")
 
     store.before["replace"] = fall_over
@@ -187,29 +193,28 @@ def raise_(error):
 
 
 def until_the_worker_has_ended():
-    """What ends a thread is reported when that is over: not in the next test, please."""
+    """Wait for the end of its thread: pytest must report its exception in the same test."""
     until(lambda: not any(t.name == "silent-refresh" for t in threading.enumerate()))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_save_whose_thread_is_ended_loses_no_token(server, store, monkeypatch):
-    """P5: the store's driver raises SystemExit after the exchange; the token is used from memory
-    and saved by another thread."""
-    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
+def test_a_save_that_ends_its_thread_loses_no_token(server, store, quick):
+    """P5: the store's driver raises SystemExit after the exchange. The token is used from memory,
+    and another thread saves it."""
     manager = signed_in(server, store=store)
     first = manager.token()
     store.before["replace"] = lambda: raise_(SystemExit())
     second = manager.renew(first)
     assert second is manager.token() is not first
     until(lambda: store.load().token is second)
-    until(lambda: manager._stored.unsaved.kept is None)
+    assert manager.finish(10)
     until_the_worker_has_ended()
     assert server.counters.exchanges == 1
 
 
-def test_a_store_that_fails_after_a_save_was_superseded(server, store, monkeypatch, caplog):
-    """P4: the saver meets a sign-in, and then cannot read it: it gives the lock up and says so."""
-    monkeypatch.setattr("requests_silent_refresh.manager.unsaved_token.SAVE_RETRY", 0.02)
+def test_a_store_that_fails_after_a_save_was_superseded(server, store, quick, caplog):
+    """P4: another process signed in, and the thread that saves cannot read that. It releases the
+    lock and logs the failure."""
     manager = signed_in(server, store=store)
     first, theirs = manager.token(), State.first(server.sign_in_token())
     store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
@@ -221,23 +226,14 @@ def test_a_store_that_fails_after_a_save_was_superseded(server, store, monkeypat
     manager.renew(first)
     store.before["replace"] = unreadable
     until(lambda: "failed after a save" in caplog.text)
-    assert manager._stored.unsaved.kept is None
-    assert store._exclusive.acquire(timeout=5)
+    store.exclusive(5).release()
     assert manager.signed_in
     assert manager.token() is theirs.token
 
 
-def test_no_thread_can_be_started_to_save_again(server, store, monkeypatch, caplog):
-    """P4: the next refresh does it."""
+def test_no_thread_can_be_started_to_save_again(server, store, no_saver, caplog):
+    """P4: the log says so, and the next refresh saves the token."""
     manager = signed_in(server, store=store)
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "silent-refresh-save":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
     store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
     second = manager.renew(manager.token())
     until(lambda: "the next refresh saves it" in caplog.text)
@@ -245,12 +241,12 @@ def test_no_thread_can_be_started_to_save_again(server, store, monkeypatch, capl
     assert store.load().generation == 3
 
 
-# -- a lock that cannot be given up --------------------------------------------------------
+# -- a lock that cannot be released --------------------------------------------------------
 
 
 @pytest.fixture
-def no_lock_is_given_up(store):
-    """What the store raises at each release, as Redis clients do for a lock that ran out."""
+def release_fails(store):
+    """Have the store raise at each release, as Redis clients do if the lock has expired."""
     store.always("released", lambda: raise_(LockError("lock canary-secret is no longer owned")))
     return store
 
@@ -262,9 +258,9 @@ class LockError(Exception):
 LOCK_NOT_RELEASED = "the store's lock could not be released: LockError"
 
 
-def test_a_release_that_raises_after_the_save(server, no_lock_is_given_up, caplog):
-    """P2, P12: the token is saved, so the refresh is done: everybody is told, nothing is held
-    against the new token, and the error, which may quote what it likes, is named in the log."""
+def test_a_release_that_raises_after_the_save(server, release_fails, caplog):
+    """P2, P12: the token is saved, so the refresh succeeded: callbacks are called and no backoff
+    begins. The log has only the type of the error, whose message may contain a secret."""
     refreshed, told = [], threading.Event()
 
     def on_event(event):
@@ -272,30 +268,30 @@ def test_a_release_that_raises_after_the_save(server, no_lock_is_given_up, caplo
         told.set()
 
     manager = signed_in(
-        server, store=no_lock_is_given_up, on_refreshed=refreshed.append, on_event=on_event
+        server, store=release_fails, on_refreshed=refreshed.append, on_event=on_event
     )
     first = manager.token()
     assert Crowd(lambda: manager.renew(first)).outcomes() == [manager.token()] * CROWD
-    second = no_lock_is_given_up.load().token
+    second = release_fails.load().token
     assert told.wait(10)
     assert refreshed == [second, "refreshed"]
     assert manager.stats.failures == 0
     assert LOCK_NOT_RELEASED in caplog.text
     assert "canary-secret" not in caplog.text
-    # At once, by the real clock: no backoff stands over it.
-    assert manager.renew(second) is no_lock_is_given_up.load().token is not second
+    # At once, by the real clock: there is no backoff.
+    assert manager.renew(second) is release_fails.load().token is not second
     assert server.counters.granted == 2
 
 
-def test_a_release_that_raises_after_somebody_else_refreshed(server, no_lock_is_given_up, caplog):
-    """P1: what they brought is used."""
-    manager, store = signed_in(server, store=no_lock_is_given_up), no_lock_is_given_up
+def test_a_release_that_raises_after_another_process_refreshed(server, release_fails, caplog):
+    """P1: the other process's token is used."""
+    manager, store = signed_in(server, store=release_fails), release_fails
     first, theirs = manager.token(), State.first(server.sign_in_token())
     store.before["lock"] = lambda: store.before.update(
         load=lambda: MemoryStore.replace(store, theirs, None)
     )
     assert manager.renew(first) is theirs.token
-    until(lambda: manager._queue._batch is None)
+    assert manager.finish(10)
     assert (manager.stats.failures, manager.stats.adopted) == (0, 1)
     assert LOCK_NOT_RELEASED in caplog.text
 
@@ -310,10 +306,10 @@ def test_a_release_that_raises_after_somebody_else_refreshed(server, no_lock_is_
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_release_that_raises_hides_no_failure(
-    server, no_lock_is_given_up, caplog, status, body, raised
+    server, release_fails, caplog, status, body, raised
 ):
-    """P6, P9: what the server said is what everybody gets, and what is done about it."""
-    manager = signed_in(server, store=no_lock_is_given_up)
+    """P6, P9: all requests get the server's error, and the session ends only if it was refused."""
+    manager = signed_in(server, store=release_fails)
     first = manager.token()
     server.fault("token", times=None, status=status, body=body)
     outcomes = Crowd(lambda: manager.renew(first)).outcomes()
@@ -324,44 +320,42 @@ def test_a_release_that_raises_hides_no_failure(
 
 
 @pytest.fixture
-def unsaved(server, store, monkeypatch):
-    """A manager whose token was not saved, whose lock can't be given up, and nobody tries again."""
-    monkeypatch.setattr(
-        "requests_silent_refresh.manager.unsaved_token.UnsavedToken.keep_saving", lambda *a: None
-    )
+def unsaved(server, store, no_saver, caplog):
+    """A manager with an unsaved token, whose lock cannot be released; no thread saves it."""
     manager = signed_in(server, store=store)
     store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
     manager.renew(manager.token())
-    until(lambda: manager._queue._batch is None)
-    assert manager._stored.unsaved.kept is not None
+    until(lambda: "the next refresh saves it" in caplog.text)
+    with pytest.raises(StoreUnavailable):
+        store.exclusive(0)  # the lock is kept
     store.always("released", lambda: raise_(LockError("lock canary-secret is no longer owned")))
     return manager
 
 
 def test_a_release_that_raises_after_a_token_was_saved_at_last(server, store, unsaved, caplog):
-    """P4: the next refresh saves it first, and goes on."""
+    """P4: the next refresh saves it first and then goes on."""
     second = unsaved.token()
     third = unsaved.renew(second)
     assert store.load().token is third is unsaved.token()
-    until(lambda: unsaved._queue._batch is None)
+    assert unsaved.finish(10)
     assert unsaved.stats.failures == 0
     assert caplog.text.count(LOCK_NOT_RELEASED) == 2
 
 
 def test_a_release_that_raises_after_a_later_token_was_saved(server, store, unsaved, caplog):
-    """P4: a save that still fails, an exchange, and a save that works: published all the same."""
+    """P4: the next refresh cannot save it either, and saves the token that it gets instead."""
     second = unsaved.token()
     store.before["replace"] = lambda: raise_(OSError(28, "No space left on device"))
     third = unsaved.renew(second)
     assert store.load().token is third is unsaved.token() is not second
     assert store.load().generation == 3
-    until(lambda: unsaved._queue._batch is None)
+    assert unsaved.finish(10)
     assert unsaved.stats.failures == 0
     assert LOCK_NOT_RELEASED in caplog.text
 
 
 def test_a_release_that_raises_after_an_unsaved_token_was_refused(server, store, unsaved, caplog):
-    """P9: the session is over, here at the least."""
+    """P9: the session is over, in this process at least."""
     second = unsaved.token()
     store.always("replace", lambda: raise_(OSError(28, "No space left on device")))
     refuse(server)
@@ -371,8 +365,8 @@ def test_a_release_that_raises_after_an_unsaved_token_was_refused(server, store,
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_release_that_ends_its_thread_is_no_warning(server, store, manager, caplog):
-    """P5: SystemExit is meant for the thread; the token is saved and used, and nobody hangs."""
+def test_a_release_that_ends_its_thread_is_not_logged(server, store, manager, caplog):
+    """P5: SystemExit ends the worker. The token is saved and used, and no request hangs."""
     first = manager.token()
     store.before["released"] = lambda: raise_(SystemExit())
     assert manager.renew(first) is store.load().token
@@ -381,12 +375,12 @@ def test_a_release_that_ends_its_thread_is_no_warning(server, store, manager, ca
     assert LOCK_NOT_RELEASED[:20] not in caplog.text
 
 
-# -- what comes late -------------------------------------------------------------------
+# -- late answers ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def late(server, store):
-    """A manager whose only call was left behind; ``release()`` lets it return."""
+    """A manager whose only exchange outlived its timeout; ``release()`` lets that return."""
     grant = RefreshTokenGrant(
         server.token_endpoint, "client", revocation_endpoint=server.revocation_endpoint
     )
@@ -412,7 +406,7 @@ def late(server, store):
 
 
 def test_a_late_answer_after_a_sign_in_is_dropped(server, store, late):
-    """P4: somebody signed in meanwhile, and stays; the late token is left to run out."""
+    """P4: the sign-in stays; the late token is not revoked and simply expires."""
     mine = server.sign_in_token()
     late.sign_in(mine)
     late.release()
@@ -421,15 +415,15 @@ def test_a_late_answer_after_a_sign_in_is_dropped(server, store, late):
 
 
 def test_a_late_answer_while_the_store_cannot_be_read(server, store, late, caplog):
-    """P5: nobody is above that thread to hear of it, so it is logged."""
+    """P5: the failure is logged, because no caller is left to raise it to."""
     MemoryStore.replace(store, State.first(server.sign_in_token()), None)
     store.before["load"] = lambda: raise_(OSError(5, "Input/output error"))
     late.release()
     assert "the store failed when a late answer came: OSError" in caplog.text
 
 
-def test_something_late_that_is_no_token_is_ignored(server):
-    """P8: a callable that hangs and then returns nothing."""
+def test_a_late_result_that_is_no_token_is_ignored(server):
+    """P8: the callable outlives its timeout and then returns ``None``."""
     go_on = threading.Event()
 
     def refresh(token):
@@ -452,7 +446,8 @@ def refuse(server):
 
 
 def test_a_store_that_cannot_be_read_while_somebody_is_asked(server, store, monkeypatch):
-    """P10: the looks for a sign-in elsewhere fail, the callback's token counts all the same."""
+    """P10: the worker cannot look for a sign-in elsewhere, but uses the callback's token."""
+    # No parameter sets this interval.
     monkeypatch.setattr("requests_silent_refresh.manager.sign_in_again.LOOK_INTERVAL", 0.02)
     looked = threading.Event()
 
@@ -468,7 +463,7 @@ def test_a_store_that_cannot_be_read_while_somebody_is_asked(server, store, monk
 
 
 def test_a_late_sign_in_that_cannot_be_saved(server, store, caplog):
-    """P10: it is logged; the session stays over."""
+    """P10: the failure is logged, and the session stays over."""
     go_on = threading.Event()
 
     def sign_in(error):
@@ -480,14 +475,14 @@ def test_a_late_sign_in_that_cannot_be_saved(server, store, caplog):
     refuse(server)
     with pytest.raises(SessionExpired, match=r"nobody signed in (in time|within 0.05 s)"):
         manager.renew(manager.token())
-    until(lambda: manager._queue._batch is None)
+    until_the_worker_has_ended()
     go_on.set()
     until(lambda: "a late sign-in could not be saved: OSError" in caplog.text)
     assert not manager.signed_in
 
 
 def test_a_store_that_can_neither_be_wiped_nor_read(server, store, caplog):
-    """P9: the session is over in this process, whatever the store can do."""
+    """P9: the session is over in this process all the same."""
     manager = signed_in(server, store=store)
     first = manager.token()
 

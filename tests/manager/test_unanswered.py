@@ -54,7 +54,7 @@ def interrupted_at(path):
 
 
 def test_a_refusal_after_a_lost_answer_says_so(server, manager, path):
-    """P5: the server rotated and its answer was lost. The later error tells when that refresh
+    """P5: the server rotated and its answer was lost. The later error says when that refresh
     began."""
     server.fault("token", drop="after", times=1)
     server.fault("token", drop="before", times=1)

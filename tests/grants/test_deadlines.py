@@ -50,13 +50,22 @@ def timed(work):
     return run
 
 
+def in_time(server, session):
+    """Return what 32 requests ended with and after how long, having checked the longest wait."""
+    outcomes = Crowd(timed(lambda: session.get(server.resource))).outcomes()
+    ended = time.monotonic()
+    # A wait begins with the 401. On a busy machine, 32 connections alone can take a second.
+    assert ended - max(event.at for event in server.log.of("resource")) < WAIT + SLACK
+    return outcomes
+
+
 def assert_all_answered_in_time(server, manager):
     """Assert that 32 waiters get a ``RefreshTimeout`` at most a second after their deadline."""
     with session_for(manager, server) as session:
         server.revoke_access_tokens()
-        outcomes = Crowd(timed(lambda: session.get(server.resource))).outcomes()
+        outcomes = in_time(server, session)
         assert Counter(type(o).__name__ for o, _ in outcomes) == {"RefreshTimeout": CROWD}
-        assert WAIT <= max(seconds for _, seconds in outcomes) < WAIT + SLACK
+        assert max(seconds for _, seconds in outcomes) >= WAIT
         assert all(o.response.status_code == 401 for o, _ in outcomes)
         # A request that arrives while that refresh is still in flight fails at once.
         error, seconds = timed(lambda: session.get(server.resource))()
@@ -108,10 +117,9 @@ def test_a_store_whose_lock_is_never_free(server):
     manager = signed_in(server, store=store, wait_timeout=WAIT)
     server.revoke_access_tokens()
     with store.exclusive(0), session_for(manager, server) as session:
-        outcomes = Crowd(timed(lambda: session.get(server.resource))).outcomes()
+        outcomes = in_time(server, session)
     assert Counter(type(o) for o, _ in outcomes) == {StoreUnavailable: CROWD}
     assert {o.holder for o, _ in outcomes} == {"this process"}
-    assert max(seconds for _, seconds in outcomes) < WAIT + SLACK
     assert server.counters.exchanges == 0
 
 

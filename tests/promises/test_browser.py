@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import requests
@@ -19,6 +18,7 @@ from signing_in import (
     run,
     set_up,
 )
+from wire import until
 
 from requests_silent_refresh import SessionExpired, profiles
 from requests_silent_refresh.cli import exits
@@ -160,15 +160,17 @@ def test_a_device_is_allowed_on_its_page(browser, server):
 
 def test_the_command_opens_the_browser(browser, server, tmp_path):
     """The command passes the URL to $BROWSER; here that forwards it to the running browser."""
-    handed = tmp_path / "url"
-    os.mkfifo(handed)
-    opener = tmp_path / "opener"
+    handed, opener = tmp_path / "url", tmp_path / "opener"
     opener.write_text(
-        f"#!{sys.executable}\nimport sys\nopen({str(handed)!r}, 'w').write(sys.argv[1])\n"
+        f"#!{sys.executable}\nimport os, sys\n"
+        f"open({f'{handed}.new'!r}, 'w').write(sys.argv[1])\n"
+        f"os.replace({f'{handed}.new'!r}, {str(handed)!r})\n"
     )
     opener.chmod(0o700)
-    terminal = Terminal("sign-in", "work", *set_up(server), BROWSER=f"{opener} %s")
-    browser.get(Path(handed).read_text())
+    command = f"{shlex.quote(str(opener))} %s"
+    terminal = Terminal("sign-in", "work", *set_up(server), BROWSER=command)
+    until(handed.exists, PATIENCE)
+    browser.get(handed.read_text())
     press(browser, "allow", username="ann")
     assert title(browser) == "Signed in"
     assert terminal.finish().code == 0

@@ -31,7 +31,9 @@ PRELUDE = textwrap.dedent(
     PATH, URL = sys.argv[1:]
 
     def say(word):
-        print(word, flush=True)
+        # In one write, or the lines of parent and child may mix if stdout is unbuffered.
+        sys.stdout.write(f"{word}\\n")
+        sys.stdout.flush()
 
     def hear():
         return sys.stdin.readline().strip()

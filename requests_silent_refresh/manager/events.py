@@ -73,7 +73,18 @@ class Announcer:
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)
         self._untold: deque[tuple[Callable[[Any], object], object]] = deque()
-        self._calling = False
+        self._caller: int | None = None
+        self._about_to_tell: set[int] = set()
+
+    def __enter__(self) -> None:
+        """Announce that this thread is about to tell something, which :meth:`wait` waits for."""
+        with self._lock:
+            self._about_to_tell.add(threading.get_ident())
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._about_to_tell.discard(threading.get_ident())
+            self._condition.notify_all()
 
     def refreshed(self, token: Token) -> None:
         """Tell that a refresh ended with ``token``."""
@@ -92,16 +103,22 @@ class Announcer:
             _call_safely(self._on_event, RefreshEvent("replayed"))
 
     def wait(self, timeout: float) -> bool:
-        """Wait until everything is told, for at most ``timeout`` seconds; return whether it is."""
+        """Wait until everything is told, for at most ``timeout`` seconds; return whether it is.
+
+        In a callback, only what other threads tell is waited for.
+        """
+        me = threading.get_ident()
         with self._lock:
-            return self._condition.wait_for(lambda: not self._calling, timeout)
+            return self._condition.wait_for(
+                lambda: self._caller in (None, me) and self._about_to_tell <= {me}, timeout
+            )
 
     def _tell(self, *calls: tuple[Callable[[Any], object] | None, object]) -> None:
         with self._lock:
             self._untold.extend((call, argument) for call, argument in calls if call is not None)
-            if self._calling or not self._untold:
+            if self._caller is not None or not self._untold:
                 return
-            self._calling = True
+            self._caller = threading.get_ident()
         try:
             while (next_call := self._next()) is not None:
                 _call_safely(*next_call)
@@ -118,7 +135,7 @@ class Announcer:
             return None
 
     def _stop_calling(self) -> None:
-        self._calling = False
+        self._caller = None
         self._condition.notify_all()
 
 

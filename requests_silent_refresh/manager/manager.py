@@ -296,7 +296,9 @@ class TokenManager:
         before ``os._exit``, ``os.execv``, a fork into the background, or the end of an
         invocation that freezes the process. Does not wait for a person who is asked to sign
         in, and keeps no later request from refreshing. Blocks for at most ``timeout``
-        seconds, or 2 s for callbacks if that is longer. Returns whether everything is done.
+        seconds, plus one attempt to save and 2 s for callbacks that are told of a refresh.
+        Returns whether everything is done; in a callback that a refresh waits for it does
+        not wait.
         """
         return self._worker.finish(timeout)
 

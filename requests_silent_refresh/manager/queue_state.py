@@ -49,10 +49,11 @@ class QueueState(enum.Enum):
 
     ASKING = "asking"
     """Somebody is asked to sign in, and threads stay for ``sign_in_timeout``. ``finish`` leads
-    on as above; a sign-out fails the waiting threads and leads to ``IDLE``."""
+    on as above. A sign-out fails the waiting threads when it begins: ``IDLE``."""
 
     BACKOFF = "backoff"
     """The last refresh failed. Threads get its error, until time passes: ``IDLE``."""
 
     DEAD = "dead"
-    """The session is over. Threads get its error, until ``publish`` brings a token: ``IDLE``."""
+    """The session is over: refused, or signed out. Threads get its error, until ``publish``
+    brings a token: ``IDLE``."""

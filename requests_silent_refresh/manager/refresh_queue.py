@@ -320,14 +320,20 @@ class RefreshQueue:
             return True
         return self.current is not current
 
-    def wait_until_idle(self, timeout: float) -> None:
-        """Wait until no batch is in flight, or only one that waits for a person (at exit)."""
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Wait until no batch is in flight, or only one that waits for a person.
+
+        Returns whether that is so after ``timeout`` seconds, and at once in the thread that
+        works on the batch.
+        """
         deadline = time.monotonic() + timeout
         with self._lock:
-            while (batch := self._batch) is not None and not batch.asking:
-                left = deadline - time.monotonic()
-                # The caller works on it itself if an interrupt cut its work short.
-                if left <= 0 or batch.worker is threading.current_thread():
-                    return
-                self._sleep(min(left, LOOK_INTERVAL))
+            while True:
                 self._settle()
+                batch = self._batch
+                if batch is None or batch.asking:
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0 or batch.worker is threading.current_thread():
+                    return False
+                self._sleep(min(left, LOOK_INTERVAL))

@@ -12,7 +12,6 @@ from ..token import Token
 from . import leaving
 from .batch import Batch
 from .events import Announcer
-from .queue_state import QueueState
 from .refresh_queue import RefreshQueue
 from .refresher import Refresher
 from .sign_in_again import SignInAgain
@@ -94,13 +93,14 @@ class Worker:
         finally:
             if outcome is None:  # an exception was thrown into this very thread
                 outcome = RefreshUnavailable("the refresh was interrupted: try again")
-            self._queue.finish(batch, outcome)
-            self._stored.unsaved.keep_saving()
-        if isinstance(outcome, Token):
-            self._announcer.refreshed(outcome)
-        else:
-            logger.warning("the refresh failed: %s", outcome)
-            self._announcer.failed(outcome)
+            with self._announcer:
+                self._queue.finish(batch, outcome)
+                self._stored.unsaved.keep_saving()
+                if isinstance(outcome, Token):
+                    self._announcer.refreshed(outcome)
+                else:
+                    logger.warning("the refresh failed: %s", outcome)
+                    self._announcer.failed(outcome)
 
     # -- leaving -----------------------------------------------------------------
 
@@ -114,9 +114,7 @@ class Worker:
 
         Does not wait for a person to sign in, nor in a callback that the refresh waits for.
         """
-        if not self._queue.insiders.am_one():
-            self._queue.wait_until_idle(timeout)
-        return self._queue.state not in (QueueState.REFRESHING, QueueState.LATE)
+        return self._queue.wait_until_idle(0 if self._queue.insiders.am_one() else timeout)
 
     def finish(self, timeout: float) -> bool:
         """Wait likewise, and until all is saved and told; return whether that is so."""

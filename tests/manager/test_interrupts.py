@@ -31,7 +31,8 @@ PRELUDE = textwrap.dedent(
     PATH, URL = sys.argv[1:]
 
     def say(word):
-        sys.stdout.write(f"{word}\\n")  # in one write, unbuffered too: a child may speak at once
+        # In one write, or the lines of parent and child may mix if stdout is unbuffered.
+        sys.stdout.write(f"{word}\\n")
         sys.stdout.flush()
 
     def hear():

@@ -91,14 +91,14 @@ class Worker:
             if self._sign_in_again and isinstance(outcome, SessionExpired):
                 outcome = self._sign_in_again.ask(batch, outcome)
         finally:
-            if outcome is None:  # an exception was thrown into this very thread
-                outcome = RefreshUnavailable("the refresh was interrupted: try again")
             with self._announcer:
-                self._queue.finish(batch, outcome)
+                # None if an exception was thrown into this very thread.
+                interrupted = RefreshUnavailable("the refresh was interrupted: try again")
+                self._queue.finish(batch, outcome or interrupted)
                 self._stored.unsaved.keep_saving()
                 if isinstance(outcome, Token):
                     self._announcer.refreshed(outcome)
-                else:
+                elif outcome is not None:
                     logger.warning("the refresh failed: %s", outcome)
                     self._announcer.failed(outcome)
 

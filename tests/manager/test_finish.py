@@ -261,3 +261,45 @@ def test_a_process_that_was_not_forked_may_take_over(server, store, manager):
     manager.renew(manager.token())
     until(lambda: store.load().generation == 2)
     assert server.counters.exchanges == 1
+
+
+# -- what finish counts as done ------------------------------------------------------------
+
+
+def test_an_exchange_that_outlives_a_sign_out_is_waited_for(server, manager):
+    """P5: its result is dropped and revoked, which is work that a frozen process must not leave."""
+    with server.token_gate(processed=True) as held:
+        manager.start_refresh(manager.token())
+        assert held.arrived.wait(10)
+        manager.sign_out()
+        assert manager.finish(0.05) is False
+        held.release()
+        assert manager.finish(30) is True
+    assert len(server.log.of("revocation")) == 2
+
+
+def test_it_waits_until_the_application_was_told(server, manager, store):
+    """The token is published first, and ``on_refreshed`` is called after that."""
+    told, go_on = threading.Event(), threading.Event()
+
+    def slow(token):
+        told.set()
+        assert go_on.wait(30)
+
+    manager = signed_in(server, on_refreshed=slow)
+    manager.renew(manager.token())
+    assert told.wait(10)
+    finishing = Crowd(lambda: manager.finish(30), size=1)
+    go_on.set()
+    assert finishing.outcomes() == [True]
+
+
+def test_it_does_not_wait_for_the_callback_that_calls_it(server):
+    """P8: ``on_refreshed`` may finish the manager before it ends the process."""
+    said = []
+    manager = signed_in(server, on_refreshed=lambda token: said.append(manager.finish(60)))
+    began = time.monotonic()
+    manager.renew(manager.token())
+    until(lambda: said)
+    assert said == [True]
+    assert time.monotonic() - began < 30

@@ -41,6 +41,12 @@ class Batch:
         self.outcome: Token | SilentRefreshError | None = None
         self.worker: threading.Thread | None = None
 
+    def result(self) -> Token | SilentRefreshError | None:
+        """Return the outcome; of an error a copy, so that each waiter raises its own (P6)."""
+        return (
+            self.outcome.again() if isinstance(self.outcome, SilentRefreshError) else self.outcome
+        )
+
     def is_abandoned(self) -> bool:
         """Say whether nobody works on this batch: its thread died, or none ever began."""
         if self.worker is None:

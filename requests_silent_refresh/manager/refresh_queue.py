@@ -152,9 +152,10 @@ class RefreshQueue:
                     self._sleep(min(left, LOOK_INTERVAL))
             finally:
                 self.wait_seconds += time.monotonic() - began
-            if isinstance(batch.outcome, SilentRefreshError):
-                return self._fall_back(rejected, batch.outcome.again())
-            return None if batch.outcome is rejected else batch.outcome
+            result = batch.result()
+            if isinstance(result, SilentRefreshError):
+                return self._fall_back(rejected, result)
+            return None if result is rejected else result
 
     # -- helpers that must be called with the lock held -----------------------
 

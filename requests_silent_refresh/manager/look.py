@@ -49,7 +49,7 @@ class Look:
         """Start anew: the thread that reads is the parent's."""
         self._lock = threading.RLock()
         self._readers = Insiders()
-        self._reading: Call[Current] | None = None
+        self._reading: Call[Current | SilentRefreshError] | None = None
         self._looked_at = -math.inf
 
     def now_and_then(self, timeout: float) -> None:
@@ -69,11 +69,13 @@ class Look:
         except SilentRefreshError as trouble:
             logger.warning("the store cannot be read: %s", trouble)
 
-    def adopt_stored(self, timeout: float) -> Current:
+    def adopt_stored(self, timeout: float, seen: Current | None = None) -> Current:
         """Publish what the store holds if it is newer, and return what is current then.
 
-        Blocks for at most ``timeout`` seconds, then raises ``StoreUnavailable``. Raises a
-        ``StoreError`` if the store cannot be read, whatever it raised.
+        ``seen`` is what the caller found to be current: if another state has been published
+        since, that is returned. Blocks for at most ``timeout`` seconds, then raises
+        ``StoreUnavailable``. Raises a ``StoreError`` if the store cannot be read, whatever it
+        raised.
         """
         if self._readers.am_one():
             raise RefreshFailed(
@@ -83,6 +85,8 @@ class Look:
         if self._queue.insiders.am_one():  # a callback, which holds up no request's thread
             return self._stored.adopt_stored()
         with self._lock:
+            if seen is not None and self._queue.current is not seen:
+                return self._queue.current
             reading = self._reading
             if reading is None:
                 self._reading = reading = Call(self._read, lambda _: None, "silent-refresh-look")
@@ -94,15 +98,20 @@ class Look:
         with self._lock:
             if self._reading is reading:
                 self._reading = None
-        try:
-            return reading.result(0)
-        except SilentRefreshError as error:
-            raise error.again() from error.__cause__
-        except Exception as error:  # noqa: BLE001 (a user's store may raise anything)
-            kind = StoreUnavailable if isinstance(error, OSError) else StoreError
-            failure = kind(f"{name_of(self._store)} could not be read: {account_of(error)}")
-            raise share(failure, error) from failure.__cause__
+        read = reading.result(0)
+        if isinstance(read, SilentRefreshError):
+            raise read.again()
+        return read
 
-    def _read(self) -> Current:
-        with self._queue.insiders, self._readers:
-            return self._stored.adopt_stored()
+    def _read(self) -> Current | SilentRefreshError:
+        """Read the store; return an error that many threads can raise a copy of."""
+        try:
+            with self._queue.insiders, self._readers:
+                return self._stored.adopt_stored()
+        except SilentRefreshError as error:
+            return share(error)
+        except BaseException as error:  # noqa: BLE001 (a user's store may raise anything)
+            kind = StoreUnavailable if isinstance(error, OSError) else StoreError
+            return share(
+                kind(f"{name_of(self._store)} could not be read: {account_of(error)}"), error
+            )

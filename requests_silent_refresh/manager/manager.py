@@ -201,7 +201,7 @@ class TokenManager:
     def _first_look(self) -> Current:
         """Read the store for the first time; a grant that needs nothing from it may go without."""
         try:
-            return self._look.adopt_stored(self._queue.wait_timeout)
+            return self._look.adopt_stored(self._queue.wait_timeout, seen=NOT_LOADED)
         except StoreUnavailable as trouble:
             if self._refresher.rotates or self._refresher.needs_sign_in:
                 raise

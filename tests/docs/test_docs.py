@@ -98,7 +98,7 @@ def root_logger(request):
     [
         ("origins.rst", 2, root_logger),
         ("outcomes.rst", 5, reporting),
-        ("queue.rst", 2, signed_in),
+        ("queue.rst", 3, signed_in),
         ("security.rst", 3, signed_in),
         ("stores.rst", 10, vault),
         ("transports.rst", 3, signed_in),

@@ -41,21 +41,24 @@ PARTS: dict[str, Callable[[bool, Path], Any]] = {
     "import": lambda quick, out: stores.import_cost(5 if quick else 15),
     "picture": lambda quick, out: expiries.picture(str(out / "latency.png")),
 }
+# Names for several parts at once.
+GROUPS = {"overhead": ["instructions", "loopback"]}
 
 
 def main() -> None:
     """Run the given parts (default: all), then write ``results.json`` and ``results.md``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join([*PARTS, *GROUPS]))
     parser.add_argument("--quick", action="store_true", help="fewer rounds, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
-    unknown = set(arguments.parts) - set(PARTS)
+    chosen = [name for part in arguments.parts for name in GROUPS.get(part, [part])]
+    unknown = set(chosen) - set(PARTS)
     if unknown:
         parser.error(f"unknown part: {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": _machine()}
-    for name in arguments.parts or PARTS:
+    for name in chosen or PARTS:
         began = time.monotonic()
         print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
         results[name] = PARTS[name](arguments.quick, arguments.output)

@@ -10,7 +10,7 @@ from wire import manager_of, session_of
 
 from requests_silent_refresh.testing import AuthorizationServer
 
-pytest_plugins = ["engines.fixtures", "programs", "surroundings", "workers"]
+pytest_plugins = ["canaries", "engines.fixtures", "programs", "surroundings", "workers"]
 
 
 def pytest_configure() -> None:

@@ -11,7 +11,7 @@ from ..errors import RefreshFailed, SilentRefreshError, StoreError, StoreUnavail
 from ..redaction import share
 from ..stores.contract import TokenStore
 from ..system.background_call import Call
-from ..system.foreign import account_of, name_of
+from ..system.foreign import account_of
 from ..system.forking import reset_in_child
 from .batch import Insiders
 from .current import Current
@@ -92,7 +92,7 @@ class Look:
                 self._reading = reading = Call(self._read, lambda _: None, "silent-refresh-look")
         if not reading.wait(timeout):
             raise StoreUnavailable(
-                f"{name_of(self._store)} was not read within {timeout:g} s: try again later, or "
+                f"{self._store!r} was not read within {timeout:g} s: try again later, or "
                 "look at what holds it up"
             )
         with self._lock:
@@ -110,8 +110,5 @@ class Look:
                 return self._stored.adopt_stored()
         except SilentRefreshError as error:
             return share(error)
-        except BaseException as error:  # noqa: BLE001 (a user's store may raise anything)
-            kind = StoreUnavailable if isinstance(error, OSError) else StoreError
-            return share(
-                kind(f"{name_of(self._store)} could not be read: {account_of(error)}"), error
-            )
+        except BaseException as error:  # noqa: BLE001 (raised in the thread of a user's store)
+            return share(StoreError(f"{self._store!r} failed: {account_of(error)}"), error)

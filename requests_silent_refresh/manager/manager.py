@@ -17,6 +17,7 @@ from ..token import Token
 from .current import NOT_LOADED, Current
 from .events import Announcer, RefreshEvent, Stats
 from .futility import FutilityGuard
+from .guarded_store import guarded
 from .look import Look
 from .refresh_queue import RefreshQueue
 from .refresher import Refresher
@@ -112,7 +113,8 @@ class TokenManager:
             "clock": clock,
             "monotonic": monotonic,
         }
-        self._store = store = MemoryStore() if store is None else store
+        self._store = MemoryStore() if store is None else store
+        store = guarded(self._store)
         self._sign_in_hint = sign_in_hint
         self._clock = clock
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
@@ -297,8 +299,7 @@ class TokenManager:
         invocation that freezes the process. Does not wait for a person who is asked to sign
         in, and keeps no later request from refreshing. Blocks for at most ``timeout``
         seconds, plus one attempt to save and 2 s for callbacks that are told of a refresh.
-        Returns whether everything is done; in a callback that a refresh waits for it does
-        not wait.
+        Returns whether everything is done; does not wait in a callback of a refresh.
         """
         return self._worker.finish(timeout)
 

@@ -21,7 +21,7 @@ from ..grants.protocol import Refresh, followed_by, timeout_of
 from ..redaction import share
 from ..stores.contract import Hold, LockLost, State, TokenStore
 from ..system.background_call import Call, LeftBehind
-from ..system.foreign import account_of, name_of, secrets_of
+from ..system.foreign import account_of, secrets_of
 from ..token import Token
 from .batch import Batch
 from .current import Current
@@ -112,7 +112,7 @@ class Refresher:
     def _under_lock(self, batch: Batch) -> Token | SilentRefreshError:
         if self._stored.is_copy and self.rotates:
             raise StoreError(
-                f"{name_of(self._store)} was copied by fork(): a refresh here would spend the "
+                f"{self._store!r} was copied by fork(): a refresh here would spend the "
                 "parent's refresh token. Give the manager an EncryptedFileStore, which processes "
                 "share, or call take_over()"
             )
@@ -140,7 +140,7 @@ class Refresher:
                         raise
             self._stored.reconcile()
             if left <= 0 and not self._serves(self._queue.current, batch):
-                raise StoreUnavailable(f"{name_of(self._store)} changes faster than it can be read")
+                raise StoreUnavailable(f"{self._store!r} changes faster than it can be read")
 
     def _holding(self, hold: Hold, batch: Batch) -> Token | SilentRefreshError:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..errors import StoreUnavailable
 from ..stores.contract import Hold, State, StateMoved, TokenStore
-from ..system.foreign import account_of, name_of
+from ..system.foreign import account_of
 from ..system.forking import reset_in_child
 from .generations import replace
 from .refresh_queue import RefreshQueue
@@ -123,7 +123,7 @@ class UnsavedToken:
                 return unsaved
             if time.monotonic() >= deadline:
                 raise StoreUnavailable(
-                    f"{name_of(self._store)} cannot be reached, so it is not known whether the "
+                    f"{self._store!r} cannot be reached, so it is not known whether the "
                     "last token was saved there: it is used until it expires, and refreshed once "
                     "that is known"
                 )

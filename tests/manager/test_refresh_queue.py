@@ -34,7 +34,7 @@ from requests_silent_refresh import (
     Token,
     TokenManager,
 )
-from requests_silent_refresh.errors import StoreUnavailable
+from requests_silent_refresh.errors import StoreError, StoreUnavailable
 from requests_silent_refresh.manager.backoff import Backoff
 from requests_silent_refresh.manager.current import NOT_LOADED, current_of
 from requests_silent_refresh.manager.refresh_queue import RefreshQueue
@@ -369,14 +369,14 @@ def test_a_worker_whose_store_ends_its_thread_fails_its_batch_once(server):
 
 
 def test_an_unexpected_error_of_a_store_is_reported(server):
-    """P6, P8: as ``RefreshFailed``, with the place where it was raised."""
+    """P6, P8: as ``StoreError``, with the place where it was raised."""
 
     class Wrong(MemoryStore):
         def exclusive(self, timeout, after=None):
             raise KeyError("typo")
 
     manager = signed_in(server, store=Wrong())
-    with pytest.raises(RefreshFailed, match=r"KeyError at .*test_refresh_queue\.py") as caught:
+    with pytest.raises(StoreError, match=r"KeyError at .*test_refresh_queue\.py") as caught:
         manager.renew(manager.token())
     assert isinstance(caught.value.__cause__, KeyError)
 

@@ -255,7 +255,8 @@ class LockError(Exception):
     pass
 
 
-LOCK_NOT_RELEASED = "the store's lock could not be released: LockError"
+FAILED = "test_store_trouble.Scripted failed"
+LOCK_NOT_RELEASED = f"the store's lock could not be released: {FAILED}: LockError"
 
 
 def test_a_release_that_raises_after_the_save(server, release_fails, caplog):
@@ -419,7 +420,7 @@ def test_a_late_answer_while_the_store_cannot_be_read(server, store, late, caplo
     MemoryStore.replace(store, State.first(server.sign_in_token()), None)
     store.before["load"] = lambda: raise_(OSError(5, "Input/output error"))
     late.release()
-    assert "the store failed when a late answer came: OSError" in caplog.text
+    assert f"the store failed when a late answer came: {FAILED}: OSError" in caplog.text
 
 
 def test_a_late_result_that_is_no_token_is_ignored(server):
@@ -477,7 +478,8 @@ def test_a_late_sign_in_that_cannot_be_saved(server, store, caplog):
         manager.renew(manager.token())
     until_the_worker_has_ended()
     go_on.set()
-    until(lambda: "a late sign-in could not be saved: OSError" in caplog.text)
+    told = f"a late sign-in could not be saved: {FAILED}: OSError"
+    until(lambda: told in caplog.text)
     assert not manager.signed_in
 
 

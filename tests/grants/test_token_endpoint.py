@@ -631,6 +631,42 @@ class TestTheDeadline:
             self.left_in_time(server.url.replace("http:", "https:"))
         assert CANARY not in server.received[0]
 
+    def test_an_address_that_never_connects_leaves_time_for_the_next(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """P7: an address that a VPN swallows does not take the time of the host's other one."""
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(raw_server(answering(ok(b'{"access_token": "a"}'))))
+            hole = stack.enter_context(socket.socket())
+            hole.bind(("127.0.0.9", server.port))
+            hole.listen(0)
+            for _ in range(4):  # the backlog is full then, and the kernel drops what follows
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(hole.getsockname())
+            addresses = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port))
+                for host in ("127.0.0.9", "127.0.0.1")
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
+            outcome = post(server.url.replace("127.0.0.1", "auth.localhost"), 3.0, proxies={})
+        assert isinstance(outcome, EndpointAnswer), outcome
+
+    def test_a_slow_proxy_has_all_the_time_that_is_left(self) -> None:
+        """P8: only connecting to an address is cut short, not what a proxy does after it."""
+
+        def slow(server: RawServer, client: socket.socket) -> None:
+            client.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while client.recv(65536):
+                    pass
+            client.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+        with raw_server(slow) as server:
+            proxies = {"https": f"http://127.0.0.1:{server.port}"}
+            outcome = no_answer("https://auth.invalid/token", seconds=1.2, proxies=proxies)
+        assert (outcome.kind, "403 Forbidden" in outcome.detail) == ("unreachable", True)
+
     def test_a_stalled_proxy_does_not_extend_it(self) -> None:
         """P8: a proxy that never answers the CONNECT gets no request."""
         with raw_server(reading_until_closed) as server:

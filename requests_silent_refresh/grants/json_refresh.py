@@ -141,7 +141,7 @@ class JSONRefresh(Grant):
         for around in (payload, *(payload.get(container) for container in _CONTAINERS)):
             if isinstance(around, dict):
                 for name in _ACCESS_TOKEN:
-                    if isinstance(around.get(name), str):
+                    if type(around.get(name)) in (str, int):
                         return around, name
         raise ValueError("it has no access token under a usual name: set access_token_path")
 

@@ -923,6 +923,8 @@ class TestJSONRefresh:
             ({"accessToken": "A"}, "A", "rt-old", None),
             ({"accessToken": "A", "refreshToken": "R", "expiresIn": 60}, "A", "R", 60),
             ({"access": "A", "refresh": "R"}, "A", "R", None),
+            ({"access": True, "token": 7, "refresh": 8}, "7", "8", None),
+            ({"access": "A", "refresh": {"id": 1}}, "A", "rt-old", None),
             ({"token": "A", "expires": "2027-01-15T08:01:00Z"}, "A", "rt-old", 60),
             ({"token": {"access_token": "A", "expires_in": "60"}}, "A", "rt-old", 60),
             ({"jwt": "A", "expiration": 1_800_000_060}, "A", "rt-old", 60),

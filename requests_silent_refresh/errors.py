@@ -25,6 +25,7 @@ many threads mixes their tracebacks. They share ``__cause__``.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 from requests.exceptions import HTTPError, RequestException, Timeout
@@ -34,12 +35,24 @@ _DESCRIPTION_LIMIT = 200
 _Error = TypeVar("_Error", bound="SilentRefreshError")
 
 
-def _clean(text: object) -> str | None:
-    """Make a server's text safe for one line of a terminal or log: printable and bounded."""
+def cleaned(text: object) -> str | None:
+    """Make a server's text safe for one line of a terminal or log: printable and bounded.
+
+    Returns ``None`` for anything but text.
+    """
     if not isinstance(text, str) or not text:
         return None
     printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _DESCRIPTION_LIMIT])
     return " ".join(printable.split())[:_DESCRIPTION_LIMIT] or None
+
+
+def _seconds(value: object) -> float | None:
+    """Read a ``Retry-After`` as a callable passes it on; ``None`` for anything but a number."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]  # raises TypeError for other types
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 class SilentRefreshError(RequestException):
@@ -58,7 +71,8 @@ class SilentRefreshError(RequestException):
         The HTTP status of the token endpoint's response; ``None`` without one.
     ``retry_after``
         Seconds until the next refresh attempt: this package's backoff, or the server's
-        ``Retry-After`` if that is longer. ``None`` if waiting does not help.
+        ``Retry-After`` if that is longer. ``None`` if waiting does not help. A header's text
+        is read as a number; text that is none counts as ``None``.
     ``response``
         The resource server's 401, if there was one. Never the token endpoint's
         response, which holds secrets and a connection.
@@ -72,19 +86,19 @@ class SilentRefreshError(RequestException):
 
     def __init__(
         self,
-        message: str,
+        message: str = "",
         *,
         error: str | None = None,
         error_description: str | None = None,
         status_code: int | None = None,
-        retry_after: float | None = None,
+        retry_after: float | str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(message, **kwargs)
-        self.error = _clean(error)
-        self.error_description = _clean(error_description)
+        super().__init__(*([message] if message else []), **kwargs)
+        self.error = cleaned(error)
+        self.error_description = cleaned(error_description)
         self.status_code = status_code
-        self.retry_after = retry_after
+        self.retry_after = _seconds(retry_after)
 
     def again(self: _Error) -> _Error:
         """Return a copy for another thread to raise, with the same attributes and cause."""
@@ -162,7 +176,7 @@ class WrongKey(StoreError):
 
     def __init__(
         self,
-        message: str,
+        message: str = "",
         *,
         stored_key_id: str | None = None,
         key_ids: tuple[str, ...] = (),
@@ -184,6 +198,6 @@ class StoreUnavailable(StoreError):
     it; ``None`` if unknown), its disk is full or read-only, or its engine is down.
     """
 
-    def __init__(self, message: str, *, holder: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, message: str = "", *, holder: str | None = None, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.holder = holder

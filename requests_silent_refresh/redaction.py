@@ -9,6 +9,7 @@ adds a filter to the application's own logging.
 
 from __future__ import annotations
 
+import base64
 import builtins
 import hashlib
 import hmac
@@ -17,7 +18,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 MASK = "***"
 
@@ -178,10 +179,9 @@ def share(
 
 def _cleaner(hide: Iterable[Secret | None]) -> Callable[[str], str]:
     """Return a function that masks these secrets in text, and anything like a credential."""
-    values = {secret.reveal() for secret in hide if secret is not None}
-    values |= {quote_plus(value) for value in values}
     # A short one is a test's placeholder, which may occur in any text.
-    known = sorted((v for v in values if len(v) >= 8), key=len, reverse=True)
+    values = {s.reveal() for s in hide if s is not None and len(s.reveal()) >= 8}
+    known = sorted({f for v in values for f in _forms_of(v)}, key=len, reverse=True)
 
     def clean(text: str) -> str:
         for value in known:
@@ -189,6 +189,19 @@ def _cleaner(hide: Iterable[Secret | None]) -> Callable[[str], str]:
         return redact(text)
 
     return clean
+
+
+def _forms_of(value: str) -> set[str]:
+    """Return ``value`` and its usual encodings, in which servers quote what they were sent."""
+    data = value.encode(errors="backslashreplace")
+    forms = {value}
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        text = encode(data).decode()
+        forms |= {text, text.rstrip("=")}
+    forms |= {quote(form, safe="", errors="backslashreplace") for form in forms} | {
+        quote_plus(value, errors="backslashreplace")
+    }
+    return forms | {re.sub("%..", lambda code: code[0].lower(), form) for form in forms}
 
 
 def _strip_attributes(link: BaseException, clean: Callable[[str], str]) -> None:

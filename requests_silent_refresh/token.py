@@ -130,7 +130,9 @@ class Token(Confidential):
         ``previous`` is the token that was exchanged. Its ``refresh_token`` and ``scope``
         are kept if the response has none (section 6).
 
-        Raises ``ValueError`` if there is no usable token.
+        A number is read as the token's text. If a server's response has any other field that
+        cannot be used, even the refresh token, only that field is ignored. Raises
+        ``ValueError`` if there is no usable access token, or if a saved refresh token is unusable.
         """
         payload = MaskedDict(payload) if received_at is not None else _as_answer(payload)
         if "access_token" not in payload:
@@ -140,16 +142,13 @@ class Token(Confidential):
         absolute = parse_time(payload.get("expires_at")) if received_at is None else None
         lifetime = None if absolute is not None else _lifetime(payload, now)
         expires_at = absolute if lifetime is None else now + lifetime
-        refresh_token = _hidden(payload.get("refresh_token") or None)
-        if refresh_token is None and previous is not None:
-            refresh_token = previous.refresh_token
         scope = _scope(payload.get("scope"))
         if not scope and previous is not None:
             scope = previous.scope
         token_type = payload.get("token_type")
         return cls(
-            payload["access_token"],
-            refresh_token,
+            _as_text(payload["access_token"]),
+            _refresh_token_of(payload, previous, is_granted=received_at is not None),
             expires_at=expires_at,
             issued_at=now if received_at is not None or lifetime is not None else None,
             token_type=token_type if token_type and isinstance(token_type, str) else "Bearer",
@@ -187,6 +186,27 @@ def _as_answer(kept: Mapping[str, Any]) -> MaskedDict:
         answer["access_token"] = _NO_ACCESS_TOKEN
         answer["expires_at"] = 0
     return answer
+
+
+def _as_text(value: object) -> Any:
+    """Return a token as text: servers send numbers, and text with a line break at its end."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) else value
+
+
+def _refresh_token_of(
+    payload: Mapping[str, Any], previous: Token | None, *, is_granted: bool
+) -> str | Secret | None:
+    """Return the refresh token of a response, else the ``previous`` one; never raises.
+
+    A granted one that is unusable is dropped: the access token with it is good.
+    """
+    value = _as_text(payload.get("refresh_token") or None)
+    usable = isinstance(value, str) and _TOKEN.fullmatch(value)
+    if value is None or (is_granted and not usable):
+        return None if previous is None else previous.refresh_token
+    return value  # type: ignore[no-any-return]
 
 
 def _hidden(value: object) -> Any:

@@ -105,6 +105,26 @@ def test_a_servers_text_becomes_one_printable_line(said: Any, kept: str | None) 
     assert (error.error, error.error_description) == (kept, kept)
 
 
+@pytest.mark.parametrize("kind", {type(error) for error in EVERY}, ids=lambda k: k.__name__)
+def test_an_error_needs_no_message(kind: type[SilentRefreshError]) -> None:
+    """P6: ``raise SessionExpired`` in a callable raises it, and the copy for each waiter too."""
+    with pytest.raises(kind) as caught:
+        raise kind
+    assert str(caught.value) == str(caught.value.again()) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        *(("120", 120.0), (" 1.5", 1.5), (7, 7.0), ("soon", None), ("", None), ("nan", None)),
+        *((float("inf"), None), (b"5x", None), ([], None), (None, None), (10**400, None)),
+    ],
+)
+def test_retry_after_is_a_number(given: Any, seconds: float | None) -> None:
+    """P6: a callable that passes the header's text on does not break the backoff."""
+    assert RefreshUnavailable("busy", retry_after=given).retry_after == seconds
+
+
 def _with_everything(error: SilentRefreshError) -> SilentRefreshError:
     """Give ``error`` a cause, and a request and a 401 as the adapter does."""
     response = requests.Response()

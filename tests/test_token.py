@@ -149,7 +149,7 @@ def test_a_response_without_access_token_raises(payload: dict[str, Any]) -> None
         Token.from_response(payload, received_at=NOW)
 
 
-@pytest.mark.parametrize("value", [None, "", 5, True, ["a"], {"a": "b"}, "a\nb"])
+@pytest.mark.parametrize("value", [None, "", True, ["a"], {"a": "b"}, "a\nb"])
 def test_a_response_with_an_unusable_access_token_raises(value: object) -> None:
     """P4: null, empty, multi-line and non-string access tokens raise ``ValueError``."""
     with pytest.raises(ValueError, match="access_token"):
@@ -164,6 +164,33 @@ def test_a_response_without_refresh_token_keeps_the_old_one(missing: dict[str, A
     assert token.refresh_token is not None
     assert token.refresh_token.reveal() == RT
     assert token.scope == ("read", "write")
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": "b"}, True, "a\nb", "tökén"])
+def test_an_unusable_refresh_token_costs_only_itself(value: object) -> None:
+    """P16: the access token beside it is used, and the old refresh token is kept."""
+    previous = Token("old", RT)
+    token = Token.from_response({"access_token": AT, "refresh_token": value}, NOW, previous)
+    assert token.access_token.reveal() == AT
+    assert token.refresh_token is previous.refresh_token
+
+
+@pytest.mark.parametrize("value", [["a"], True, "a b"])
+def test_an_unusable_refresh_token_that_was_saved_raises(value: object) -> None:
+    """P16: a token that is imported without its refresh token would end at its expiry."""
+    with pytest.raises(ValueError, match="refresh_token must be"):
+        Token.from_response({"access_token": AT, "refresh_token": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(7, "7"), (2**70, "1180591620717411303424"), (1.5, "1.5"), (" a\n", "a")]
+)
+@pytest.mark.parametrize("received_at", [None, NOW])
+def test_a_number_is_a_tokens_text(value: object, text: str, received_at: float | None) -> None:
+    """P16: a token that is sent as a number, or with space around it, is used."""
+    token = Token.from_response({"access_token": value, "refresh_token": value}, received_at)
+    assert token.refresh_token is not None
+    assert token.access_token.reveal() == token.refresh_token.reveal() == text
 
 
 def test_a_response_with_refresh_token_and_scope_replaces_both() -> None:

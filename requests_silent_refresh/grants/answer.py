@@ -6,7 +6,9 @@ kept alive also keeps its pool and the pool's sockets alive.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import email.message
 import email.utils
 import http.client
 import json
@@ -48,24 +50,33 @@ class EndpointAnswer:
     def payload(self) -> dict[str, Any] | None:
         """The body as a dictionary, parsed from JSON or a form; ``None`` if it is neither.
 
-        JSON is recognised under any content type, because many servers send the wrong one. A
-        form must be labelled as a form.
+        JSON is recognised under any content type, because many servers send the wrong one, and
+        a form without its label if it contains an access token. Text is read as UTF-8, UTF-16 or
+        UTF-32, then in the declared charset, then as ISO 8859-1, which fits any bytes.
         """
-        try:
-            value = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return self._form()
-        return value if isinstance(value, dict) else None
+        for text in self._texts():
+            with contextlib.suppress(ValueError, RecursionError):
+                # Not strict: a line break inside one field does not void the others.
+                value = json.loads(text, strict=False)
+                return value if isinstance(value, dict) else None
+        return next(filter(None, map(self._form, self._texts())), None)
 
-    def _form(self) -> dict[str, Any] | None:
+    def _texts(self) -> Iterator[str]:
+        declared = email.message.Message()
+        declared["Content-Type"] = self.headers.get("Content-Type", "")
+        charset = declared.get_content_charset("latin-1")
+        for encoding in (json.detect_encoding(self.body), charset, "latin-1"):
+            with contextlib.suppress(ValueError, LookupError):
+                yield self.body.decode(encoding)
+
+    def _form(self, text: str) -> dict[str, Any] | None:
         label = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if label != "application/x-www-form-urlencoded":
-            return None
         try:
-            pairs = urllib.parse.parse_qsl(self.body.decode(), max_num_fields=100)
+            form = dict(urllib.parse.parse_qsl(text, max_num_fields=100))
         except ValueError:
             return None
-        return dict(pairs) or None
+        is_form = label == "application/x-www-form-urlencoded" or "access_token" in form
+        return form if is_form and form else None
 
     @property
     def server_time(self) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote_plus
 
 import requests
 
@@ -28,6 +31,14 @@ T = TypeVar("T")
 _SECRET_NAME = re.compile(
     r"(?i)(?!.*_type\Z).*(secret|token|key|password|passphrase|assertion|authorization|cookie)"
 )
+
+
+class Message(NamedTuple):
+    """What is sent to an endpoint, and the secrets in it, which the answer may quote."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    secrets: Sequence[Secret]
 
 
 class Grant:
@@ -98,11 +109,7 @@ class Grant:
             yield "a proxy's password"
 
     def _talk(
-        self,
-        body: bytes,
-        headers: Mapping[str, str],
-        deadline: float,
-        read: Callable[[EndpointAnswer], Token],
+        self, message: Message, deadline: float, read: Callable[[EndpointAnswer], Token]
     ) -> Token:
         """Post the request and read the token from the answer.
 
@@ -110,19 +117,22 @@ class Grant:
         with the same refresh token: a server with a grace window still accepts it, but only for
         a few seconds.
         """
-        outcome = self._endpoint.post(body, headers, deadline)
+        outcome = self._endpoint.post(message.body, message.headers, deadline)
         verdict = self._verdict(outcome)
         if verdict == "ambiguous" and self._ambiguous_retry:
             logger.warning("%s closed the connection: sending the request again", self._endpoint)
-            outcome = self._endpoint.post(body, headers, deadline)
+            outcome = self._endpoint.post(message.body, message.headers, deadline)
             verdict = self._verdict(outcome)
         reason = ""
         if verdict == "granted" and isinstance(outcome, EndpointAnswer):
             try:
                 return read(outcome)
             except (ValueError, TypeError) as error:
-                verdict, reason = "unavailable", f", but {error}"
-        raise outcomes.error_for(outcome, verdict, self._endpoint, reason=reason)
+                verdict = outcomes.without_token(outcome)
+                reason = f", but {error}"
+        raise outcomes.error_for(
+            outcome, verdict, self._endpoint, reason=reason, hide=message.secrets
+        )
 
     def _verdict(self, outcome: Outcome) -> outcomes.Verdict:
         if isinstance(outcome, NoAnswer):
@@ -174,7 +184,7 @@ def contained(step: Callable[[], T]) -> T | SilentRefreshError:
 
 
 def literal(value: Any) -> Any:
-    """Wrap a secret given as a ``str`` so that it cannot be printed; return a callable as is."""
+    """Wrap a secret given as a ``str`` so that it cannot be printed; return all else as is."""
     return Secret(value) if isinstance(value, str) else value
 
 
@@ -202,6 +212,28 @@ def resolve(name: str, value: Any) -> Any:
         unavailable=RefreshUnavailable,
         passing=requests.RequestException,
     )
+
+
+def secrets_among(sent: Any, *, secret: bool = False) -> Iterator[Secret]:
+    """Yield the values that are sent under names that suggest a secret, and what is in them.
+
+    ``sent`` is a mapping of fields or headers. Credentials are also yielded without their
+    scheme, and those of ``Basic`` decoded.
+    """
+    if isinstance(sent, Mapping):
+        for name, value in sent.items():
+            yield from secrets_among(value, secret=secret or bool(_SECRET_NAME.match(name)))
+    elif isinstance(sent, (list, tuple)):
+        for value in sent:
+            yield from secrets_among(value, secret=secret)
+    elif secret and isinstance(sent, str):
+        scheme, _, credentials = sent.partition(" ")
+        yield from map(Secret, (sent, credentials))
+        if scheme.lower() == "basic":
+            with contextlib.suppress(ValueError):  # it is not base64 of text
+                pair = base64.b64decode(credentials).decode()
+                password = pair.partition(":")[2]
+                yield from map(Secret, (pair, password, unquote_plus(password)))
 
 
 def literal_secrets(what: str, values: Mapping[str, Any]) -> Iterable[str]:

@@ -90,6 +90,8 @@ class Exchange:
                 connection.fileno(), connection.family, connection.type, connection.proto
             )
             self._connection = connection
+            # TLS and a proxy's CONNECT follow; the timeout so far was that of one address.
+            connection.settimeout(max(0.001, self._deadline - time.monotonic()))
 
     def sending(self) -> None:
         """Record that the request is being sent; raises ``TimeoutError`` if it is too late."""
@@ -140,8 +142,10 @@ class Exchange:
         with _Session() as session:
             for prefix in ("https://", "http://"):
                 session.mount(prefix, _Transport(self))
-            left: Any = urllib3.Timeout(total=max(0.001, self._deadline - time.monotonic()))
-            response = session.send(self._request.prepare(), timeout=left, **self._settings)
+            left = max(0.001, self._deadline - time.monotonic())
+            # One address gets a part of the time only: the host's next one may be alive.
+            timeout: Any = urllib3.Timeout(connect=min(5, left / 3), total=left)
+            response = session.send(self._request.prepare(), timeout=timeout, **self._settings)
             with contextlib.closing(response):
                 received_at = self._clock()
                 body = self._read(response)

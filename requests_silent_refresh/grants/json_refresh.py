@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from ..system.foreign import secrets_of
 from ..token import Token, parse_time
 from . import outcomes
 from .answer import EndpointAnswer
-from .base import Grant, literal_secrets, refresh_token_of, resolve
+from .base import Grant, Message, literal_secrets, refresh_token_of, resolve, secrets_among
 from .protocol import EXCHANGE_TIMEOUT
 from .token_endpoint import TokenEndpoint
 
@@ -106,12 +107,9 @@ class JSONRefresh(Grant):
         def read(answer: EndpointAnswer) -> Token:
             return Token.from_response(self._rfc_6749(answer), answer.received_at, token)
 
-        return self._talk(
-            json.dumps(fields).encode(),
-            {"Content-Type": "application/json", **headers},
-            deadline,
-            read,
-        )
+        secrets = [*secrets_of(token), *secrets_among(fields), *secrets_among(headers)]
+        headers = {"Content-Type": "application/json", **headers}
+        return self._talk(Message(json.dumps(fields).encode(), headers, secrets), deadline, read)
 
     def _rfc_6749(self, answer: EndpointAnswer) -> dict[str, Any]:
         """Return the answer with its fields renamed to those of RFC 6749 section 5.1.
@@ -143,7 +141,7 @@ class JSONRefresh(Grant):
         for around in (payload, *(payload.get(container) for container in _CONTAINERS)):
             if isinstance(around, dict):
                 for name in _ACCESS_TOKEN:
-                    if isinstance(around.get(name), str):
+                    if type(around.get(name)) in (str, int):
                         return around, name
         raise ValueError("it has no access token under a usual name: set access_token_path")
 

@@ -10,10 +10,20 @@ from urllib.parse import quote_plus, urlencode
 
 from ..errors import SilentRefreshError
 from ..redaction import Secret
+from ..system.foreign import secrets_of
 from ..token import Token
 from . import outcomes
 from .answer import EndpointAnswer, NoAnswer
-from .base import Grant, contained, literal, literal_secrets, refresh_token_of, resolve
+from .base import (
+    Grant,
+    Message,
+    contained,
+    literal,
+    literal_secrets,
+    refresh_token_of,
+    resolve,
+    secrets_among,
+)
 from .protocol import EXCHANGE_TIMEOUT
 from .token_endpoint import TokenEndpoint
 
@@ -89,7 +99,8 @@ class _OAuthGrant(Grant):
             form = {"token": token.access_token.reveal(), "token_type_hint": "access_token"}
         else:
             form = {"token": token.refresh_token.reveal(), "token_type_hint": "refresh_token"}
-        outcome = endpoint.post(*self._request(form), deadline)
+        message = self._request(form, token)
+        outcome = endpoint.post(message.body, message.headers, deadline)
         if isinstance(outcome, NoAnswer):
             verdict = outcomes.of_no_answer(outcome)
         elif outcomes.is_success(outcome.status):
@@ -98,7 +109,7 @@ class _OAuthGrant(Grant):
             verdict = outcomes.by_rfc_6749(outcome)
         if verdict == "refused":  # a failed revocation does not end the session
             verdict = "wrong"
-        raise outcomes.error_for(outcome, verdict, endpoint, doing="revoked")
+        raise outcomes.error_for(outcome, verdict, endpoint, doing="revoked", hide=message.secrets)
 
     def _grant(self, form: dict[str, Any], previous: Token | None, deadline: float) -> Token:
         if self._scope is not None:
@@ -108,10 +119,10 @@ class _OAuthGrant(Grant):
         def read(answer: EndpointAnswer) -> Token:
             return Token.from_response(answer.payload or {}, answer.received_at, previous)
 
-        return self._talk(*self._request(form), deadline, read)
+        return self._talk(self._request(form, previous), deadline, read)
 
-    def _request(self, form: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
-        """Return the encoded form and the headers, with the credentials of section 2.3.1."""
+    def _request(self, form: dict[str, Any], token: Token | None) -> Message:
+        """Return the form and the headers, with the client's credentials (section 2.3.1)."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         secret = resolve("client_secret", self._client_secret)
         if self._client_auth == "basic":
@@ -122,7 +133,8 @@ class _OAuthGrant(Grant):
             form["client_id"] = self._client_id
         if self._client_auth == "post":
             form["client_secret"] = secret
-        return urlencode(form, doseq=True).encode(), headers
+        secrets = [*secrets_of(token), *secrets_among(form), *secrets_among(headers)]
+        return Message(urlencode(form, doseq=True).encode(), headers, secrets)
 
     def _literal_secrets(self) -> Iterable[str]:
         yield from super()._literal_secrets()

@@ -3,28 +3,41 @@
 ===============  ============================================  ==========================
 verdict          when                                          the grant
 ===============  ============================================  ==========================
-``granted``      2xx with an access token and no error         returns the token
-``refused``      ``invalid_grant``                             raises ``SessionExpired``
+``granted``      2xx with an access token                      returns the token
+``refused``      ``invalid_grant`` and its dialects, nested    raises ``SessionExpired``
+                 or in a 2xx without a token;
+                 ``invalid_request`` and its like, if the
+                 description says that the refresh token is
+                 invalid, expired, revoked or used
 ``wrong``        any other OAuth error, a redirect, 404, a     raises ``RefreshFailed``
                  request that could not be made
 ``unavailable``  no connection, timeout, 408, 425, 429, 5xx,   raises
-                 400, 401 or 403 without an OAuth error, and   ``RefreshUnavailable``
-                 answers that make no sense here
+                 throttling under any status, 400, 401 or 403  ``RefreshUnavailable``
+                 without an OAuth error, and answers that
+                 make no sense here
 ``ambiguous``    the connection was closed after sending       sends once more, then
                                                                ``RefreshUnavailable``
 ===============  ============================================  ==========================
 
 ``refused`` is the only verdict that ends a session, so only the authorization server's own
-error code leads to it. A 5xx or 429 does not, whatever its body says.
+words lead to it. A 5xx or 429 does not, whatever its body says. An access token in a 2xx is
+used whatever else the answer says, because the refresh token behind it is spent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
+from ..errors import (
+    RefreshFailed,
+    RefreshUnavailable,
+    SessionExpired,
+    SilentRefreshError,
+    cleaned,
+)
+from ..redaction import Secret, masked
 from .answer import EndpointAnswer, NoAnswer, Outcome, http_date
 
 Verdict = Literal["granted", "refused", "wrong", "unavailable", "ambiguous"]
@@ -34,51 +47,118 @@ VERDICTS: tuple[Verdict, ...] = ("granted", "refused", "wrong", "unavailable")
 
 Classify = Callable[[EndpointAnswer], str | None]
 
-# RFC 6749 section 5.2 and RFC 8707. A 403 with one of these codes comes from the authorization
-# server, any other 403 from something in front of it.
-_OAUTH_ERRORS = frozenset(
+# "Sign in again", from RFC 6749 section 5.2, OpenID Connect Core section 3.1.2.6, RFC 6750
+# (Spring, Cloud Foundry), RFC 8628, GitHub and Slack.
+_REFUSALS = frozenset(
     {
-        "invalid_request",
-        "invalid_client",
-        "unauthorized_client",
-        "unsupported_grant_type",
-        "invalid_scope",
-        "invalid_target",
-        "access_denied",
+        "invalid_grant",
+        "invalid_token",
+        "expired_token",
+        "interaction_required",
+        "login_required",
+        "consent_required",
+        "bad_refresh_token",
+        "invalid_refresh_token",
     }
 )
+# Also "sign in again", but only if the description says so of the refresh token.
+_VAGUE_ERRORS = frozenset({"invalid_request", "unauthorized_client", "access_denied"})
+# RFC 6749 section 5.2 and RFC 8707. A 403 with one of these codes comes from the authorization
+# server, any other 403 from something in front of it.
+_OAUTH_ERRORS = _VAGUE_ERRORS | {
+    "invalid_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_target",
+}
 # From RFC 6749 section 4.1.2.1 and RFC 8628; some token endpoints use them as well.
 _TRANSIENT_ERRORS = frozenset({"server_error", "temporarily_unavailable", "slow_down"})
+_THROTTLED = re.compile(r"too.?many.?requests|throttl|rate.?limit|slow.?down", re.IGNORECASE)
+
+_BAD = r"(?:invalid|expired|revoked|inactive|not valid|no longer valid)"
+_REFRESH_TOKEN = r"refresh[ _-]?token[\"'`]?"  # noqa: S105 (a pattern)
+_DEAD_REFRESH_TOKEN = re.compile(
+    rf"\b{_BAD}(?:(?:,| or| and)+ \w+){{0,3}} [\"'`]?{_REFRESH_TOKEN}"
+    rf"|{_REFRESH_TOKEN}(?: \S+)? (?:(?:is|was|has)(?: (?:already|been|either|an))* )?{_BAD}"
+    rf"|{_REFRESH_TOKEN}(?: \S+)? (?:(?:was|has|is|been|already) )+used",
+    re.IGNORECASE,
+)
+_INCOMPLETE_REQUEST = re.compile(
+    r"\b(?:missing|required|malformed|unsupported|parameter|unknown field"
+    r"|invalid (?:request|field|json))\b",
+    re.IGNORECASE,
+)
+
+_DESCRIPTIONS = ("error_description", "description", "message")
 
 
 def by_rfc_6749(answer: EndpointAnswer) -> Verdict:
-    """Classify an answer of an OAuth 2.0 token endpoint (RFC 6749 sections 5.1 and 5.2)."""
-    payload = answer.payload or {}
-    error = payload.get("error")
-    code = error if isinstance(error, str) else ""
-    if is_busy(answer.status) or code in _TRANSIENT_ERRORS:
-        return "unavailable"
-    if code == "invalid_grant":
-        return "refused"
-    if code in _OAUTH_ERRORS or (code and answer.status != 403):
-        return "wrong"
-    if is_success(answer.status):
-        return "granted" if payload.get("access_token") and not error else "unavailable"
-    return _by_status(answer.status)
+    """Classify an answer of an OAuth 2.0 token endpoint (RFC 6749 sections 5.1 and 5.2).
+
+    Every object in a 2xx is ``granted``. If the caller finds no access token in it, the answer
+    means what :func:`without_token` returns.
+    """
+    return "granted" if is_success(answer.status) and answer.payload else without_token(answer)
+
+
+def without_token(answer: EndpointAnswer) -> Verdict:
+    """Classify an answer without an access token by its error code, else by its status."""
+    code, _ = said_by(answer)
+    return _by_words(answer) or (
+        "wrong" if code and answer.status != 403 else _by_status(answer.status)
+    )
 
 
 def by_json_dialect(answer: EndpointAnswer) -> Verdict:
     """Classify an answer of an API with its own JSON format, mostly by the status.
 
-    This function does not know where the access token is. The caller must check that a
-    ``granted`` answer contains one.
+    A 400 or 401 with an object is a refusal, unless its words say otherwise. A 2xx is as in
+    :func:`by_rfc_6749`.
     """
-    if is_success(answer.status):
-        error = (answer.payload or {}).get("error")
-        return "granted" if answer.payload and not error else "unavailable"
-    if answer.status in (400, 401) and answer.payload is not None:
+    if answer.status not in (400, 401) or answer.payload is None:
+        granted = is_success(answer.status) and answer.payload
+        return "granted" if granted else _by_words(answer) or _by_status(answer.status)
+    about_the_request = _INCOMPLETE_REQUEST.search(" ".join(said_by(answer)))
+    return _by_words(answer) or ("wrong" if about_the_request else "refused")
+
+
+def _by_words(answer: EndpointAnswer) -> Verdict | None:
+    """Classify an answer by its status if that means "busy", else by words that are known."""
+    code, description = said_by(answer)
+    code = code.lower()
+    if is_busy(answer.status) or code in _TRANSIENT_ERRORS:
+        return "unavailable"
+    if code in _REFUSALS:
         return "refused"
-    return _by_status(answer.status)
+    if _THROTTLED.search(f"{code} {description}"):
+        return "unavailable"
+    if code in _VAGUE_ERRORS and _is_of_a_dead_refresh_token(description):
+        return "refused"
+    return "wrong" if code in _OAUTH_ERRORS else None
+
+
+def _is_of_a_dead_refresh_token(description: str) -> bool:
+    # "The refresh token is missing or invalid" may be about the request.
+    return bool(
+        _DEAD_REFRESH_TOKEN.search(description) and not _INCOMPLETE_REQUEST.search(description)
+    )
+
+
+def said_by(answer: EndpointAnswer) -> tuple[str, str]:
+    """Return the error code and the description in an answer, nested or not; ``""`` for none."""
+    payload: Any = answer.payload or {}
+    nested = payload.get("error") or payload.get("errors")
+    if isinstance(nested, list):
+        nested = next(iter(nested), None)
+    if isinstance(nested, dict):
+        names = ("code", "type", "error", "errorType")
+        return _first_text(nested, names), _first_text(nested, _DESCRIPTIONS)
+    code = nested if isinstance(nested, str) else ""
+    return code, _first_text(payload, (*_DESCRIPTIONS, "code", "__type"))
+
+
+def _first_text(fields: dict[str, Any], names: tuple[str, ...]) -> str:
+    return next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
 
 
 def of_no_answer(nothing: NoAnswer) -> Verdict:
@@ -89,7 +169,7 @@ def of_no_answer(nothing: NoAnswer) -> Verdict:
 
 
 def _by_status(status: int) -> Verdict:
-    if is_busy(status) or status in (400, 401, 403, 407):
+    if is_busy(status) or is_success(status) or status in (400, 401, 403, 407):
         return "unavailable"  # a firewall, a gateway, a captive portal: not the server's verdict
     return "wrong"
 
@@ -128,23 +208,19 @@ def error_for(
     *,
     doing: str = "refreshed",
     reason: str = "",
+    hide: Iterable[Secret] = (),
 ) -> SilentRefreshError:
     """Return the error to raise for an ``outcome`` that is not ``granted``.
 
-    ``doing`` completes "the token could not be ..."; ``reason`` is added to the message.
+    ``doing`` completes "the token could not be ..."; ``reason`` is added to the message if the
+    server gave none. ``hide`` lists the secrets that were sent: servers quote them.
     """
     if isinstance(outcome, NoAnswer):
-        return _error_without_answer(outcome, endpoint)
-    payload = outcome.payload or {}
-    details: dict[str, Any] = {
-        "error": payload.get("error"),
-        "error_description": payload.get("error_description"),
-        "status_code": outcome.status,
-        "retry_after": retry_after(outcome),
-    }
-    words = words_of(SilentRefreshError("", **details))
+        return _error_without_answer(outcome, endpoint, hide)
+    details = details_of(outcome, hide)
+    words = words_of(SilentRefreshError(**details))
     said = f"{endpoint} answered {outcome.status}{words}"
-    said += reason or ("" if words else _remark(outcome.status))
+    said += "" if words else reason or _remark(outcome.status)
     if verdict == "refused":
         return SessionExpired(f"the session has ended, sign in again: {said}", **details)
     if verdict == "wrong":
@@ -159,6 +235,17 @@ def error_for(
     )
 
 
+def details_of(answer: EndpointAnswer, hide: Iterable[Secret]) -> dict[str, Any]:
+    """Return what an answer says, as keywords for an error, with the secrets ``hide`` masked."""
+    code, description = (masked(words, hide) for words in said_by(answer))
+    return {
+        "error": code,
+        "error_description": description,
+        "status_code": answer.status,
+        "retry_after": retry_after(answer),
+    }
+
+
 def words_of(error: SilentRefreshError) -> str:
     """Return the server's error code and description as `` (code: description)``, or ``""``."""
     words = ": ".join(word for word in (error.error, error.error_description) if word)
@@ -171,8 +258,11 @@ def _remark(status: int) -> str:
     return ", and redirects are not followed" if 300 <= status < 400 else ""
 
 
-def _error_without_answer(nothing: NoAnswer, endpoint: object) -> SilentRefreshError:
-    detail = f" ({nothing.detail})" if nothing.detail else ""
+def _error_without_answer(
+    nothing: NoAnswer, endpoint: object, hide: Iterable[Secret]
+) -> SilentRefreshError:
+    said = cleaned(masked(nothing.detail, hide))  # a proxy's words may be among it
+    detail = f" ({said})" if said else ""
     failed: SilentRefreshError
     if nothing.kind == "set-up":
         failed = RefreshFailed(

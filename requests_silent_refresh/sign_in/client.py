@@ -12,8 +12,9 @@ from ..errors import SilentRefreshError
 from ..grants.answer import EndpointAnswer, NoAnswer, Outcome
 from ..grants.base import contained
 from ..grants.oauth import RefreshTokenGrant
-from ..grants.outcomes import is_busy, is_success, words_of
+from ..grants.outcomes import details_of, is_busy, is_success, words_of
 from ..grants.token_endpoint import TokenEndpoint
+from ..redaction import Secret
 from ..token import Token
 
 
@@ -24,7 +25,7 @@ class SignInError(SilentRefreshError):
     reached or was busy. ``error`` and ``error_description`` are the server's, if it gave any.
     """
 
-    def __init__(self, message: str, *, transient: bool = False, **kwargs: Any) -> None:
+    def __init__(self, message: str = "", *, transient: bool = False, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.transient = transient
 
@@ -73,9 +74,10 @@ class Client:
     def _ask(self, endpoint: TokenEndpoint, body: str) -> EndpointAnswer:
         """Post as this client and return the answer if it is a success; raise otherwise."""
         form, grant = dict(parse_qsl(body)), _Authenticated(self)
-        outcome = contained(lambda: grant.ask(endpoint, form, time.monotonic() + self.timeout))
-        if isinstance(outcome, SilentRefreshError):
-            raise outcome
+        asked = contained(lambda: grant.ask(endpoint, form, time.monotonic() + self.timeout))
+        if isinstance(asked, SilentRefreshError):
+            raise asked
+        outcome, secrets = asked
         if isinstance(outcome, NoAnswer):
             transient = outcome.kind != "set-up"
             raise SignInFailed(
@@ -86,13 +88,8 @@ class Client:
         payload = outcome.payload or {}
         if is_success(outcome.status) and payload and not payload.get("error"):
             return outcome
-        failure = SignInFailed(
-            "",
-            error=payload.get("error"),
-            error_description=payload.get("error_description"),
-            status_code=outcome.status,
-            transient=is_busy(outcome.status),
-        )
+        details = details_of(outcome, secrets)
+        failure = SignInFailed(transient=is_busy(outcome.status), **details)
         failure.args = (f"{endpoint} answered {outcome.status}{words_of(failure)}",)
         raise failure
 
@@ -109,5 +106,10 @@ class _Authenticated(RefreshTokenGrant):
             **client.network,
         )
 
-    def ask(self, endpoint: TokenEndpoint, form: dict[str, Any], deadline: float) -> Outcome:
-        return endpoint.post(*self._request(form), deadline)
+    def ask(
+        self, endpoint: TokenEndpoint, form: dict[str, Any], deadline: float
+    ) -> tuple[Outcome, list[Secret]]:
+        """Return the outcome, and the secrets that were sent."""
+        message = self._request(form, None)
+        codes = [Secret(value) for name, value in form.items() if "code" in name]
+        return endpoint.post(message.body, message.headers, deadline), [*message.secrets, *codes]

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote_plus, urlencode
 
 import pytest
 import requests
@@ -46,6 +46,12 @@ from requests_silent_refresh.testing import AuthorizationServer, Request
 NOW = 1_800_000_000.0
 URL = "https://auth.example.com/token"
 CANARY = "canary-0123456789"
+# With characters that base64 and percent-encoding write in more than one way.
+SENT = {
+    "secret": "client~secret?>%+/0123",
+    "refresh": "refresh-token/+?0123",
+    "assertion": "assertion=0123456789",
+}
 
 
 @pytest.fixture
@@ -271,7 +277,29 @@ OAUTH = [
     (401, {}, {"error": "invalid_grant"}, SessionExpired, "invalid_grant"),
     (403, {}, {"error": "invalid_grant"}, SessionExpired, "invalid_grant"),
     (200, {}, {"error": "invalid_grant"}, SessionExpired, "invalid_grant"),
-    (200, {}, {"error": "invalid_grant", "access_token": "x"}, SessionExpired, "invalid_grant"),
+    (200, {}, {"error": "invalid_grant", "access_token": ""}, SessionExpired, "invalid_grant"),
+    (
+        200,
+        {},
+        {"ok": False, "error": "invalid_refresh_token"},
+        SessionExpired,
+        "invalid_refresh_token",
+    ),
+    (200, {}, {"error": "bad_refresh_token"}, SessionExpired, "bad_refresh_token"),
+    (401, {}, {"error": "invalid_token"}, SessionExpired, "invalid_token"),
+    (400, {}, {"error": "expired_token"}, SessionExpired, "expired_token"),
+    (400, {}, {"error": "interaction_required"}, SessionExpired, "interaction_required"),
+    (400, {}, {"error": "login_required"}, SessionExpired, "login_required"),
+    (400, {}, {"error": "consent_required"}, SessionExpired, "consent_required"),
+    (400, {}, {"error": {"code": "invalid_grant"}}, SessionExpired, "invalid_grant"),
+    (
+        400,
+        {},
+        {"error": {"type": "INVALID_TOKEN"}},
+        SessionExpired,
+        "INVALID_TOKEN",
+    ),
+    (400, {}, {"errors": [{"errorType": "invalid_grant"}]}, SessionExpired, "invalid_grant"),
     (401, {}, {"error": "invalid_client"}, RefreshFailed, "invalid_client"),
     (400, {}, {"error": "unauthorized_client"}, RefreshFailed, "unauthorized_client"),
     (400, {}, {"error": "unsupported_grant_type"}, RefreshFailed, "unsupported_grant_type"),
@@ -302,9 +330,12 @@ OAUTH = [
     (200, {}, {}, RefreshUnavailable, None),
     (200, {}, {"access_token": ""}, RefreshUnavailable, None),
     (200, {}, {"access_token": None}, RefreshUnavailable, None),
-    (200, {}, {"access_token": 7}, RefreshUnavailable, None),
+    (200, {}, {"access_token": ["x"]}, RefreshUnavailable, None),
     (200, {}, {"access_token": "two\nlines"}, RefreshUnavailable, None),
-    (200, {}, {"access_token": "x", "error": {"code": 1}}, RefreshUnavailable, None),
+    (200, {}, {"access_token": "", "error": {"code": 1}}, RefreshUnavailable, None),
+    (200, {}, {"error": "slow_down"}, RefreshUnavailable, "slow_down"),
+    (400, {}, {"error": "rate_limited"}, RefreshUnavailable, "rate_limited"),
+    (400, {}, {"error": "x", "message": "Too many requests"}, RefreshUnavailable, "x"),
     (200, {}, [{"access_token": "x"}], RefreshUnavailable, None),
     (200, {}, '{"access_token": "x"', RefreshUnavailable, None),
     (200, {}, "<h1>Welcome to our hotel</h1>", RefreshUnavailable, None),
@@ -336,6 +367,44 @@ class TestOutcomes:
         assert raised.response is None
         assert raised.request is None
         assert len(web.calls) == 1
+
+    @pytest.mark.parametrize("code", ["invalid_request", "unauthorized_client", "access_denied"])
+    @pytest.mark.parametrize(
+        ("said", "kind"),
+        [
+            ("refresh_token is invalid", SessionExpired),
+            ("The refresh token is invalid.", SessionExpired),
+            ("Invalid refresh token (expired): x", SessionExpired),
+            ("invalid or expired refresh_token", SessionExpired),
+            ("The provided refresh token has expired", SessionExpired),
+            ("refresh token expired", SessionExpired),
+            ("Refresh token has been revoked by the user", SessionExpired),
+            ("The refresh token was already used", SessionExpired),
+            ("The refresh token 'x' is no longer valid", SessionExpired),
+            ("", RefreshFailed),
+            ("refresh_token is missing or invalid", RefreshFailed),
+            ("The parameter refresh_token is required", RefreshFailed),
+            ("Invalid client for this refresh token", RefreshFailed),
+            ("The client may not use refresh tokens", RefreshFailed),
+            ("the access token is invalid", RefreshFailed),
+            ("Check the `refresh_token` parameter: invalid scope", RefreshFailed),
+        ],
+    )
+    def test_a_vague_code_is_a_refusal_if_it_says_so_of_the_refresh_token(
+        self, web: Any, code: str, said: str, kind: Any
+    ) -> None:
+        """P7: any other complaint about the request never ends the session."""
+        web.post(URL, status=400, json={"error": code, "error_description": said})
+        with pytest.raises(kind):
+            RefreshTokenGrant(URL, "me")(token())
+
+    @pytest.mark.parametrize("error", ["invalid_grant", {"code": 1}, "anything"])
+    @pytest.mark.parametrize("kind", [RefreshTokenGrant, JSONRefresh])
+    def test_a_token_beside_an_error_is_used(self, web: Any, kind: Any, error: Any) -> None:
+        """P16: the refresh token behind it is spent; a 401 will tell if the new one is not good."""
+        web.post(URL, json={"access_token": "at-new", "refresh_token": "rt-new", "error": error})
+        grant = kind(URL, "me") if kind is RefreshTokenGrant else kind(URL)
+        assert grant(token()).refresh_token.reveal() == "rt-new"
 
     def test_the_servers_words_are_cleaned_and_bounded(self, web: Any) -> None:
         """P12: a description cannot control the terminal or fill the log."""
@@ -511,7 +580,7 @@ class TestClassify:
         """`"granted"` overrides the status, but the answer must still contain a token."""
         for verdict, body, kind in [
             ("wrong", {"access_token": "x"}, RefreshFailed),
-            ("granted", {"error": "x"}, RefreshUnavailable),
+            ("granted", {"message": "x"}, RefreshUnavailable),
         ]:
             web.upsert("POST", URL, status=400, json=body)
             with pytest.raises(kind):
@@ -540,6 +609,61 @@ class TestClassify:
 
 
 class TestSecrets:
+    @pytest.mark.parametrize(
+        "quote",
+        [
+            lambda form, header: header,
+            lambda form, header: f"bad credentials ({header.partition(' ')[2].rstrip('=')})",
+            lambda form, header: quote_plus(header),
+            lambda form, header: re.sub("%..", lambda c: c[0].lower(), quote_plus(header)),
+            lambda form, header: header.translate(str.maketrans("+/", "-_")),
+            lambda form, header: f"secret {SENT['secret']} does not match",
+            lambda form, header: f"secret {quote_plus(SENT['secret'])} does not match",
+            lambda form, header: base64.b64encode(SENT["secret"].encode()).decode(),
+            lambda form, header: f"no such token: {form['refresh_token']}",
+            lambda form, header: f"bad assertion {form['client_assertion']}",
+            lambda form, header: urlencode(form),
+        ],
+    )
+    @pytest.mark.parametrize("code", ["invalid_grant", "invalid_client", "server_error"])
+    @pytest.mark.parametrize("auth", ["basic", "post"])
+    def test_a_server_that_quotes_what_it_was_sent(
+        self, web: Any, quote: Any, code: str, auth: Any
+    ) -> None:
+        """P12: the credentials are masked in any encoding, in the message and attributes."""
+        shown = []
+
+        def answer(request: Any) -> Any:
+            form = dict(parse_qsl(request.body.decode()))
+            header = request.headers.get("Authorization", "")
+            shown.append(quote(form, header))
+            body = {"error": code, "error_description": shown[0][:150]}
+            return 400, {}, json.dumps(body)
+
+        web.add_callback(responses.POST, URL, answer)
+        extra = {"client_assertion": SENT["assertion"]}
+        grant = RefreshTokenGrant(URL, "me", SENT["secret"], client_auth=auth, extra=extra)
+        with pytest.raises(SilentRefreshError) as caught:
+            grant(Token("at-old", SENT["refresh"]))
+        told = str(caught.value) + repr(vars(caught.value))
+        for piece in re.findall(r"[\w+/%~-]{12,}", shown[0]):
+            if piece not in ("refresh_token", "client_assertion", "client_secret"):
+                assert piece not in told
+        assert not [name for name, secret in SENT.items() if secret in told]
+        assert code in told
+
+    @pytest.mark.parametrize("name", ["X-Api-Key", "Authorization", "Cookie"])
+    def test_a_server_that_quotes_a_header_or_field(self, web: Any, name: str) -> None:
+        """P12: values of `headers` and `extra` whose names suggest a secret are masked."""
+        secret = f"Token {CANARY}"
+        said = f"{CANARY}-1 or {CANARY}-2 is wrong"
+        web.post(URL, status=401, json={"message": said})
+        extra = {"device": {"apiKey": f"{CANARY}-2"}}
+        grant = JSONRefresh(URL, headers={name: secret + "-1"}, extra=extra)
+        with pytest.raises(SessionExpired, match=r"\*\*\* is wrong") as caught:
+            grant(token())
+        assert CANARY not in str(caught.value)
+
     def test_a_callable_is_called_at_each_exchange(self) -> None:
         """A rotated secret is used without a restart."""
         with AuthorizationServer(client_secret="second") as server:
@@ -662,7 +786,7 @@ class TestSecrets:
                 timeout=0.3,
             )
             raised: list[BaseException] = []
-            echo = Reply.json(400, {"error": "invalid_grant", "access_token": secrets[0]})
+            echo = Reply.json(400, {"error": "invalid_grant", "token": secrets[0]})
             torn = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + secrets[1].encode()
             for fault in (
                 {"status": 400, "body": echo.body},
@@ -799,6 +923,8 @@ class TestJSONRefresh:
             ({"accessToken": "A"}, "A", "rt-old", None),
             ({"accessToken": "A", "refreshToken": "R", "expiresIn": 60}, "A", "R", 60),
             ({"access": "A", "refresh": "R"}, "A", "R", None),
+            ({"access": True, "token": 7, "refresh": 8}, "7", "8", None),
+            ({"access": "A", "refresh": {"id": 1}}, "A", "rt-old", None),
             ({"token": "A", "expires": "2027-01-15T08:01:00Z"}, "A", "rt-old", 60),
             ({"token": {"access_token": "A", "expires_in": "60"}}, "A", "rt-old", 60),
             ({"jwt": "A", "expiration": 1_800_000_060}, "A", "rt-old", 60),
@@ -873,7 +999,14 @@ class TestJSONRefresh:
             (404, {}, RefreshFailed),
             (422, {"message": "no field token"}, RefreshFailed),
             (302, "", RefreshFailed),
-            (200, {"error": "expired", "accessToken": "A"}, RefreshUnavailable),
+            (200, {"error": "expired", "accessToken": ""}, RefreshFailed),
+            (200, {"error": {"code": "invalid_refresh_token"}}, SessionExpired),
+            (401, {"error": "invalid_client"}, RefreshFailed),
+            (400, {"error": "invalid_request"}, RefreshFailed),
+            (400, {"message": "missing field deviceId"}, RefreshFailed),
+            (400, {"__type": "TooManyRequestsException"}, RefreshUnavailable),
+            (400, {"code": "ThrottlingException"}, RefreshUnavailable),
+            (401, {"error": "temporarily_unavailable"}, RefreshUnavailable),
             (200, {"nothing": "here"}, RefreshUnavailable),
             (200, {"data": {"access_token": None}}, RefreshUnavailable),
             (200, [], RefreshUnavailable),
@@ -940,9 +1073,9 @@ def test_the_page_on_grants_runs(monkeypatch: pytest.MonkeyPatch, web: Any) -> N
     web.post(oauth, json={"access_token": "A"})
     for grant in ("public", "confidential", "machine"):
         assert names[grant](token()).access_token.reveal() == "A"
-    web.post("https://github.com/login/oauth/access_token", json={"error": "bad_refresh_token"})
+    web.post("https://auth.example.com/oauth2/token", json={"error": "session_gone"})
     with pytest.raises(SessionExpired):
-        names["github"](token())
+        names["special"](token())
     for answer in (
         {"accessToken": "A", "expiresIn": 60},
         {"access": "A", "refresh": "R"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import gzip
+import json
 import os
 import signal
 import socket
@@ -463,7 +464,10 @@ class TestTheAnswer:
                 {"a": "1", "b": " "},
             ),
             ("application/x-www-form-urlencoded", b'{"a": "b=c"}', {"a": "b=c"}),
-            ("application/x-www-form-urlencoded", b"\xff=1", None),
+            ("application/x-www-form-urlencoded", b"\xff=1", {"\xff": "1"}),
+            ("text/plain", b"access_token=a&scope=b", {"access_token": "a", "scope": "b"}),
+            ("text/plain", b"access_token=a&name=\xff", {"access_token": "a", "name": "\xff"}),
+            ("application/json", b'{"a": "two\nlines"}', {"a": "two\nlines"}),
             ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 200), None),
             ("application/json", b"a=1", None),
             ("application/json", b"[1]", None),
@@ -474,9 +478,30 @@ class TestTheAnswer:
         ],
     )
     def test_what_counts_as_an_object(self, label: str, body: bytes, payload: Any) -> None:
-        """JSON is parsed under any content type, a form only under its own; nothing else is."""
+        """P16: JSON is parsed under any content type, a form under its own or with a token."""
         headers = requests.structures.CaseInsensitiveDict({"content-type": label})
         assert EndpointAnswer(200, headers, body, 0.0).payload == payload
+
+    @pytest.mark.parametrize(
+        "charset", ["iso-8859-1", "ISO-8859-15", "cp1252", "utf-16", "utf-16-le", "utf-32", "cp037"]
+    )
+    @pytest.mark.parametrize("label", ["; charset={}", ';charset="{}"', "", "; charset=no-such"])
+    def test_json_in_any_charset(self, charset: str, label: str) -> None:
+        """P16: whatever the charset, and the label if it can be guessed, the token is read."""
+        label = label.format(charset)
+        if charset == "cp037" and charset not in label:
+            pytest.skip("EBCDIC cannot be guessed")
+        body = json.dumps({"a": "t", "name": "José"}, ensure_ascii=False).encode(charset)
+        answer = EndpointAnswer(200, {"Content-Type": f"application/json{label}"}, body, 0.0)
+        assert answer.payload == {"a": "t", "name": "José"}
+
+    @pytest.mark.parametrize("label", ["iso-8859-1", "utf-16", "rot13", "\0", "ascii", "x" * 999])
+    @pytest.mark.parametrize("start", ["", "\ufeff"])
+    def test_a_wrong_charset_does_no_harm(self, label: str, start: str) -> None:
+        """P16: UTF-8 with or without a mark is read under any label."""
+        body = f'{start}{{"a": "José"}}'.encode()
+        answer = EndpointAnswer(200, {"Content-Type": f"text/json;charset={label}"}, body, 0.0)
+        assert answer.payload == {"a": "José"}
 
     @pytest.mark.parametrize(
         ("date", "expected"),
@@ -630,6 +655,42 @@ class TestTheDeadline:
         with raw_server(reading_until_closed) as server:
             self.left_in_time(server.url.replace("http:", "https:"))
         assert CANARY not in server.received[0]
+
+    def test_an_address_that_never_connects_leaves_time_for_the_next(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """P7: an address that a VPN swallows does not take the time of the host's other one."""
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(raw_server(answering(ok(b'{"access_token": "a"}'))))
+            hole = stack.enter_context(socket.socket())
+            hole.bind(("127.0.0.9", server.port))
+            hole.listen(0)
+            for _ in range(4):  # the backlog is full then, and the kernel drops what follows
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(hole.getsockname())
+            addresses = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port))
+                for host in ("127.0.0.9", "127.0.0.1")
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
+            outcome = post(server.url.replace("127.0.0.1", "auth.localhost"), 3.0, proxies={})
+        assert isinstance(outcome, EndpointAnswer), outcome
+
+    def test_a_slow_proxy_has_all_the_time_that_is_left(self) -> None:
+        """P8: only connecting to an address is cut short, not what a proxy does after it."""
+
+        def slow(server: RawServer, client: socket.socket) -> None:
+            client.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while client.recv(65536):
+                    pass
+            client.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+        with raw_server(slow) as server:
+            proxies = {"https": f"http://127.0.0.1:{server.port}"}
+            outcome = no_answer("https://auth.invalid/token", seconds=1.2, proxies=proxies)
+        assert (outcome.kind, "403 Forbidden" in outcome.detail) == ("unreachable", True)
 
     def test_a_stalled_proxy_does_not_extend_it(self) -> None:
         """P8: a proxy that never answers the CONNECT gets no request."""

@@ -302,7 +302,6 @@ class Refresher:
             call = Call(revoking, lambda _: None, "silent-refresh-revoke")
             call.result(self.exchange_timeout)
         except Exception as error:  # noqa: BLE001 (best effort, whatever the callable raises)
-            share(SilentRefreshError(""), error, secrets_of(token))
             logger.warning("a token could not be revoked: %s", account_of(error, token))
 
 

@@ -578,6 +578,23 @@ def test_the_whole_chain_of_a_transports_exceptions_is_cleaned(manager):
         assert "Authorization" not in holder.request.headers
 
 
+def test_an_error_raised_while_another_was_handled_is_cleaned(manager):
+    """P12: the earlier exception shows no token either, though it is not called the cause."""
+
+    class Failing(BaseAdapter):
+        def send(self, request, **how):
+            try:
+                raise requests.ConnectionError("inner", request=request)
+            except requests.ConnectionError:
+                raise requests.Timeout("outer", request=request)  # noqa: B904 (the test is about it)
+
+    session = session_of(manager, API, transport=Failing())
+    with pytest.raises(requests.Timeout) as caught:
+        session.get(API)
+    assert "Authorization" not in caught.value.request.headers
+    assert "Authorization" not in caught.value.__context__.request.headers
+
+
 def test_an_adapter_above_another_shows_neither_token():
     """P12, P13: two adapters, two headers; neither history nor request shows either token."""
     stub = Stub()

@@ -77,6 +77,20 @@ def test_many_requests_to_a_path_that_rejects_every_token(server, clock):
     assert server.counters.exchanges <= 2
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "among good ones"])
+def test_many_uploads_to_a_path_that_rejects_every_token(server, clock, others):
+    """Futile: two refreshes, however many uploads there are, although none is sent again."""
+    manager = signed_in(server, monotonic=clock)
+    server.forbid("/resource/bad")
+    with session_for(manager, server) as session:
+        for _ in range(10):
+            assert session.post(server.resource + "/bad", data=iter([b"once"])).status_code == 401
+            assert manager.finish(10)  # or the next upload would share its refresh
+            for _ in range(others):
+                assert session.post(server.resource, data=iter([b"once"])).status_code == 200
+    assert server.counters.exchanges == 2
+
+
 def test_many_paths_that_reject_every_token(server, clock):
     """Futile: six a minute over all paths of an API that rejects everything, besides the first
     refresh for each path, which does not count."""
@@ -197,6 +211,17 @@ def test_the_memory_of_bad_paths_is_bounded(guard):
     assert guard.allows("/oldest", Token("t"))
 
 
+def test_a_bad_path_that_is_still_requested_is_remembered(guard):
+    """Futile: a path counts as old by its last rejection, so a scraper that goes on to a million
+    others does not ask for more refreshes at the one that it comes back to."""
+    strike(guard, "/bad", 2)
+    for number in range(PATHS_REMEMBERED - 1):
+        strike(guard, f"/other/{number}")
+    strike(guard, "/bad")
+    strike(guard, "/one-more")
+    assert not guard.allows("/bad", Token("t"))
+
+
 def test_the_memory_of_good_paths_is_bounded(guard):
     """Futile: the oldest good path is forgotten likewise, and counts as an unknown one."""
     for number in range(FUTILE_PER_MINUTE):
@@ -218,6 +243,18 @@ def test_the_query_string_is_not_part_of_the_path(server, clock):
         for page in range(20):
             session.get(server.resource + "/bad", params={"page": page})
     assert server.counters.exchanges == 2
+
+
+def test_a_good_path_that_is_still_requested_is_remembered(guard):
+    """Futile: likewise, by its last accepted token."""
+    for number in range(FUTILE_PER_MINUTE):
+        strike(guard, f"/bad/{number}", 2)
+    assert guard.allows("/unknown", Token("extra"))  # the one beyond six, which is used up now
+    for number in (*range(PATHS_REMEMBERED), 0):
+        guard.accepted(f"/good/{number}", Token("t"))
+    guard.accepted("/good/one-more", Token("t"))
+    assert guard.allows("/good/0", Token("newer"))
+    assert not guard.allows("/good/1", Token("newer"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")

@@ -537,6 +537,32 @@ def test_fork_of_a_session_in_memory(server, path):
     assert server.counters.exchanges == 1
 
 
+@needs_fork
+def test_fork_of_a_session_in_memory_that_spends_nothing(server, path):
+    """P1: the child of a manager with client credentials refreshes, since no refresh token of the
+    parent's is spent by that."""
+    code = textwrap.dedent(FORK) + textwrap.dedent(
+        """
+        from requests_silent_refresh import MemoryStore, Token
+
+        def refresh(token):
+            return Token(f"of-{os.getpid()}")
+
+        refresh.rotates = refresh.needs_sign_in = False
+        manager, _ = make(MemoryStore(), refresh)
+        first = manager.token()
+
+        def work():
+            token = manager.renew(first)
+            say(token.access_token.reveal() == f"of-{os.getpid()}")
+
+        assert os.waitpid(in_a_child(work), 0)[1] == 0
+        """
+    )
+    with Child(server, path, code) as child:
+        assert child.end() == (["True"], "", 0)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_multiprocessing_child_that_ends_during_a_background_refresh(server, tmp_path, method):
     """P5: it ends by ``os._exit``, and runs no exit handlers but multiprocessing's own."""

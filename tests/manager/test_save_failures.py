@@ -317,7 +317,7 @@ def ask_in_another_process(server, path, wait):
 
 AT_EXIT = textwrap.dedent(
     """
-    import logging, os, sys
+    import logging, os, sys, threading
     from requests_silent_refresh import *
     from requests_silent_refresh.system import private_files
 
@@ -329,10 +329,12 @@ AT_EXIT = textwrap.dedent(
         refresh_ahead=0,
     )
     first = manager.token()
-    call, broken = private_files.call, [True]
+    call, broken, tried_again = private_files.call, [True], threading.Event()
 
     def failing(function, /, *args, **kwargs):
         if function is os.replace and broken and manager.stats.exchanges:
+            if threading.current_thread().name == "silent-refresh-save":
+                tried_again.set()
             raise OSError(28, "No space left on device")
         return call(function, *args, **kwargs)
 
@@ -343,7 +345,9 @@ AT_EXIT = textwrap.dedent(
             manager.renew(second)
         except RefreshUnavailable as error:
             print("backoff")
-    if how != "for good":
+    if how == "for good":
+        assert tried_again.wait(30)
+    else:
         broken.clear()
     """
 )
@@ -351,7 +355,8 @@ AT_EXIT = textwrap.dedent(
 
 @pytest.mark.parametrize("how", ["mended", "in a backoff", "for good"])
 def test_an_unsaved_token_is_saved_at_exit(server, tmp_path, how):
-    """P4, P5: even during a backoff. If that fails too, the log says that the token is lost."""
+    """P4, P5: even during a backoff. If that fails too, the log says that the token is lost, and
+    the thread that goes on trying does not keep the process from ending."""
     path = tmp_path / "tokens"
     store = EncryptedFileStore(path, KEY)
     store.save(server.sign_in_token(), after=None)

@@ -14,6 +14,7 @@ from requests_silent_refresh import (
     EncryptedFileStore,
     MemoryStore,
     RefreshFailed,
+    RefreshUnavailable,
     SessionExpired,
     SilentRefreshError,
     StoreUnavailable,
@@ -457,6 +458,30 @@ def test_a_sign_in_during_an_exchange_wins(server):
     assert server.counters.revocations == 0
 
 
+@pytest.mark.parametrize("signs", ["in", "out"])
+def test_a_sign_in_or_out_elsewhere_during_an_exchange_wins(server, tmp_path, signs):
+    """P4, P17: another process's is found when the result is saved, which is dropped then."""
+    store, elsewhere = (EncryptedFileStore(tmp_path / "tokens", KEY) for _ in range(2))
+    manager = signed_in(server, store=store)
+    first = manager.token()
+    theirs = server.sign_in_token()
+    with server.token_gate(processed=True) as held:
+        crowd = Crowd(lambda: manager.renew(first))
+        assert held.arrived.wait(10)
+        if signs == "in":
+            stored = elsewhere.save(theirs, after=None)
+        else:
+            stored = elsewhere.clear(elsewhere.load())
+    if signs == "in":
+        assert set(crowd.outcomes()) == {manager.token()}
+        assert manager.token().access_token.reveal() == theirs.access_token.reveal()
+    else:
+        assert crowd.kinds() == {"SessionExpired": CROWD}
+        assert server.counters.revocations == 1  # of the granted token, which nobody else knows
+    assert stored.is_same(store.load())
+    assert server.counters.exchanges == 1
+
+
 def test_a_sign_out_during_an_exchange_wins(server):
     """P4: the result of the refresh is dropped and revoked; elsewhere it undid the sign-out (ktor
     testClearCalledWhileSettingTokens)."""
@@ -497,6 +522,53 @@ def test_a_sign_out_wipes_the_store_even_if_the_revocation_fails(server, caplog)
     manager.sign_out()
     assert store.load().token is None
     assert "could not be revoked" in caplog.text
+
+
+@pytest.mark.parametrize("raised", [ValueError, SilentRefreshError])
+def test_a_revocation_whose_error_quotes_the_token(caplog, raised):
+    """P12: the application's callable may raise anything. The log shows the type and place of a
+    foreign error only, and never the token."""
+
+    def refresh(token):
+        raise AssertionError
+
+    def revoke(token):
+        raise raised(f"cannot revoke {token.refresh_token.reveal()}")
+
+    refresh.revoke = revoke
+    manager = TokenManager(refresh)
+    manager.sign_in(Token("opaque-access", "opaque-refresh"))
+    manager.sign_out()
+    assert "could not be revoked" in caplog.text
+    assert "opaque-refresh" not in caplog.text
+    assert ("cannot revoke" in caplog.text) is (raised is SilentRefreshError)
+    assert (f"ValueError at {__file__}" in caplog.text) is (raised is ValueError)
+
+
+def test_a_revocation_that_asks_for_a_token():
+    """P8: it fails at once, and the token that is to be revoked is not exchanged."""
+    exchanged, outcomes = [], []
+
+    def refresh(token):
+        exchanged.append(token)
+        return Token("next", "next")
+
+    refresh.revoke = lambda token: outcomes.append(outcome_of(manager.token))
+    manager = TokenManager(refresh, refresh_ahead=0)
+    manager.sign_in(Token("access", "refresh", expires_at=time.time() - 10))
+    manager.sign_out()
+    assert [type(outcome) for outcome in outcomes] == [RefreshFailed]
+    assert exchanged == []
+
+
+def test_a_sign_out_after_a_refresh_that_failed(server, tmp_path):
+    """The store is wiped, whatever the failed refresh had prepared in it."""
+    store = EncryptedFileStore(tmp_path / "tokens", KEY)
+    manager = signed_in(server, store=store)
+    server.fault("token", status=503)
+    assert type(outcome_of(lambda: manager.renew(manager.token()))) is RefreshUnavailable
+    manager.sign_out()
+    assert store.load().token is None
 
 
 def test_a_sign_out_asks_nobody_to_sign_in(server):

@@ -20,6 +20,7 @@ from queue_kit import (
 from requests_silent_refresh import (
     MemoryStore,
     RefreshFailed,
+    RefreshTimeout,
     RefreshTokenGrant,
     RefreshUnavailable,
     SessionExpired,
@@ -143,6 +144,27 @@ def test_a_store_that_changes_faster_than_it_can_be_read(server, store):
     store.always("lock", lambda: "moved")
     with pytest.raises(StoreUnavailable, match="faster than it can be read"):
         manager.renew(manager.token())
+
+
+def test_a_lock_that_is_never_released(store):
+    """P8: a grant that does not rotate waits for it, too. The refresh ends with the store's error,
+    which names the holder, and does not go on in the background."""
+    errors = []
+
+    def refresh(token):
+        raise AssertionError
+
+    refresh.rotates = refresh.needs_sign_in = False
+    manager = TokenManager(
+        refresh, store, wait_timeout=0.2, on_event=lambda event: errors.append(event.error)
+    )
+    with store.exclusive(1):
+        assert isinstance(outcome_of(manager.token), (StoreUnavailable, RefreshTimeout))
+        assert manager.finish(10)
+        until(lambda: errors)
+    (error,) = errors
+    assert isinstance(error, StoreUnavailable)
+    assert error.holder == "this process"
 
 
 def test_a_sign_in_during_a_read_of_the_store_is_not_overwritten(server, store, manager):

@@ -336,6 +336,16 @@ class TestInterrupted:
             assert hold.interrupted_at is None
         assert beside(path) == []
 
+    def test_another_sign_ins_mark_is_removed_beside_one_that_stays(self, store, path):
+        """The mark of a replaced session goes, though this session's own mark comes before it."""
+        state = store.save(OLD, None)
+        self.cut_off(path, state, state)
+        self.cut_off(path, State("0" * 32, 8, OLD), None)
+        assert beside(path) == ["tokens.next.2", "tokens.next.9"]
+        with store.exclusive(1.0, state) as hold:
+            assert hold.interrupted_at is not None
+        assert beside(path) == ["tokens.next.2"]
+
     def test_a_sign_out_removes_the_mark(self, store, path):
         """The mark does not apply after a sign-out."""
         old = store.save(OLD, None)
@@ -404,6 +414,17 @@ def test_the_reserved_room_is_used(store, path):
         store.save(NEW, state)
         assert os.stat(path).st_ino == inode
     assert path.stat().st_size < 4096
+
+
+@pytest.mark.parametrize("new", [NEW, None], ids=["a refresh", "a sign-out"])
+def test_the_room_of_an_earlier_refresh_is_not_used(store, path, new):
+    """P4: a refresh that failed has removed its room, and a save without the lock succeeds."""
+    state = store.save(OLD, None)
+    with store.exclusive(1.0, state) as hold:
+        hold.begin(state)
+    store.replace(state.followed_by(new), state)
+    assert store.load().generation == 2
+    assert beside(path) == []
 
 
 def test_a_leftover_of_an_unfinished_save(store, path):

@@ -285,8 +285,18 @@ class TestLockFile:
             store.exclusive(0.0, state)
         assert error.value.holder is None
 
-    def test_a_stuck_writer(self, store, state, path, monkeypatch):
-        """P8: a save waits a limited time for another save, and the error names its process."""
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda store, state: store.save(Token("b"), state),
+            lambda store, state: store.reset(),
+            lambda store, state: store.rotate_key(),
+        ],
+        ids=["save", "reset", "rotate_key"],
+    )
+    def test_a_stuck_writer(self, store, state, path, monkeypatch, write):
+        """P1, P8: whatever writes waits a limited time for another save, and the error names its
+        process."""
         from requests_silent_refresh.stores import state_file
 
         # No public way shortens the 10 s.
@@ -295,9 +305,10 @@ class TestLockFile:
         assert lock.try_acquire()
         lock.sign()
         with pytest.raises(StoreUnavailable, match=rf"write\.lock.*process {os.getpid()}"):
-            store.save(Token("b"), state)
+            write(store, state)
+        assert state.is_same(store.load())
         lock.release()
-        store.save(Token("b"), state)
+        write(store, state)
 
     def test_concurrent_writers_take_turns(self, store, state, path):
         """P1: concurrent saves all succeed, one after another."""

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import requests
 
+from .. import arguments
 from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..redaction import Secret, strip
 from ..secret_sources import ask
 from ..token import Token
 from . import outcomes
 from .answer import EndpointAnswer, NoAnswer, Outcome
-from .protocol import checked_timeout
 from .token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -55,8 +55,11 @@ class Grant:
         classify: outcomes.Classify | None,
         ambiguous_retry: bool,
     ) -> None:
+        arguments.seconds(timeout=timeout)
+        arguments.functions(**arguments.given(classify=classify))
+        arguments.flags(ambiguous_retry=ambiguous_retry)
         #: Seconds that one exchange may take in total.
-        self.timeout = checked_timeout(timeout)
+        self.timeout = timeout
         self._endpoint = endpoint
         self._rule = rule
         self._classify = classify

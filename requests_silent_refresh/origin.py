@@ -17,6 +17,8 @@ from requests.exceptions import RequestException
 from requests.models import PreparedRequest
 from urllib3.util import parse_url
 
+from . import arguments
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNIX = "http+unix"
 
@@ -52,11 +54,16 @@ class Origin:
     ASCII form, no trailing dot, IPv6 in brackets in its shortest form, and the scheme's
     default port if none is given. For ``http+unix`` (a Unix domain socket, for transports
     that support it), the host is the percent-encoded path of the socket and the port 0.
+    The constructor normalises nothing; it raises ``TypeError`` for a wrong kind.
     """
 
     scheme: str
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        arguments.instances(str, "a str", scheme=self.scheme, host=self.host)
+        arguments.instances(int, "an int", port=self.port)
 
     @classmethod
     def parse(cls, text: str) -> Origin:
@@ -64,8 +71,11 @@ class Origin:
 
         One closing slash is allowed. A non-ASCII name is converted as ``requests`` does
         it. Raises ``ValueError``, which says what to give instead, for anything but a
-        scheme, host and port. If the text holds a password, the message does not show it.
+        scheme, host and port, and ``TypeError`` if ``text`` is not a ``str``. If the text holds
+        a password, the message does not show it.
         """
+        if not isinstance(text, str):
+            raise arguments.wrong_kind("an origin", text, "a str like 'https://api.example.com'")
         if "@" in text:
             raise ValueError("an origin has no user or password: give scheme and host only")
         match = re.fullmatch(r"([^:/?#]*)://([^\\/?#]+)(.*)", text, re.DOTALL)

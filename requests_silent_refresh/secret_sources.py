@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from . import arguments
 from .errors import SilentRefreshError
 from .redaction import strip
 
@@ -30,14 +31,16 @@ class FromEnvironment:
     FromEnvironment(name='APP_CLIENT_SECRET')
 
     Whitespace around the value is removed. Calling it raises ``LookupError`` if the
-    variable is not set or is empty. Thread-safe.
+    variable is not set or is empty. Thread-safe. The constructor raises ``TypeError`` or
+    ``ValueError`` if no variable can have that name.
     """
 
     name: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name or "=" in self.name or "\0" in self.name:
-            raise ValueError("FromEnvironment requires the name of an environment variable")
+        arguments.instances(str, "the name of an environment variable", name=self.name)
+        if not arguments.is_text(self.name) or "=" in self.name or "\0" in self.name:
+            raise ValueError("name must be the name of an environment variable")
 
     def __call__(self) -> str:
         value = os.environ.get(self.name, "").strip()
@@ -58,14 +61,14 @@ class FromFile:
     For secrets that a container platform mounts: links are followed, and the file's
     mode is not checked. ``~`` is expanded. Whitespace around the value is removed.
     Calling it raises ``OSError`` if the file cannot be read, and ``ValueError`` if it
-    is empty, over 64 KiB or not UTF-8 text. Thread-safe.
+    is empty, over 64 KiB or not UTF-8 text. Thread-safe. The constructor raises ``TypeError``
+    or ``ValueError`` if no file can have that path.
     """
 
     path: str | os.PathLike[str]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, (str, os.PathLike)) or not os.fspath(self.path):
-            raise ValueError("FromFile requires the path of a text file")
+        arguments.path("path", self.path)
 
     def __call__(self) -> str:
         path = os.path.expanduser(self.path)

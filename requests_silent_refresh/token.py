@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
+from . import arguments
 from .redaction import Confidential, MaskedDict, Secret
 
 # Wider than b64token of RFC 6750 section 2.1, because servers do not keep to it: anything
@@ -59,7 +60,7 @@ class Token(Confidential):
         with the token and masked in its repr, because they may hold secrets.
 
     Raises ``ValueError`` if a token is empty or not safe in a header, or if a time is
-    not a finite number.
+    not a finite number, and ``TypeError`` for another argument of a wrong kind.
     """
 
     access_token: Secret
@@ -82,7 +83,9 @@ class Token(Confidential):
     ) -> None:
         # First, before anything can raise, because a traceback may show these locals.
         access_token, refresh_token = _hidden(access_token), _hidden(refresh_token)
-        extra = MaskedDict(extra)
+        extra = MaskedDict(extra) if isinstance(extra, Mapping) else arguments.kind_of(extra)
+        if not isinstance(extra, MaskedDict):
+            raise TypeError(f"extra must be a mapping, not {extra}")
         put = object.__setattr__
         put(self, "access_token", _checked("access_token", access_token))
         if refresh_token is not None:
@@ -90,8 +93,11 @@ class Token(Confidential):
         put(self, "refresh_token", refresh_token)
         put(self, "expires_at", _unix_time("expires_at", expires_at))
         put(self, "issued_at", _unix_time("issued_at", issued_at))
+        # A refresh callable may pass on an answer without these: its token must not be lost.
+        token_type, scope = token_type or "Bearer", () if scope is None else scope
+        arguments.instances(str, "a str", token_type=token_type)
         put(self, "token_type", token_type)
-        put(self, "scope", tuple(scope.split() if isinstance(scope, str) else scope))
+        put(self, "scope", arguments.words("scope", scope))
         put(self, "extra", MappingProxyType(extra))
 
     def __repr__(self) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 from requests import PreparedRequest, RequestException, Response, Session
 from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3.util import Retry
 
+from .. import arguments
 from ..errors import SilentRefreshError
 from ..manager.manager import TokenManager
 from ..origin import Origin
@@ -63,8 +65,10 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     ``allow_insecure_http``
         Sends tokens over plain http too, where others can read them.
 
-    Raises ``ValueError`` for an invalid origin, for ``http_adapter_options`` next to a
-    ``transport``, and for ``max_retries`` that retry a 401 below the adapter. Raises
+    Raises ``TypeError`` for an argument of a wrong kind, naming it. Raises ``ValueError``
+    for an invalid origin, for a ``header`` or ``scheme`` with a blank, a colon or a line
+    break, for ``http_adapter_options`` next to a ``transport``, and for ``max_retries`` that
+    retry a 401 below the adapter. Raises
     ``InsecureTransport`` for a plain http origin that is not on this machine.
 
     ``close`` closes the adapter's own connections, but not the manager or a given
@@ -99,6 +103,11 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             raise ValueError(
                 f"{', '.join(http_adapter_options)}: give these options to the transport instead"
             )
+        _check(manager, transport, http_adapter_options)
+        arguments.functions(**arguments.given(is_rejected=is_rejected))
+        arguments.header_tokens(header=header)
+        if scheme != "":
+            arguments.header_tokens(scheme=scheme)
         self.manager = manager
         self._boundary = Boundary(origins, skip, allow_insecure_http)
         self.origins = self._boundary.origins
@@ -295,6 +304,18 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         except BaseException:
             response.close()  # otherwise a blocking pool would lose the connection
             raise
+
+
+def _check(manager: Any, transport: Any, options: dict[str, Any]) -> None:
+    arguments.able(("usable_token", "renew"), "a TokenManager", manager=manager)
+    expected = "a transport adapter, such as HTTPAdapter()"
+    arguments.able(("send", "close"), expected, **arguments.given(transport=transport))
+    if isinstance(transport, Session):
+        raise arguments.wrong_kind("transport", transport, expected)
+    for name in options.keys() & {"pool_connections", "pool_maxsize"}:
+        arguments.instances(int, "an int", **{name: options[name]})
+    retries = options.get("max_retries")
+    arguments.instances((int, Retry), "an int or a Retry", **arguments.given(max_retries=retries))
 
 
 def _path(request: PreparedRequest) -> str:

@@ -10,6 +10,7 @@ from requests import PreparedRequest, Response
 from requests.utils import select_proxy
 from urllib3.exceptions import InsecureRequestWarning
 
+from .. import arguments
 from ..errors import InsecureTransport
 from ..origin import Origin
 from ..system.warnings_once import warn_once
@@ -46,8 +47,8 @@ def is_marked(request: PreparedRequest) -> bool:
 class Boundary:
     """Decides whether a request may carry a token, for each hop of a redirect anew.
 
-    Immutable, picklable and thread-safe. Raises ``ValueError`` for an invalid origin,
-    and ``InsecureTransport`` for a plain http origin that is not on this machine;
+    Immutable, picklable and thread-safe. Raises ``TypeError`` or ``ValueError`` for a wrong
+    argument, and ``InsecureTransport`` for a plain http origin that is not on this machine;
     with ``allow_insecure_http`` it warns about such an origin instead.
     """
 
@@ -59,9 +60,12 @@ class Boundary:
     ) -> None:
         if isinstance(origins, (str, Origin)):
             origins = [origins]
+        arguments.instances(Iterable, "an origin or several", origins=origins)
         self.origins = frozenset(o if isinstance(o, Origin) else Origin.parse(o) for o in origins)
         if not self.origins:
             raise ValueError("give at least one origin, such as 'https://api.example.com'")
+        arguments.functions(**arguments.given(skip=skip))
+        arguments.flags(allow_insecure_http=allow_insecure_http)
         self._skip = skip
         self._allow_insecure_http = allow_insecure_http
         self._secure_prefixes = tuple(o.prefix for o in self.origins if o.is_secure)

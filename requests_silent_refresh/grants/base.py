@@ -14,13 +14,13 @@ from urllib.parse import unquote_plus
 
 import requests
 
+from .. import arguments
 from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..redaction import Secret, strip
 from ..secret_sources import ask
 from ..token import Token
 from . import outcomes
 from .answer import EndpointAnswer, NoAnswer, Outcome
-from .protocol import checked_timeout
 from .token_endpoint import TokenEndpoint
 
 logger = logging.getLogger("requests_silent_refresh")
@@ -66,8 +66,11 @@ class Grant:
         classify: outcomes.Classify | None,
         ambiguous_retry: bool,
     ) -> None:
+        arguments.seconds(timeout=timeout)
+        arguments.functions(**arguments.given(classify=classify))
+        arguments.flags(ambiguous_retry=ambiguous_retry)
         #: Seconds that one exchange may take in total.
-        self.timeout = checked_timeout(timeout)
+        self.timeout = timeout
         self._endpoint = endpoint
         self._rule = rule
         self._classify = classify

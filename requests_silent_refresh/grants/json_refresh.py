@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from .. import arguments
 from ..system.foreign import secrets_of
 from ..token import Token, parse_time
 from . import outcomes
@@ -82,20 +83,31 @@ class JSONRefresh(Grant):
             classify=classify,
             ambiguous_retry=ambiguous_retry,
         )
-        paths = (refresh_field, access_token_path, refresh_token_path, expires_path)
-        if any(path is not None and not all(path.split(".")) for path in paths):
-            raise ValueError("a path must be names joined by dots, such as 'data.access_token'")
-        if expires_unit not in _LONGEST_LIFETIME:
+        arguments.texts(refresh_field=refresh_field)
+        paths = {
+            "refresh_field": refresh_field,
+            **arguments.given(
+                access_token_path=access_token_path,
+                refresh_token_path=refresh_token_path,
+                expires_path=expires_path,
+            ),
+        }
+        arguments.texts(**paths)
+        for name, path in paths.items():
+            if not all(path.split(".")):
+                raise ValueError(f"{name} must be names joined by dots, such as 'data.token'")
+        if expires_unit not in tuple(_LONGEST_LIFETIME):
             raise ValueError(f"expires_unit must be 's' or 'ms', not {expires_unit!r}")
         self._refresh_field = refresh_field
         self._access_token_path = access_token_path
         self._refresh_token_path = refresh_token_path
         self._expires_path = expires_path
         self._expires_unit = expires_unit
-        self._extra = dict(extra or {})
-        # Raises TypeError now rather than at the first refresh.
-        json.dumps({name: value for name, value in self._extra.items() if not callable(value)})
-        self._headers = dict(headers or {})
+        self._extra = _json_fields(extra)
+        self._headers = arguments.mapping("headers", headers)
+        for name, value in self._headers.items():
+            arguments.header_tokens(**{f"headers: the name {name!r}": name})
+            arguments.header_values(**{f"headers[{name!r}]": value})
 
     def _exchange(self, token: Token | None) -> Token:
         deadline = self._deadline()
@@ -162,6 +174,15 @@ class JSONRefresh(Grant):
         yield from super()._literal_secrets()
         yield from literal_secrets("extra", self._extra)
         yield from literal_secrets("headers", self._headers)
+
+
+def _json_fields(extra: Any) -> dict[str, Any]:
+    """Return a copy of ``extra``; raises if a field of it cannot be written as JSON."""
+    fields = arguments.mapping("extra", extra)
+    sources = {name: value for name, value in fields.items() if callable(value)}
+    arguments.functions(**{f"extra[{name!r}]": value for name, value in sources.items()})
+    arguments.json_values(extra={k: v for k, v in fields.items() if k not in sources})
+    return fields
 
 
 def _put(fields: dict[str, Any], path: str, value: str) -> None:

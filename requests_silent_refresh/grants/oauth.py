@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
+from .. import arguments
 from ..errors import SilentRefreshError
 from ..redaction import Secret
 from ..system.foreign import secrets_of
@@ -54,6 +55,7 @@ class _OAuthGrant(Grant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        client_secret = literal(client_secret)  # before anything raises: a traceback shows locals
         network: Any = {"verify": verify, "cert": cert, "proxies": proxies, "clock": clock}
         super().__init__(
             TokenEndpoint(token_endpoint, **network),
@@ -68,10 +70,11 @@ class _OAuthGrant(Grant):
             else TokenEndpoint(revocation_endpoint, name="revocation_endpoint", **network)
         )
         self._client_id = client_id
-        self._client_secret = literal(client_secret)
+        self._client_secret = client_secret
         self._client_auth = _client_auth(client_id, client_secret, client_auth)
-        self._scope = scope if scope is None or isinstance(scope, str) else " ".join(scope)
-        self._extra = dict(extra or {})
+        self._scope = None if scope is None else " ".join(arguments.words("scope", scope))
+        arguments.texts_or_empty(**arguments.given(scope=self._scope))
+        self._extra = _fields(extra)
         if _RESERVED & self._extra.keys():
             raise ValueError(f"extra must not contain {sorted(_RESERVED)}: the grant sets them")
 
@@ -184,8 +187,8 @@ class RefreshTokenGrant(_OAuthGrant):
     ``clock``
         Returns Unix time in seconds.
 
-    Raises ``ValueError`` for invalid arguments and ``InsecureTransport`` for a URL that is
-    neither https nor loopback.
+    Raises ``TypeError`` or ``ValueError`` for invalid arguments, naming the argument, and
+    ``InsecureTransport`` for a URL that is neither https nor loopback.
     """
 
     def _exchange(self, token: Token | None) -> Token:
@@ -231,6 +234,7 @@ class ClientCredentialsGrant(_OAuthGrant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        client_secret = literal(client_secret)  # as in the base class
         if client_secret is None and client_auth != "none" and cert is None:
             raise ValueError(
                 "a client without a secret cannot authenticate: pass client_secret, or cert, or "
@@ -257,15 +261,29 @@ class ClientCredentialsGrant(_OAuthGrant):
         return self._grant({"grant_type": "client_credentials"}, None, self._deadline())
 
 
+def _fields(extra: Fields | None) -> dict[str, Any]:
+    """Return a copy of ``extra``; raises if a field of it cannot be sent in a form."""
+    fields = arguments.mapping("extra", extra)
+    expected = "a str, several, or a callable that returns one"
+    for name, value in fields.items():
+        label = f"extra[{name!r}]"
+        if callable(value):
+            arguments.functions(expected, **{label: value})
+            continue
+        several = isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
+        for one in value if several else [value]:
+            arguments.instances((str, int, float), expected, **{label: one})
+            arguments.texts_or_empty(**{label: f"{name}{one}"})
+    return fields
+
+
 def _client_auth(client_id: object, client_secret: object, client_auth: str | None) -> str:
-    if not isinstance(client_id, str) or not client_id:
-        raise ValueError("client_id must be a non-empty str: the ID the client was registered with")
+    arguments.texts(client_id=client_id)
     if client_secret is None:
         if client_auth not in (None, "none"):
             raise ValueError(f"client_auth={client_auth!r} needs a client_secret")
         return "none"
-    if not callable(client_secret) and not (isinstance(client_secret, str) and client_secret):
-        raise ValueError("client_secret must be a non-empty str, or a callable that returns one")
+    arguments.texts_or_sources(client_secret=client_secret)
     if client_auth not in (None, "basic", "post"):
         raise ValueError(
             f"client_auth must be 'basic' or 'post' with a client_secret, not {client_auth!r}"

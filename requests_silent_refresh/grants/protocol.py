@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Protocol
+from typing import Any, Protocol
 
+from .. import arguments
 from ..token import Token
 
 EXCHANGE_TIMEOUT = 30.0  # seconds
@@ -43,14 +43,8 @@ def followed_by(exchanged: Token | None, granted: Token) -> Token:
 
 def timeout_of(refresh: Refresh) -> float:
     """Return the callable's own ``timeout`` in seconds, or the default if it has none."""
-    timeout: object = getattr(refresh, "timeout", None)
+    timeout: Any = getattr(refresh, "timeout", None)
     if timeout is None:
         return EXCHANGE_TIMEOUT
-    return checked_timeout(timeout, "the refresh callable's timeout")
-
-
-def checked_timeout(timeout: object, name: str = "timeout") -> float:
-    """Return ``timeout``; raises ``ValueError`` unless it is a positive, finite number."""
-    if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise ValueError(f"{name} must be a positive, finite number of seconds, not {timeout!r}")
-    return timeout
+    arguments.seconds(**{"the refresh callable's timeout": timeout})
+    return float(timeout)

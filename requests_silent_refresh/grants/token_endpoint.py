@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import requests
 from requests.utils import default_user_agent, select_proxy
 
+from .. import arguments
 from ..errors import InsecureTransport
 from ..origin import Origin
 from .answer import Outcome
@@ -23,8 +25,9 @@ class TokenEndpoint:
     mapping of proxies replaces the environment's; an empty one means no proxy. ``clock``
     returns Unix time.
 
-    Raises ``ValueError`` for an invalid URL, and ``InsecureTransport`` for a URL that is
-    neither https nor loopback (RFC 6749 section 3.2). Both name the argument ``name``.
+    Raises ``TypeError`` or ``ValueError`` for an invalid URL or setting, and
+    ``InsecureTransport`` for a URL that is neither https nor loopback (RFC 6749 section 3.2).
+    Their messages name the argument; that of the URL is ``name``.
     """
 
     def __init__(
@@ -39,11 +42,8 @@ class TokenEndpoint:
     ) -> None:
         self._origin = _origin(name, url)
         self.url = url
-        self._given: dict[str, Any] = {
-            "verify": verify,
-            "cert": cert,
-            "proxies": None if proxies is None else dict(proxies),
-        }
+        arguments.functions(clock=clock)
+        self._given = checked_network(verify, cert, proxies)
         self._clock = clock
 
     def __str__(self) -> str:
@@ -90,10 +90,31 @@ class TokenEndpoint:
         return settings
 
 
+def checked_network(verify: Any = None, cert: Any = None, proxies: Any = None) -> dict[str, Any]:
+    """Return the settings as ``requests`` takes them.
+
+    Raises ``TypeError`` or ``ValueError`` for a wrong one, because ``requests`` would fail in
+    the middle of an exchange.
+    """
+    if verify is not None and not isinstance(verify, bool):
+        verify = arguments.path("verify", verify, "True, False or the path of CA certificates")
+    if isinstance(cert, (tuple, list)):
+        if len(cert) != 2:
+            raise ValueError("cert must be a path, or the two paths of a certificate and its key")
+        cert = tuple(None if file is None else arguments.path("cert", file) for file in cert)
+    elif cert is not None:
+        cert = arguments.path("cert", cert)
+    if proxies is not None:
+        proxies = arguments.mapping("proxies", proxies)
+        for scheme, proxy in proxies.items():
+            arguments.instances((str, type(None)), "a URL", **{f"proxies[{scheme!r}]": proxy})
+    return {"verify": verify, "cert": cert, "proxies": proxies}
+
+
 def _origin(name: str, url: object) -> Origin:
     hint = f"{name} must be a URL such as 'https://auth.example.com/oauth2/token'"
     if not isinstance(url, str):
-        raise ValueError(f"{hint}, not {type(url).__name__}")  # noqa: TRY004 (one error for bad input)
+        raise arguments.wrong_kind(name, url, hint.partition(" must be ")[2])
     if "@" in url.partition("?")[0]:
         raise ValueError(f"{hint}, without user and password: pass client_id and client_secret")
     try:
@@ -101,7 +122,7 @@ def _origin(name: str, url: object) -> Origin:
     except (requests.RequestException, ValueError):
         prepared = None
     origin = Origin.of(prepared)
-    if origin is None or origin.scheme not in ("http", "https") or url != url.strip():
+    if origin is None or origin.scheme not in ("http", "https") or re.search(r"\s", url):
         raise ValueError(f"{hint}, not {url!r}")
     if "#" in url:
         raise ValueError(f"{hint}, without the fragment in {url!r} (RFC 6749 section 3.2)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from .. import arguments
 from ..errors import StoreCorrupted, WrongKey
 from .key_file import default_key_file
 from .key_source import Asked, KDFParameters, Key, KeySource, Literal, Several
@@ -35,12 +36,11 @@ def as_source(key: KeyLike | None) -> KeySource:
     if isinstance(key, Sequence):
         several: Sequence[Any] = key  # mypy thinks that bytes, a sequence of int, gets here
         return Several([as_source(one) for one in several])
-    if callable(key):
-        return Asked(key)
-    raise TypeError(
-        "key must be a Fernet key, a callable, a KeyFile, a Passphrase, a KeyringKey or a sequence "
-        f"of these, not {type(key).__name__}"
+    arguments.functions(
+        "a Fernet key, a callable, a KeyFile, a Passphrase, a KeyringKey or a sequence of these",
+        key=key,
     )
+    return Asked(key)
 
 
 class Cipher(NamedTuple):

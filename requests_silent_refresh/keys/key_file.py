@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import arguments
 from ..system import private_files
 from ..system.kernel_lock import KernelLock
 from .key_source import KDFParameters, Key, KeySource, found_key, generate_key
@@ -25,11 +26,13 @@ class KeyFile(KeySource):
     missing while an encrypted state exists, that is an error, and the file is not created.
 
     The file is not touched until the key is used. ``StoreError`` is raised then if the file
-    breaks one of these rules.
+    breaks one of these rules. Raises ``TypeError`` or ``ValueError`` if ``path`` cannot be the
+    path of a file or ``make`` is not a ``bool``.
     """
 
     def __init__(self, path: str | os.PathLike[str], make: bool = False) -> None:
-        self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        self.path = os.path.abspath(os.path.expanduser(arguments.path("path", path)))
+        arguments.flags(make=make)
         self.make = make
         self._read: tuple[tuple[int, ...], tuple[Key, ...]] | None = None
 

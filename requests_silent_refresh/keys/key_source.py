@@ -41,7 +41,7 @@ class Key:
 
 def read_key(text: object, whence: str) -> Key:
     """Parse a key. Raises ``ValueError``, which names ``whence`` and does not quote ``text``."""
-    value = text.encode() if isinstance(text, str) else text
+    value = text.encode(errors="replace") if isinstance(text, str) else text
     if isinstance(value, (bytes, bytearray)):
         value = bytes(value).strip().translate(bytes.maketrans(b"+/", b"-_"))
         try:

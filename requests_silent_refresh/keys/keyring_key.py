@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .. import arguments
 from ..errors import StoreError, StoreUnavailable
 from ..redaction import strip
 from ..system.background_call import Call, LeftBehind
@@ -22,14 +23,15 @@ class KeyringKey(Remembered):
     The tokens stay in the store, because keyrings have size limits and no locks. The first save
     creates the key. Raises ``StoreError`` if the keyring keeps nothing or keeps its passwords in
     plain text, and ``StoreUnavailable`` if an unlock dialogue is not answered within ``timeout``
-    seconds. The key is read once per process. Thread-safe.
+    seconds. The key is read once per process. Thread-safe. Raises ``TypeError`` or ``ValueError``
+    at construction for a name that is not a non-empty ``str`` and an unusable ``timeout``.
     """
 
     def __init__(
         self, service: str, account: str = "token store key", timeout: float = 10.0
     ) -> None:
-        if not service or not account:
-            raise ValueError("KeyringKey needs the name of a service and the name of an account")
+        arguments.texts(service=service, account=account)
+        arguments.seconds(timeout=timeout)
         super().__init__()
         self.service = service
         self.account = account

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import arguments
 from ..errors import StoreCorrupted, StoreError, StoreUnavailable
 from ..redaction import Secret
 from ..secret_sources import ask
@@ -40,8 +41,9 @@ class Passphrase(KeySource):
     Uses Argon2id if ``cryptography`` and its OpenSSL support it (versions 44 and 3.2), otherwise
     scrypt. Salt and parameters are stored with the encrypted state. The key is derived once per
     process and salt, in about 0.2 s and with 64 MiB (scrypt: 0.5 s, 128 MiB). The callable is
-    called each time and may block. Raises ``ValueError`` if the passphrase is empty. Can be
-    pickled only if it was given a callable.
+    called each time and may block. Raises ``ValueError`` if the passphrase is empty, and
+    ``TypeError`` if it is neither a ``str`` nor a callable. Can be pickled only if it was given
+    a callable.
     """
 
     def __init__(self, passphrase: str | Callable[[], str]) -> None:
@@ -49,10 +51,9 @@ class Passphrase(KeySource):
             if not passphrase:
                 raise ValueError("the passphrase is empty")
             self._source: Secret | Callable[[], str] = Secret(passphrase)
-        elif callable(passphrase):
-            self._source = passphrase
         else:
-            raise TypeError("passphrase must be a str, or a callable that returns one")
+            arguments.functions("a str, or a callable that returns one", passphrase=passphrase)
+            self._source = passphrase
         self._derived: dict[str, Key] = {}
         self._own: KDFParameters | None = None
         self.after_fork_in_child()
@@ -125,7 +126,8 @@ def _derive(passphrase: Secret, kdf: KDFParameters) -> bytes:
     try:
         # Unicode can spell one text in several ways, and keyboards differ in which they send.
         text = unicodedata.normalize("NFC", passphrase.reveal())
-        derived: bytes = _kdf(kdf, salt).derive(text.encode())
+        # Python reads undecodable bytes of the environment as surrogates.
+        derived: bytes = _kdf(kdf, salt).derive(text.encode(errors="surrogatepass"))
     except MemoryError:
         raise StoreUnavailable(
             "there is not enough memory to derive the key from the passphrase: try again"

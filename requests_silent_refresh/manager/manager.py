@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .. import arguments
 from ..errors import SessionExpired, SilentRefreshError, StoreUnavailable
 from ..grants.protocol import Refresh
 from ..redaction import MaskedDict
-from ..stores.contract import TokenStore
+from ..stores.contract import TokenStore, check_stores
 from ..stores.memory import MemoryStore
 from ..system.foreign import name_of
 from ..token import Token
@@ -75,8 +76,8 @@ class TokenManager:
     ``clock``, ``monotonic``
         Return Unix time, and the time for backoff and latches, in seconds; for tests.
 
-    Raises ``TypeError`` if ``refresh`` cannot be called, and ``ValueError`` for a time that
-    is not above zero or a fraction out of range.
+    Raises ``TypeError`` for an argument of a wrong kind (a class or a coroutine function as a
+    callable, a path as ``store``), and ``ValueError`` for a time or a fraction out of range.
     """
 
     def __init__(
@@ -94,12 +95,13 @@ class TokenManager:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not callable(refresh):
-            raise TypeError(f"refresh must be a callable, not {type(refresh).__name__}")
-        if not wait_timeout > 0 or not sign_in_timeout > 0:
-            raise ValueError("wait_timeout and sign_in_timeout are seconds and more than 0")
-        if not 0 <= refresh_ahead < 1:
-            raise ValueError("refresh_ahead is a fraction of the token's lifetime: 0 <= x < 1")
+        arguments.functions(refresh=refresh, clock=clock, monotonic=monotonic)
+        check_stores(**arguments.given(store=store))
+        arguments.seconds(wait_timeout=wait_timeout, sign_in_timeout=sign_in_timeout)
+        arguments.fraction(refresh_ahead=refresh_ahead)
+        arguments.instances(str, "a str", sign_in_hint=sign_in_hint)
+        callbacks = {"on_session_expired": on_session_expired, "on_event": on_event}
+        arguments.functions(**arguments.given(on_refreshed=on_refreshed, **callbacks))
         self._arguments = {
             "refresh": refresh,
             "store": store,

@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .. import arguments
 from . import names, paths, references, settings
 from .settings import ProfileError
 
@@ -60,7 +61,8 @@ class Profile:
     ``signed_in``
         The last sign-in, ``subject`` and ``lineage``; shown by ``silent-refresh status``.
 
-    Raises ``ValueError`` if the name is invalid or a field contains a literal secret.
+    Raises ``ValueError`` if the name is invalid or a field contains a literal secret, and
+    ``TypeError`` for a field of a wrong kind or that cannot be written as JSON.
     """
 
     name: str
@@ -74,11 +76,16 @@ class Profile:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", names.normal(self.name))
-        if isinstance(self.origins, str) or not all(isinstance(o, str) for o in self.origins):
+        arguments.instances(Iterable, "a list of str", origins=self.origins)
+        origins = tuple(self.origins)
+        if isinstance(self.origins, str) or not all(isinstance(o, str) for o in origins):
             raise ValueError("origins must be a list, for example ['https://api.example.com']")
-        object.__setattr__(self, "origins", tuple(self.origins))
-        for part in (self.grant, self.store, self.sign_in):
-            references.refuse_literals(part)
+        object.__setattr__(self, "origins", origins)
+        for part in ("grant", "store", "adapter_options", "sign_in", "signed_in"):
+            object.__setattr__(self, part, arguments.mapping(part, getattr(self, part)))
+        for fields in (self.grant, self.store, self.sign_in):
+            references.refuse_literals(fields)
+        arguments.json_values(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
     @cached_property
     def manager(self) -> TokenManager:
@@ -225,8 +232,15 @@ def listed() -> list[str]:
 
 
 def network_options(grant: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the connection settings of a profile's grant."""
-    return {name: grant[name] for name in NETWORK if name in grant}
+    """Return the connection settings of a profile's grant; raises ``ValueError`` for wrong ones."""
+    from ..grants.token_endpoint import checked_network
+
+    options = {name: grant[name] for name in NETWORK if name in grant}
+    try:
+        checked_network(**options)
+    except TypeError as error:
+        raise ValueError(f"grant: {error}") from None
+    return options
 
 
 @contextlib.contextmanager

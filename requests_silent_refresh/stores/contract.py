@@ -17,6 +17,7 @@ import dataclasses
 import secrets
 from abc import ABC, abstractmethod
 
+from .. import arguments
 from ..errors import StoreUnavailable
 from ..token import Token
 
@@ -207,3 +208,9 @@ class TokenStore(ABC):
 
     def close(self) -> None:
         """Close open connections and drop cached data. The store can be used again."""
+
+
+def check_stores(**stores: object) -> None:
+    """Raise ``TypeError``, naming the argument, for one that is not a store."""
+    methods = ("load", "replace", "exclusive", "save", "clear")
+    arguments.able(methods, "a TokenStore, such as EncryptedFileStore('~/tokens')", **stores)

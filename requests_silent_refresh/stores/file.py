@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from .. import arguments
 from ..errors import StoreError, StoreUnavailable
 from ..keys import KeyLike, as_source
 from ..redaction import strip
@@ -62,9 +63,7 @@ class EncryptedFileStore(TokenStore):
     """
 
     def __init__(self, path: str | os.PathLike[str], key: KeyLike | None = None) -> None:
-        text = os.fspath(path)
-        if not isinstance(text, str) or not text or "\0" in text:
-            raise ValueError("path must be the path of a file, a str or a pathlib.Path")
+        text = arguments.path("path", path)
         self.path = os.path.abspath(os.path.expanduser(text))
         directory, name = os.path.split(self.path)
         if not name or text.endswith(("/", os.sep)) or _OWN_ENDINGS.fullmatch(name):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from .. import arguments
 from ..errors import StoreError, StoreUnavailable
-from .contract import Hold, State, StateMoved, TokenStore
+from .contract import Hold, State, StateMoved, TokenStore, check_stores
 
 logger = logging.getLogger("requests_silent_refresh")
 
@@ -37,8 +38,11 @@ def copy_state(source: TokenStore, target: TokenStore, timeout: float = 10.0) ->
     ====================================  ========================================
 
     Raises ``StoreError`` if ``source`` holds no session (and none that was moved to ``target``
-    before) or if both stores are the same place. Also raises the exceptions of the two stores.
+    before) or if both stores are the same place, and ``TypeError`` or ``ValueError`` for a wrong
+    argument. Also raises the exceptions of the two stores.
     """
+    check_stores(source=source, target=target)
+    arguments.seconds(timeout=timeout)
     with _locked(source, timeout) as hold:
         if hold.interrupted_at is not None:
             logger.warning(

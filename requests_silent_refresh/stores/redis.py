@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from .. import arguments
 from ..errors import StoreError
 from ..system.warnings_once import warn_once
 from .contract import State
@@ -137,16 +138,16 @@ class _Redis(Engine):
         self._redis = redis
         self._errors = redis.exceptions
         self._key = key
-        if hasattr(given, "eval"):
+        if hasattr(given, "eval") and not isinstance(given, type):
             super().__init__(None, given, type(given).__name__)
-        elif isinstance(given, str) or callable(given):
-            shown = _without_password(given) if isinstance(given, str) else repr(given)
-            super().__init__(given, None, shown)
+        elif isinstance(given, str):
+            super().__init__(given, None, "")  # raises ValueError for a URL that cannot be split
+            self._shown = _without_password(given)
         else:
-            raise TypeError(
-                "client_or_url must be a URL, a callable that returns one, or a redis-py client, "
-                f"not {type(given).__name__}"
+            arguments.functions(
+                "a URL, a callable that returns one, or a redis-py client", client_or_url=given
             )
+            super().__init__(given, None, repr(given))
 
     # -- one round trip each ---------------------------------------------------------
 
@@ -202,12 +203,16 @@ class _Redis(Engine):
         from redis.retry import Retry
 
         # One immediate retry, in case the server has closed a pooled connection.
-        return self._redis.Redis.from_url(
-            url,
-            socket_timeout=self.patience,
-            socket_connect_timeout=self.patience,
-            retry=Retry(NoBackoff(), 1),
-        )
+        retry = Retry(NoBackoff(), 1)
+        timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self.patience)
+        try:
+            return self._redis.Redis.from_url(url, retry=retry, **timeouts)
+        except ValueError:
+            # From None: the error may quote a part of the password.
+            raise ValueError(
+                "client_or_url is not a Redis URL that redis-py can parse: give one that begins "
+                "with redis://, rediss:// or unix://"
+            ) from None
 
     def disconnect(self) -> None:
         # A client that was given may be used elsewhere, drops broken connections by

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import arguments
 from ..errors import StoreError
 from .engine import NOTHING, Engine, Held, Row, Seen, checked_name, fleet_key, milliseconds
 from .lease import LeasedStore
@@ -89,13 +90,11 @@ class _Database(Engine):
             url = self._url(given)
             text = url.render_as_string(hide_password=False)
             super().__init__(text, None, _without_password(url))
-        elif callable(given):
-            super().__init__(given, None, repr(given))
         else:
-            raise TypeError(
-                "engine_or_url must be a URL, a callable that returns one, or a SQLAlchemy Engine, "
-                f"not {type(given).__name__}"
+            arguments.functions(
+                "a URL, a callable that returns one, or a SQLAlchemy Engine", engine_or_url=given
             )
+            super().__init__(given, None, repr(given))
 
     # -- one round trip each ---------------------------------------------------------
 

@@ -241,8 +241,9 @@ class TestConstruction:
         ],
     )
     def test_an_invalid_url_is_refused_at_construction(self, url: Any) -> None:
-        """An invalid URL raises a ValueError that names the argument and gives an example."""
-        with pytest.raises(ValueError, match=r"token_endpoint must be a URL such as 'https://"):
+        """An invalid URL raises an error that names the argument and gives an example."""
+        expected = r"token_endpoint must be a URL such as 'https://"
+        with pytest.raises((TypeError, ValueError), match=expected):
             TokenEndpoint(url)
 
     def test_a_url_with_a_password_is_refused_without_showing_it(self) -> None:

@@ -290,5 +290,5 @@ def test_it_pickles_by_name(use):
 @pytest.mark.parametrize(("service", "account"), [("", "a"), ("s", "")])
 def test_names_are_required(service, account):
     """An empty name is rejected at construction."""
-    with pytest.raises(ValueError, match="name"):
+    with pytest.raises(ValueError, match="must not be empty"):
         KeyringKey(service, account)

@@ -87,7 +87,7 @@ class TestPath:
 
     def test_a_path_of_bytes(self):
         """A path of type bytes is rejected."""
-        with pytest.raises(ValueError, match="path"):
+        with pytest.raises(TypeError, match="path"):
             EncryptedFileStore(b"tokens", key=KEY)
 
     def test_the_files_beside_it(self, store, signed_in, path):

@@ -55,13 +55,17 @@ class Worker:
         leaving.wait_for(self)
 
     def lead(self, batch: Batch) -> None:
-        """Work on ``batch`` in a thread of its own; return when it has been started."""
+        """Work on ``batch`` in a thread of its own; return when it has been started.
+
+        Raises ``RefreshUnavailable`` if the interpreter exits and may end the calling thread.
+        """
         if self._start(batch):
             return
         if leaving.has_begun() and threading.current_thread() is not threading.main_thread():
-            # Nothing is sent yet. The interpreter ends this thread at any moment from now on.
-            self._queue.finish(batch, RefreshUnavailable("the interpreter exits: nothing was sent"))
-            return
+            # Nothing is sent yet. The interpreter ends this thread at any moment from now on. The
+            # main thread may refresh still, in an exit handler: it enters again and leads.
+            self._queue.finish(batch, None)
+            raise RefreshUnavailable("the interpreter exits: nothing was sent")
         uninterrupted(lambda: self._work(batch))
 
     def lead_in_background(self, batch: Batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
 from collections.abc import Callable
@@ -21,20 +22,20 @@ _NUMBERS = sorted(
 class _PutOff:
     """A signal handler that records a signal, and hands it to the real one when it is over.
 
-    It behaves like the handler that it replaces from then on. So nothing is lost if an
-    exception interrupts the code that puts the real handlers back.
+    From then on it behaves like the handler that it replaces, after those whose signals
+    came before. So nothing is lost if an exception that a handler raises interrupts the
+    code that calls the others and puts them back.
     """
 
     def __init__(self) -> None:
         self.over = False
-        self.came: list[tuple[int, FrameType | None]] = []
+        self.came: list[Callable[[], object]] = []
         self.replaced: dict[int, Any] = {}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.came.append(functools.partial(self.replaced[number], number, frame))
         if self.over:
-            self.replaced[number](number, frame)
-        else:
-            self.came.append((number, frame))
+            self._hand_over()
 
     def begin(self) -> None:
         """Replace every handler that is written in Python; raises ``ValueError`` if none may be."""
@@ -45,14 +46,22 @@ class _PutOff:
                 signal.signal(number, self)
 
     def end(self) -> None:
-        """Put the handlers back, then call those whose signal came: all, whatever they raise."""
-        self.over = True
-        with contextlib.ExitStack() as stack:
-            for number, frame in reversed(self.came):
-                stack.callback(self.replaced[number], number, frame)
+        """Call the handlers whose signals came, whatever they raise; put all of them back."""
+        try:
+            self.over = True
+            self._hand_over()
+        finally:
             for number, handler in self.replaced.items():
-                if signal.getsignal(number) is self:  # or the block set one of its own
-                    stack.callback(signal.signal, number, handler)
+                if signal.getsignal(number) is self:  # or somebody has set another one
+                    signal.signal(number, handler)
+
+    def _hand_over(self) -> None:
+        try:
+            while self.came:
+                self.came.pop(0)()
+        finally:
+            if self.came:
+                self._hand_over()
 
 
 def uninterrupted(work: Callable[[], T]) -> T:

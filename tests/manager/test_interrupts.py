@@ -241,6 +241,36 @@ def test_a_request_made_while_the_interpreter_exits(server, path, registered):
     assert_saved(server, path)
 
 
+def test_a_daemon_thread_that_asks_for_a_refresh_while_the_interpreter_exits(server, path):
+    """P5, P6: nothing is sent for it, and an exit handler's own request is not refused for that."""
+    code = """
+        from requests_silent_refresh import RefreshUnavailable
+
+        asks = threading.Event()
+
+        def ask():
+            asks.wait()
+            try:
+                manager.renew(manager.token())
+            except RefreshUnavailable:
+                say("refused")
+
+        def at_exit():
+            asks.set()
+            thread.join()
+            manager.renew(manager.token())
+            say("renewed")
+
+        atexit.register(at_exit)
+        manager, session = make()
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+    """
+    with Child(server, path, code) as child:
+        assert child.end() == (["refused", "renewed"], "", 0)
+    assert_saved(server, path)
+
+
 def test_no_refresh_ahead_of_time_begins_while_the_interpreter_exits(server, path):
     """P5: nothing would wait for it."""
     code = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -102,7 +103,7 @@ class TokenManager:
         arguments.instances(str, "a str", sign_in_hint=sign_in_hint)
         callbacks = {"on_session_expired": on_session_expired, "on_event": on_event}
         arguments.functions(**arguments.given(on_refreshed=on_refreshed, **callbacks))
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "refresh": refresh,
             "store": store,
             "wait_timeout": wait_timeout,
@@ -345,8 +346,4 @@ class TokenManager:
         # Reopens the store. A grant or store with a literal secret refuses to be pickled.
         if isinstance(self._store, MemoryStore) and self._refresher.needs_sign_in:
             return self._store.__reduce_ex__(2)
-        return _rebuild, (self._arguments,)
-
-
-def _rebuild(arguments: dict[str, Any]) -> TokenManager:
-    return TokenManager(**arguments)
+        return functools.partial(TokenManager, **self._arguments), ()

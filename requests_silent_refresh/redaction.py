@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import base64
 import builtins
+import contextlib
+import errno
 import hashlib
 import hmac
 import logging
+import os
 import re
 import secrets
+import types
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, quote_plus
 
-MASK = "***"
+from .patterns import MASK, redact
 
 _Error = TypeVar("_Error", bound=BaseException)
 _Self = TypeVar("_Self", bound="Confidential")
@@ -125,36 +129,50 @@ class MaskedDict(dict[str, Any]):
 
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11
 
-# Attributes in which other packages' exceptions keep the whole output of a server or command.
-_PAYLOADS = frozenset({"__notes__", "doc", "output", "stdout", "stderr", "body", "text", "content"})
+_OURS = __name__.partition(".")[0]
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+
+def is_ours(kind: type) -> bool:
+    """Say whether a class is one of this package."""
+    return kind.__module__.partition(".")[0] == _OURS
 
 
 def strip(error: BaseException, hide: Iterable[Secret | None] = ()) -> BaseException:
     """Make ``error`` safe to keep as a cause, in place, and return it.
 
-    Along the whole chain of causes, removes the frames (their locals hold tokens) and
-    every object that the exception holds (its request's body is the refresh token; its
-    response and urllib3's pool hold tokens and a connection), and masks credentials in
-    the text that is left. Types and messages are kept. Never raises.
-
-    ``hide`` lists secrets that were in use, because servers quote the refresh token in
-    ``error_description``, and programs quote it in their exceptions.
+    Along the whole chain of causes, removes the frames, whose locals hold tokens. An
+    exception of this package keeps its text and its plain attributes, with the secrets
+    ``hide`` and all that looks like a credential masked. Any other exception keeps only its
+    type, because its text, notes and attributes may quote what it was called with. One of
+    the operating system also keeps its number, and that number's text. A group that is
+    not of this package is replaced, because its text cannot be changed. Never raises.
     """
     clean = _cleaner(hide)
     seen: set[int] = set()
-    todo: list[BaseException | None] = [error]
+    kept = _without_text(error)
+    todo: list[BaseException | None] = [error, kept]
     while todo:
         link = todo.pop()
         if link is None or id(link) in seen:
             continue
         seen.add(id(link))
         link.with_traceback(None)
-        todo += [link.__cause__, link.__context__]
+        for name in ("__cause__", "__context__"):
+            child = getattr(link, name)
+            if isinstance(child, _GROUP):
+                todo.append(child)  # somebody else may hold the original
+                child = _without_text(child)
+                getattr(BaseException, name).__set__(link, child)
+            todo.append(child)
         if isinstance(link, _GROUP):
             todo += link.exceptions
-        todo += [v for v in vars(link).values() if isinstance(v, BaseException)]
-        _strip_attributes(link, clean)
-    return error
+        if any(map(is_ours, type(link).__mro__)):
+            todo += [v for v in vars(link).values() if isinstance(v, BaseException)]
+            _mask(link, clean)
+        else:
+            _empty(link)
+    return kept
 
 
 def masked(text: str, hide: Iterable[Secret | None] = ()) -> str:
@@ -171,8 +189,8 @@ def share(
     """
     cause = cause or error.__cause__
     hide = tuple(hide)
-    strip(error, hide)
     error.__context__ = None
+    strip(error, hide)
     error.__cause__ = None if cause is None else strip(cause, hide)
     return error
 
@@ -204,71 +222,64 @@ def _forms_of(value: str) -> set[str]:
     return forms | {re.sub("%..", lambda code: code[0].lower(), form) for form in forms}
 
 
-def _strip_attributes(link: BaseException, clean: Callable[[str], str]) -> None:
-    # Uses the dictionary and the base class, because some properties of urllib3 warn when
-    # read, and because an exception may be a frozen dataclass.
-    arguments = BaseException.args.__get__(link)  # type: ignore[attr-defined]
-    plain = all(isinstance(a, (str, int, float, type(None))) for a in arguments)
-    if not plain or isinstance(link, UnicodeError):  # one of its arguments is the whole text
-        arguments = (_said(link),)
-    arguments = tuple(clean(a) if isinstance(a, str) else a for a in arguments)
-    fields = vars(link)
-    for name, value in list(fields.items()):
-        fields[name] = "" if name in _PAYLOADS else _stripped(value, clean)
-    BaseException.args.__set__(link, arguments)  # type: ignore[attr-defined]
-    if isinstance(link, UnicodeDecodeError):
-        link.object = b""
-    elif isinstance(link, (UnicodeEncodeError, UnicodeTranslateError)):
-        link.object = ""
+def _mask(link: BaseException, clean: Callable[[str], str]) -> None:
+    arguments = [a if isinstance(a, str) or _is_plain(a) else type(a).__name__ for a in link.args]
+    _set_arguments(link, tuple(_masked_value(arguments, clean)))
+    vars(link).update({k: _masked_value(v, clean) for k, v in vars(link).items()})
 
 
-def _stripped(value: Any, clean: Callable[[str], str]) -> Any:
+def _masked_value(value: Any, clean: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return clean(value)
-    if isinstance(value, bytes):
-        return b""  # still bytes, because `str()` of http.client's errors needs that
     if type(value) in (tuple, list):
-        return type(value)(_stripped(item, clean) for item in value)
-    return value if isinstance(value, (int, float, BaseException)) else None
+        return type(value)(_masked_value(item, clean) for item in value)
+    return value if _is_plain(value) or isinstance(value, BaseException) else None
 
 
-def _said(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 (another package's method may raise anything)
-        return type(error).__name__
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (int, float))
 
 
-_FIELD_NAMES = (
-    r"access_?token|refresh_?token|id_?token|client_?secret|client_?assertion|assertion"
-    r"|password|passphrase|device_?code|code_?verifier|token"
-)
-_QUOTE = r"\\?[\"']"  # plain, or escaped inside another string
-_PATTERNS = (
-    # The Authorization header: as text, as a pair, in a dict's repr, as bytes.
-    re.compile(
-        rf"(?i)(authorization(?:{_QUOTE})?\s*[:=,]\s*b?(?:{_QUOTE})?(?:[a-z0-9-]+ +)?)"
-        r"([a-z0-9._~+/=*-]+)"  # also matches the mask, or a second pass would mask the scheme
-    ),
-    # Credentials without a header name. This also masks "bearer authentication".
-    re.compile(r"(?i)\b((?:bearer|dpop)\s+)([a-z0-9._~+/=-]{8,})"),
-    # JSON and dict reprs. A "\\/" is part of the value.
-    re.compile(
-        rf"(?i)({_QUOTE}(?:{_FIELD_NAMES}|code){_QUOTE}\s*:\s*b?{_QUOTE})((?:[^\"'\\]|\\[^\"'])+)"
-    ),
-    # Forms and query strings. Short codes are kept: they are exit codes or similar.
-    re.compile(rf"(?i)(\b(?:{_FIELD_NAMES})=)([^&\s\"'\\]+)"),
-    re.compile(r"(?i)(\bcode=)([^&\s\"'\\]{8,})"),
-    # A JSON Web Token anywhere in the text: its header and its claims begin with '{"'.
-    re.compile(r"()(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]+\.eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
-)
+def _empty(link: BaseException) -> None:
+    # By the dictionary and the descriptors of its classes, because some properties of
+    # urllib3 warn when they are read, and because an exception may be a frozen dataclass.
+    of_python = type(link).__module__ == "builtins"
+    number = link.errno if of_python and isinstance(link, OSError) else None
+    fields = vars(link)
+    for name, value in list(fields.items()):
+        fields[name] = _empty_value(value)
+    for kind in type(link).__mro__:
+        for name, slot in vars(kind).items():
+            if isinstance(slot, _SLOTS) and not name.startswith("__"):
+                with contextlib.suppress(Exception):  # it is unset or read-only
+                    if kind.__module__ == "builtins":
+                        slot.__delete__(link)
+                    else:
+                        slot.__set__(link, _empty_value(slot.__get__(link)))
+    _set_arguments(link, ())
+    if isinstance(link, OSError) and number is not None and number in errno.errorcode:
+        link.errno, link.strerror = number, os.strerror(number)
+        _set_arguments(link, (number, link.strerror))
 
 
-def redact(text: str) -> str:
-    """Return ``text`` with everything that looks like a credential masked."""
-    for pattern in _PATTERNS:
-        text = pattern.sub(rf"\g<1>{MASK}", text)
-    return text
+def _set_arguments(link: BaseException, arguments: tuple[Any, ...]) -> None:
+    BaseException.args.__set__(link, arguments)  # type: ignore[attr-defined]
+
+
+def _empty_value(value: Any) -> Any:
+    """Return an empty value of the same type, which the exception's ``__str__`` may need."""
+    return type(value)() if type(value) in (str, bytes, int, float, list, tuple, dict) else None
+
+
+def _without_text(error: BaseException) -> BaseException:
+    """Return ``error``, or its twin without text if it is a foreign group."""
+    if not isinstance(error, _GROUP) or any(map(is_ours, type(error).__mro__)):
+        return error
+    members = [_without_text(member) for member in error.exceptions]
+    twin: BaseException = _GROUP.__new__(type(error), "", members)
+    twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin
 
 
 class RedactingFilter(logging.Filter):

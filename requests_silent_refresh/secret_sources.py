@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from . import arguments
 from .errors import SilentRefreshError
-from .redaction import strip
+from .redaction import is_ours, strip
 
 # A secret is a line of text. The limit keeps a wrong path (a log, /dev/zero) from filling memory.
 _SIZE_LIMIT = 64 * 1024
@@ -97,9 +98,9 @@ def ask(
     """Call ``source`` and return its result; ``what`` names the secret in messages.
 
     Raises ``unavailable`` if it raises ``passing``, and ``failed`` if it raises any other
-    exception or returns nothing. The message gives only the type of an exception that is
-    not from this module, because its text may hold the secret. Blocks for as long as
-    ``source`` does.
+    exception or returns nothing. The message gives only the type of an exception that this
+    package has not raised itself, because its text may hold the secret. Blocks for as long
+    as ``source`` does.
     """
     try:
         answer = source()
@@ -108,7 +109,10 @@ def ask(
         kind, problem, cause = failed, "returned nothing", None
     except Exception as error:  # noqa: BLE001 (the application's code may raise anything)
         kind = unavailable if isinstance(error, passing) else failed
-        problem, cause = f"raised {type(error).__name__}", strip(error)
-        if isinstance(source, (FromEnvironment, FromFile)):  # their messages hold no secret
-            problem += f" ({error})"
+        problem = f"raised {type(error).__name__}"
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if is_ours(type(source)) and frame.f_globals["__name__"] == type(source).__module__:
+            problem += f" ({error})"  # the sources' own messages hold no secret
+        cause = strip(error)
+        del frame
     raise kind(f"the callable given for {what} {problem}") from cause

@@ -44,9 +44,5 @@ def code_for(error: Exception) -> int:
 
 
 def line_for(error: BaseException) -> str:
-    """Return the error as one line, with the lookup or OS error that caused it, if any."""
-    text = str(error) or type(error).__name__
-    cause = error.__cause__
-    if isinstance(cause, (LookupError, OSError)) and str(cause) and str(cause) not in text:
-        text += f" ({cause})"
-    return "silent-refresh: " + " ".join(text.split())
+    """Return the error as one line."""
+    return "silent-refresh: " + " ".join((str(error) or type(error).__name__).split())

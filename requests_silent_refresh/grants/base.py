@@ -18,6 +18,7 @@ from .. import arguments
 from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..redaction import Secret, strip
 from ..secret_sources import ask
+from ..system.foreign import account_of
 from ..token import Token
 from . import outcomes
 from .answer import EndpointAnswer, NoAnswer, Outcome
@@ -149,10 +150,12 @@ class Grant:
                 return by_rule
             if said in outcomes.VERDICTS:
                 return said
-            problem = f"classify returned {said!r}, which is not one of {outcomes.VERDICTS} or None"
+            problem = (
+                f"classify returned a {type(said).__name__} other than {outcomes.VERDICTS} and None"
+            )
             cause = None
         except Exception as error:  # noqa: BLE001 (a callable supplied by the user)
-            problem, cause = f"classify raised {type(error).__name__}", strip(error)
+            problem, cause = f"classify raised {account_of(error)}", strip(error)
         if by_rule == "granted":
             # The old token is already spent; a mistake in the hook must not lose the new one.
             logger.error("%s; the default rule was applied", problem)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..redaction import Secret, masked
+from ..redaction import Secret, is_ours, masked
 from ..token import Token
-
-_OURS = __name__.partition(".")[0]
 
 
 def account_of(error: BaseException, *tokens: Token | None) -> str:
@@ -16,7 +14,7 @@ def account_of(error: BaseException, *tokens: Token | None) -> str:
     Only an exception of this package is quoted, with the secrets of ``tokens`` masked:
     other people's code may raise one as well.
     """
-    if is_ours(error):
+    if is_ours(type(error)):
         return masked(str(error), secrets_of(*tokens))
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -30,15 +28,10 @@ def name_of(thing: Any) -> str:
 
     The ``repr`` of a ``functools.partial`` or of somebody's dataclass shows what it holds.
     """
-    if is_ours(thing):
+    if is_ours(type(thing)):
         return repr(thing)
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def is_ours(thing: Any) -> bool:
-    """Say whether the object's own class is one of this package."""
-    return type(thing).__module__.partition(".")[0] == _OURS
 
 
 def secrets_of(*tokens: Token | None) -> list[Secret]:

@@ -683,7 +683,7 @@ def test_import_for_a_json_api(server, command):
     assert profiles.load("shop").grant == kept.grant
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "two words", '{"access_token": 7}', "[" * 9999])
+@pytest.mark.parametrize("text", ["", "{", "{}", "two words", '{"access_token": [7]}', "[" * 9999])
 @pytest.mark.usefixtures("nothing_changes")
 def test_import_of_input_without_a_token(server, command, text):
     """Import: one line, which repeats nothing of the input."""

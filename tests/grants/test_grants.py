@@ -604,7 +604,7 @@ class TestClassify:
             RefreshTokenGrant(URL, "me", classify=lambda answer: 1 / 0)(token())  # type: ignore[arg-type, return-value]
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
         assert caught.value.__cause__.__traceback__ is None
-        with pytest.raises(RefreshFailed, match="not one of"):
+        with pytest.raises(RefreshFailed, match="classify returned a str other than"):
             RefreshTokenGrant(URL, "me", classify=lambda answer: "no")(token())
 
 
@@ -693,6 +693,28 @@ class TestSecrets:
         assert caught.value.__cause__ is error
         assert caught.value.__cause__.__traceback__ is None
         assert len(web.calls) == 0
+
+    def test_a_sources_text_is_told_only_if_this_package_wrote_it(self, monkeypatch: Any) -> None:
+        """P12: a keyring's error, or one of a class derived from ours, may quote the secret."""
+
+        class Mine(FromFile):
+            def __call__(self) -> str:
+                raise LookupError(CANARY)
+
+        def broken(path: str) -> str:
+            raise OSError(CANARY)
+
+        told = []
+        for source in (Mine("/x"), FromFile("/no/such/file"), FromEnvironment("NO_SUCH_NAME")):
+            with pytest.raises(RefreshFailed) as caught:
+                RefreshTokenGrant(URL, "me", source)(token())
+            told.append(str(caught.value))
+        monkeypatch.setattr("os.path.expanduser", broken)
+        with pytest.raises(RefreshFailed) as caught:
+            RefreshTokenGrant(URL, "me", FromFile("/x"))(token())
+        assert CANARY not in str(caught.value) + told[0]
+        assert "/no/such/file" in told[1]
+        assert "NO_SUCH_NAME is not set" in told[2]
 
     @pytest.mark.parametrize("value", ["", None])
     def test_a_source_that_returns_nothing(self, web: Any, value: Any) -> None:

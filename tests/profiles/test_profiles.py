@@ -314,12 +314,12 @@ def test_a_secret_is_read_at_each_exchange(
 
 @pytest.mark.usefixtures("keyring_in_memory")
 def test_a_secret_missing_from_the_keyring_is_named(server):
-    """P12: the cause of the error names account and service."""
+    """P12: the error names account and service."""
     settings = refresh_grant(server.token_endpoint, client_secret={"keyring": "nobody"})
     with pytest.raises(RefreshFailed) as caught:
         profile_for(server, grant=settings).make_grant()(server.sign_in_token())
     assert isinstance(caught.value.__cause__, LookupError)
-    assert "no secret for account 'work' of service 'nobody'" in str(caught.value.__cause__)
+    assert "no secret for account 'work' of service 'nobody'" in str(caught.value)
 
 
 def test_a_secret_that_is_no_longer_kept_is_reported():

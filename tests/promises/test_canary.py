@@ -119,7 +119,7 @@ FAILURES = {
     "garbage": {"garbage": True},
     "huge": {"huge": True},
     "silence": {"delay": 3.0},
-    "not JSON": {"status": 200, "body": "access_token=x"},
+    "not JSON": {"status": 200, "body": "no object at all"},
     "no token": {"status": 200, "body": "{}"},
 }
 

@@ -60,7 +60,8 @@ class SilentRefreshError(RequestException):
         Seconds until the next refresh attempt: this package's backoff, or the server's
         ``Retry-After`` if that is longer. ``None`` if waiting does not help.
     ``response``
-        The resource server's 401, if there was one. Never the token endpoint's
+        The resource server's 401, if there was one; a ``SessionExpired`` that a request
+        raises without being sent has an empty 401 made for it. Never the token endpoint's
         response, which holds secrets and a connection.
     ``request``
         The caller's request that failed, without the token, so that a program can

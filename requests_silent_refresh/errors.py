@@ -74,7 +74,8 @@ class SilentRefreshError(RequestException):
         ``Retry-After`` if that is longer. ``None`` if waiting does not help. A header's text
         is read as a number; text that is none counts as ``None``.
     ``response``
-        The resource server's 401, if there was one. Never the token endpoint's
+        The resource server's 401, if there was one; a ``SessionExpired`` that a request
+        raises without being sent has an empty 401 made for it. Never the token endpoint's
         response, which holds secrets and a connection.
     ``request``
         The caller's request that failed, without the token, so that a program can

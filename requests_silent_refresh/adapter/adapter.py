@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from requests import PreparedRequest, RequestException, Response, Session
 from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3 import HTTPResponse
 from urllib3.util import Retry
 
 from .. import arguments
-from ..errors import SilentRefreshError
+from ..errors import SessionExpired, SilentRefreshError
 from ..manager.manager import TokenManager
 from ..origin import Origin
 from ..redaction import HeaderValue
@@ -19,6 +21,7 @@ from ..system.forking import reset_in_child
 from ..system.quiet_pools import QuietHTTPAdapter, unconnected
 from ..token import Token
 from .boundary import Boundary, without_token
+from .cassettes import mask_in_yaml
 from .challenge import rejects_token
 from .drain import keep_body
 from .resend import is_rewindable, rewind, show_callers, with_cookies_of, with_header
@@ -54,9 +57,11 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     ``is_rejected``
         ``is_rejected(response) -> bool``: whether the server rejected the token. Called
         with every response to a request that carried one; a function that reads the body
-        ends streaming. ``None`` means a 401, unless its challenges do not offer
-        ``scheme`` or say that the token lacks a scope (RFC 6750 section 3.1) or a
-        stronger sign-in (RFC 9470). An API that answers 403 needs a function.
+        ends streaming. ``None`` means a 401, unless a challenge of ``scheme`` says that
+        no refresh helps: ``insufficient_scope`` (RFC 6750 section 3.1),
+        ``insufficient_user_authentication`` (RFC 9470), ``insufficient_claims`` or
+        ``use_dpop_nonce``. An API that answers 403 needs a function. What it raises
+        is raised as it is, and closes the response.
     ``skip``
         ``skip(request) -> bool``: True for requests to send without a token.
     ``header``, ``scheme``
@@ -184,7 +189,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
                 renewals = 1
                 token = self.manager.renew(None)
         except SilentRefreshError as error:
-            error.request = request
+            self._tell_request(error, request)
             raise
         response = self._send_with(token, request, request, how)
         if self._rejects(response):
@@ -213,8 +218,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             try:
                 token = self.manager.renew(token)
             except SilentRefreshError as error:
-                error.request = request
-                error.response = response
+                self._tell_request(error, request, response)
                 raise
             renewals += 1
             again = with_cookies_of(again, response)
@@ -233,7 +237,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         try:
             upload = self.manager.begin_upload()
         except SilentRefreshError as error:
-            error.request = request
+            self._tell_request(error, request)
             raise
         token = upload.token
         try:
@@ -291,19 +295,45 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     def _value(self, token: Token) -> HeaderValue:
         # No variable holds the unmasked value, since a traceback may show its locals.
         value = HeaderValue(f"{self._scheme} {token.access_token.reveal()}".lstrip(" "))
+        mask_in_yaml()
         self._last_value = (token, value)
         return value
 
     def _rejects(self, response: Response) -> bool:
-        if self._is_rejected is None:
-            return response.status_code == 401 and rejects_token(
-                response.headers.get("WWW-Authenticate"), self._scheme
-            )
         try:
-            return self._is_rejected(response)
+            if self._is_rejected is not None:
+                rejected = bool(self._is_rejected(response))
+            elif response.status_code != 401:
+                return False
+            else:
+                rejected = rejects_token(response.headers.get("WWW-Authenticate"), self._scheme)
         except BaseException:
             response.close()  # otherwise a blocking pool would lose the connection
             raise
+        if rejected or response.status_code == 401:
+            logger.debug(
+                "%s answered %s, %s",
+                Origin.of(response.url),
+                response.status_code,
+                "which rejects the token" if rejected else "which a new token would not help",
+            )
+        return rejected
+
+    def _tell_request(
+        self, error: SilentRefreshError, request: PreparedRequest, response: Response | None = None
+    ) -> None:
+        """Let ``error`` show the request that failed, and the 401.
+
+        For a session that is over nothing is sent, but an ``except HTTPError`` reads
+        ``error.response.status_code``.
+        """
+        if response is None and isinstance(error, SessionExpired):
+            raw = HTTPResponse(
+                io.BytesIO(), status=401, reason="Unauthorized", preload_content=False
+            )
+            response = self.build_response(request, raw)
+        error.request = request
+        error.response = response
 
 
 def _check(manager: Any, transport: Any, options: dict[str, Any]) -> None:

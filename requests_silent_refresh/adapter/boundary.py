@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,8 @@ from .. import arguments
 from ..errors import InsecureTransport
 from ..origin import Origin
 from ..system.warnings_once import warn_once
+
+logger = logging.getLogger("requests_silent_refresh")
 
 
 def _unmarked(response: Response, *args: Any, **kwargs: Any) -> None:
@@ -98,6 +101,11 @@ class Boundary:
         else:
             origin = Origin.of(url)
             if origin is None or origin not in self.origins:
+                logger.debug(
+                    "sent without a token: the request's origin, %s, is none of %s",
+                    origin or "which cannot be told from its URL",
+                    ", ".join(sorted(map(str, self.origins))),
+                )
                 return False
             secure = origin.is_secure
         if is_marked(request) or (self._skip is not None and self._skip(request)):

@@ -18,8 +18,16 @@ _LEXEME = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[,=]|[^\s,="]+', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 # With these errors a refreshed token would be rejected too: the session lacks a scope
-# (RFC 6750 section 3.1) or a stronger or more recent sign-in (RFC 9470 section 3).
-_NO_REFRESH_HELPS = frozenset({"insufficient_scope", "insufficient_user_authentication"})
+# (RFC 6750 section 3.1), a stronger or more recent sign-in (RFC 9470 section 3), claims (as
+# Microsoft's APIs ask for them), or the request lacks a nonce (RFC 9449 section 9).
+_NO_REFRESH_HELPS = frozenset(
+    {
+        "insufficient_scope",
+        "insufficient_user_authentication",
+        "insufficient_claims",
+        "use_dpop_nonce",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +86,13 @@ def _unquoted(value: str) -> str:
 def rejects_token(header: str | None, scheme: str = "Bearer") -> bool:
     """Return whether a 401 with this ``WWW-Authenticate`` value rejects the token.
 
-    Returns False, because a refresh would not help, if no challenge is for ``scheme``,
-    or if those for it say that the token lacks a scope or a stronger sign-in. Returns
-    True if there is no header or no challenge in it, and always for ``scheme=""``,
-    which is for APIs that take the bare token in a header of their own.
+    Returns False only if the challenges for ``scheme`` say that a refresh would not help.
+    Those for other schemes say nothing about the token: servers answer an expired bearer
+    token with ``Basic``, ``OAuth``, ``JWT`` or no challenge at all.
     """
-    challenges = parse(header or "")
-    if not challenges or not scheme:
-        return True
     errors = {
         c.parameters.get("error", "").lower()
-        for c in challenges
+        for c in parse(header or "")
         if c.scheme.lower() == scheme.lower()
     }
-    return bool(errors) and ("invalid_token" in errors or not errors & _NO_REFRESH_HELPS)
+    return "invalid_token" in errors or not errors & _NO_REFRESH_HELPS

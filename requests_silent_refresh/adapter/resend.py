@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from typing import Any
 
@@ -14,15 +15,19 @@ _IN_MEMORY = (bytes, str, bytearray, memoryview)
 
 
 def is_rewindable(request: PreparedRequest) -> bool:
-    """Return whether the request's body can probably be sent a second time.
+    """Return whether the body can probably be sent a second time; call it before the first.
 
-    ``requests`` records a file's position when it prepares the request. A generator, a
-    pipe and a multipart encoder have none.
+    ``requests`` records where a body starts when it prepares the request, but only if the body
+    is iterable, which an ``mmap`` is not. Otherwise its position is recorded here. A generator,
+    a pipe and a multipart encoder have none.
     """
     body = request.body
     if body is None or isinstance(body, _IN_MEMORY):
         return True
     # `_body_position` has no public name, but requests' own redirects rely on it.
+    if request._body_position is None and hasattr(body, "tell"):
+        with contextlib.suppress(OSError, ValueError):  # a pipe, a closed file
+            request._body_position = body.tell()
     return isinstance(request._body_position, int) and hasattr(body, "seek")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 import ssl
 import threading
 import time
@@ -529,7 +530,7 @@ def test_a_failed_refresh_shows_the_request_and_the_401(server, session):
 
 
 def test_an_old_except_httperror_catches_a_dead_session(server, session, manager):
-    """P7, P9: ``SessionExpired`` is an ``HTTPError`` whose response is the 401."""
+    """P7, P9: ``SessionExpired`` is an ``HTTPError`` whose response is a 401."""
     server.revoke_access_tokens()
     server.fault("token", status=400, body='{"error": "invalid_grant"}')
     with pytest.raises(requests.HTTPError) as caught:
@@ -539,10 +540,29 @@ def test_an_old_except_httperror_catches_a_dead_session(server, session, manager
     with pytest.raises(SessionExpired) as caught:
         session.get(server.resource)
     assert caught.value.request.url == server.resource
-    assert caught.value.response is None  # nothing was sent
     with pytest.raises(SessionExpired) as caught:
         session.post(server.resource, data=iter([b"once"]))
     assert caught.value.request.url == server.resource
+    assert caught.value.response.status_code == 401
+
+
+def test_a_dead_session_has_a_401_of_its_own(server, session, manager):
+    """P9, P12: nothing is sent, and an old script reads the 401 as it would the server's."""
+    token = bearer_of(manager)
+    manager.sign_out()
+    sent = server.counters.requests
+    with pytest.raises(requests.HTTPError) as caught:
+        session.post(server.resource, data=b"mine")
+    response = caught.value.response
+    assert (response.status_code, response.reason, response.ok) == (401, "Unauthorized", False)
+    assert (response.url, response.content, response.history) == (server.resource, b"", [])
+    assert response.request is caught.value.request
+    assert response.connection is session.get_adapter(server.resource)
+    assert response.raw.read() == b""
+    response.close()
+    assert token not in str(vars(response)) + str(response.request.headers)
+    assert server.counters.requests == sent
+    assert pickle.loads(pickle.dumps(caught.value)).response is None
 
 
 def test_a_failed_connection_shows_the_callers_request(session, server):

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import mmap
 import os
 import threading
 import time
@@ -212,14 +213,42 @@ def test_a_body_that_cannot_be_rewound_is_not_sent_again(kind, server, manager, 
     assert server.counters.exchanges == 1
 
 
-def test_an_unknown_start_is_not_guessed(server, session):
-    """P13: a file assigned to ``PreparedRequest.body`` directly is not sent again from 0."""
+def mapped(tmp_path):
+    """A file that is mapped into memory: it can be rewound, but not iterated over."""
+    path = tmp_path / "mapped"
+    path.write_bytes(b"skipped" + PAYLOAD)
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+class Reader:
+    """The least that requests sends as a body and that can be rewound."""
+
+    def __init__(self, tmp_path):
+        self._inner = io.BytesIO(b"skipped" + PAYLOAD)
+        self.read, self.tell, self.seek = self._inner.read, self._inner.tell, self._inner.seek
+
+
+@pytest.mark.parametrize("kind", [mapped, Reader])
+def test_a_body_whose_start_requests_does_not_record_is_sent_again(kind, server, session, tmp_path):
+    """P2: it is rewound to where it stood before it was sent."""
+    body = kind(tmp_path)
+    body.seek(len(b"skipped"))
+    server.revoke_access_tokens()
+    response = session.post(server.resource, data=body)
+    assert response.json()["body_sha256"] == sha256(PAYLOAD)
+    assert [r.status_code for r in response.history] == [401]
+
+
+def test_a_body_assigned_by_hand_is_sent_again(server, session):
+    """P2: also a file that ``requests`` has not seen, from where it stood, not from 0."""
     prepared = requests.Request("POST", server.resource).prepare()
-    prepared.body = io.BytesIO(b"by hand")
+    prepared.body = io.BytesIO(b"skipped by hand")
+    prepared.body.seek(len(b"skipped "))
     prepared.headers["Content-Length"] = "7"
     server.revoke_access_tokens()
-    assert session.send(prepared).status_code == 401
-    assert server.counters.requests == 1
+    assert session.send(prepared).json()["body_sha256"] == sha256(b"by hand")
+    assert server.counters.requests == 2
 
 
 def test_rewinding_returns_false_when_it_fails():

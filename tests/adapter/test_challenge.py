@@ -91,31 +91,36 @@ def test_challenges_are_read_as_servers_write_them(
         ('Bearer error="insufficient_scope", scope="write"', False),
         ("Bearer error=Insufficient_Scope", False),
         ('Bearer error="insufficient_user_authentication", max_age="5"', False),
+        ('Bearer error="insufficient_claims", claims="eyJ9"', False),
+        ('Bearer error="use_dpop_nonce"', False),
         ('Bearer realm="insufficient_scope"', True),
         ('Bearer error_description="insufficient_scope"', True),
         ('Bearer realm="a", Bearer error="insufficient_scope"', False),
         ('Bearer error="insufficient_scope", Bearer error="invalid_token"', True),
-        ('Basic realm="api"', False),
-        ('Basic realm="Bearer"', False),
+        ('Basic realm="api"', True),
+        ('OAuth oauth_problem="token_expired", realm="yahooapis.com"', True),
+        ('JWT realm="api"', True),
         ("Basic, Bearer", True),
+        ('Basic realm="api", Bearer error="insufficient_scope"', False),
         ('Basic error="insufficient_scope", Bearer', True),
         ('Bearer, Basic error="insufficient_scope"', True),
-        ("Negotiate", False),
-        ("BearerX", False),
-        ("X-Bearer", False),
+        ('OAuth error="insufficient_scope"', True),
+        ("Negotiate", True),
+        ('BearerX error="insufficient_scope"', True),
     ],
 )
 def test_which_challenges_reject_the_token(header: str | None, rejected: bool) -> None:
-    """P2: a refresh is needed only if another token could satisfy a Bearer challenge."""
+    """P2: a 401 rejects the token unless a Bearer challenge says that no refresh helps."""
     assert rejects_token(header) is rejected
 
 
 def test_a_scheme_other_than_bearer() -> None:
-    """P2: only challenges of the configured scheme count; with a bare token, any does."""
+    """P2: only challenges of the configured scheme count; for a bare token, there are none."""
     assert rejects_token("DPoP error=invalid_token", "dpop")
-    assert not rejects_token("Bearer", "DPoP")
+    assert not rejects_token("DPoP error=use_dpop_nonce", "dpop")
+    assert rejects_token("Bearer error=insufficient_scope", "DPoP")
     assert not rejects_token("Token error=insufficient_scope", "Token")
-    assert rejects_token("Basic", "")
+    assert rejects_token("Bearer error=insufficient_scope", "")
     assert rejects_token(None, "")
 
 
@@ -124,7 +129,8 @@ def test_a_scheme_other_than_bearer() -> None:
     [
         (401, {}, True),
         (401, {"www-authenticate": "Bearer"}, True),
-        (401, {"WWW-Authenticate": "Basic"}, False),
+        (401, {"WWW-Authenticate": "Basic"}, True),
+        (401, {"WWW-Authenticate": "Bearer error=insufficient_scope"}, False),
         (200, {"WWW-Authenticate": "Bearer"}, False),
         (403, {"WWW-Authenticate": 'Bearer error="invalid_token"'}, False),
         (407, {"WWW-Authenticate": "Bearer"}, False),

@@ -165,7 +165,7 @@ def test_an_empty_store_counts_as_a_refusal_without_a_request(server):
     ):
         session.post(server.resource, json={"resume": "me"})
     assert caught.value.request.body == b'{"resume": "me"}'
-    assert caught.value.response is None
+    assert caught.value.response.status_code == 401  # made here
     assert isinstance(caught.value, requests.HTTPError)
     assert server.counters.requests == 0
 

@@ -81,10 +81,12 @@ def _finish() -> None:
             )
     for worker in list(_workers):
         worker.finish(0)
+    atexit.unregister(finish_all)  # the others would find nothing to do
 
 
-# More than once, because a signal handler that raises just when one begins ends that one.
-for _ in range(3):
+# Many times, because a signal handler that raises just when one begins ends that one, and in a
+# burst of Ctrl-C the next signal comes while the traceback of the last is printed.
+for _ in range(30):
     atexit.register(finish_all)
 
 

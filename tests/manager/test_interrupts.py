@@ -208,6 +208,29 @@ def test_the_interpreter_exits_with_an_exchange_under_way(server, path, way):
     assert_saved(server, path)
 
 
+def test_ctrl_c_whenever_an_exit_handler_begins(server, path):
+    """P5: a burst of them ends several of the package's exit handlers at their first line."""
+    code = """
+        def interrupt(frame, event, argument):
+            if frame.f_code.co_name == "finish_all" and left:
+                left.pop()
+                signal.raise_signal(signal.SIGINT)
+
+        left = [None] * 20
+        manager, session = make()
+        manager.start_refresh(manager.token())
+        hear()
+        sys.unraisablehook = lambda ignored: sys.settrace(interrupt)  # what raises is removed
+        sys.settrace(interrupt)
+    """
+    with server.token_gate(processed=True) as held, Child(server, path, code) as child:
+        assert held.arrived.wait(20)
+        child.say()
+        held.release()
+        assert child.end() == ([], "", 0)
+    assert_saved(server, path)
+
+
 @pytest.mark.parametrize("registered", ["before", "after"])
 def test_a_request_made_while_the_interpreter_exits(server, path, registered):
     """P5: an exit handler that runs before or after ours sends it, when no thread can be started

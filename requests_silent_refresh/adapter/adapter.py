@@ -14,6 +14,7 @@ from urllib3.util import Retry
 
 from .. import arguments
 from ..errors import SessionExpired, SilentRefreshError
+from ..manager.futility import place_of, upload_places
 from ..manager.manager import TokenManager
 from ..origin import Origin
 from ..redaction import HeaderValue
@@ -195,7 +196,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         if self._rejects(response):
             return self._renew_and_replay(token, request, response, how, renewals)
         if self.manager.futility.active:
-            self.manager.futility.accepted(_path(request), token)
+            self.manager.futility.accepted(place_of(request), token)
         return response
 
     def _renew_and_replay(
@@ -208,7 +209,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
     ) -> Response:
         rejected: list[Response] = []
         again = request
-        path = _path(request)
+        path = place_of(request)
         while len(rejected) < MAX_REPLAYS and renewals < MAX_RENEWALS:
             if not self.manager.may_renew(token, path):
                 break
@@ -247,7 +248,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         if self._rejects(response):
             return self._hand_back(token, request, response)
         if self.manager.futility.active:
-            for place in _upload_places(request):
+            for place in upload_places(request):
                 self.manager.futility.accepted(place, token)
         return response
 
@@ -259,7 +260,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             Origin.of(request.url),
             response.status_code,
         )
-        places = _upload_places(request)
+        places = upload_places(request)
         if all(self.manager.may_renew(token, place) for place in places):
             self.manager.start_refresh(token)
         for place in places:
@@ -346,17 +347,3 @@ def _check(manager: Any, transport: Any, options: dict[str, Any]) -> None:
         arguments.instances(int, "an int", **{name: options[name]})
     retries = options.get("max_retries")
     arguments.instances((int, Retry), "an int or a Retry", **arguments.given(max_retries=retries))
-
-
-def _path(request: PreparedRequest) -> str:
-    """Return the origin and path of a request, by which rejections are counted."""
-    return (request.url or "").partition("#")[0].partition("?")[0]
-
-
-def _upload_places(request: PreparedRequest) -> tuple[str, str]:
-    """Return where an upload's rejections are counted: its path, and its origin's uploads.
-
-    The second is needed because each upload often has a path of its own and is sent
-    only once: if every token is rejected, each upload would ask for a refresh.
-    """
-    return _path(request), f"uploads to {Origin.of(request.url)}"

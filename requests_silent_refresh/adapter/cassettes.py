@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..redaction import MASK, HeaderValue
+from ..patterns import MASK
+from ..redaction import HeaderValue
 
 
 def mask_in_yaml() -> None:

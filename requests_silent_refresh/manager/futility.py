@@ -7,6 +7,9 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from requests import PreparedRequest
+
+from ..origin import Origin
 from ..system.forking import reset_in_child
 from ..token import Token
 
@@ -129,3 +132,17 @@ class FutilityGuard:
             self._accepted.move_to_end(path)
             if len(self._accepted) > PATHS_REMEMBERED:
                 self._accepted.popitem(last=False)
+
+
+def place_of(request: PreparedRequest) -> str:
+    """Return the origin and path of a request, by which rejections are counted."""
+    return (request.url or "").partition("#")[0].partition("?")[0]
+
+
+def upload_places(request: PreparedRequest) -> tuple[str, str]:
+    """Return where an upload's rejections are counted: its path, and its origin's uploads.
+
+    The second is needed because each upload often has a path of its own and is sent
+    only once: if every token is rejected, each upload would ask for a refresh.
+    """
+    return place_of(request), f"uploads to {Origin.of(request.url)}"

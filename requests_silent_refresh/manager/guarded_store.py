@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import SilentRefreshError, StoreError, StoreUnavailable
-from ..redaction import share
+from ..redaction import is_ours, share
 from ..stores.contract import Hold, State, StateMoved, TokenStore
-from ..system.foreign import account_of, is_ours, name_of, secrets_of
+from ..system.foreign import account_of, name_of, secrets_of
 from ..token import Token
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def guarded(store: TokenStore) -> TokenStore:
     """Return the store itself if it is one of this package, else one that guards its calls."""
-    return store if is_ours(store) else GuardedStore(store)
+    return store if is_ours(type(store)) else GuardedStore(store)
 
 
 class GuardedStore(TokenStore):

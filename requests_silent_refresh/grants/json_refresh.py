@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from ..redaction import MaskedDict
 from ..system.foreign import secrets_of
 from ..token import Token, parse_time
 from . import outcomes
 from .answer import EndpointAnswer
 from .base import Grant, Message, literal_secrets, refresh_token_of, resolve, secrets_among
 from .protocol import EXCHANGE_TIMEOUT
-from .token_endpoint import TokenEndpoint
+from .token_endpoint import TokenEndpoint, hidden_url
 
 # The usual containers and names of fields, in the order in which they are tried.
 _CONTAINERS = ("data", "result", "tokens", "token")
@@ -75,6 +76,9 @@ class JSONRefresh(Grant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # First, before anything can raise, because a traceback may show these locals.
+        url, extra, headers = hidden_url(url), MaskedDict(extra or {}), MaskedDict(headers or {})
+        proxies = None if proxies is None else MaskedDict(proxies)
         super().__init__(
             TokenEndpoint(url, name="url", verify=verify, cert=cert, proxies=proxies, clock=clock),
             outcomes.by_json_dialect,
@@ -92,10 +96,10 @@ class JSONRefresh(Grant):
         self._refresh_token_path = refresh_token_path
         self._expires_path = expires_path
         self._expires_unit = expires_unit
-        self._extra = dict(extra or {})
-        # Raises TypeError now rather than at the first refresh.
-        json.dumps({name: value for name, value in self._extra.items() if not callable(value)})
-        self._headers = dict(headers or {})
+        if not _is_json(extra):
+            raise TypeError("extra must contain only callables and values that JSON can express")
+        self._extra = extra
+        self._headers = headers
 
     def _exchange(self, token: Token | None) -> Token:
         deadline = self._deadline()
@@ -162,6 +166,14 @@ class JSONRefresh(Grant):
         yield from super()._literal_secrets()
         yield from literal_secrets("extra", self._extra)
         yield from literal_secrets("headers", self._headers)
+
+
+def _is_json(extra: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps({name: value for name, value in extra.items() if not callable(value)})
+    except (TypeError, ValueError, RecursionError):  # not raised: its frames show the values
+        return False
+    return True
 
 
 def _put(fields: dict[str, Any], path: str, value: str) -> None:

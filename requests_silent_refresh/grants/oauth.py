@@ -9,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
 from ..errors import SilentRefreshError
-from ..redaction import Secret
+from ..redaction import MaskedDict, Secret
 from ..system.foreign import secrets_of
 from ..token import Token
 from . import outcomes
@@ -25,7 +25,7 @@ from .base import (
     secrets_among,
 )
 from .protocol import EXCHANGE_TIMEOUT
-from .token_endpoint import TokenEndpoint
+from .token_endpoint import TokenEndpoint, hidden_url
 
 # Fields that the grants set themselves; a second value in ``extra`` would contradict them.
 _RESERVED = frozenset({"grant_type", "refresh_token", "scope", "client_secret"})
@@ -54,6 +54,10 @@ class _OAuthGrant(Grant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # First, before anything can raise, because a traceback may show these locals.
+        client_secret, token_endpoint = literal(client_secret), hidden_url(token_endpoint)
+        revocation_endpoint = hidden_url(revocation_endpoint)
+        extra, proxies = MaskedDict(extra or {}), None if proxies is None else MaskedDict(proxies)
         network: Any = {"verify": verify, "cert": cert, "proxies": proxies, "clock": clock}
         super().__init__(
             TokenEndpoint(token_endpoint, **network),
@@ -68,10 +72,10 @@ class _OAuthGrant(Grant):
             else TokenEndpoint(revocation_endpoint, name="revocation_endpoint", **network)
         )
         self._client_id = client_id
-        self._client_secret = literal(client_secret)
+        self._client_secret = client_secret
         self._client_auth = _client_auth(client_id, client_secret, client_auth)
         self._scope = scope if scope is None or isinstance(scope, str) else " ".join(scope)
-        self._extra = dict(extra or {})
+        self._extra = extra
         if _RESERVED & self._extra.keys():
             raise ValueError(f"extra must not contain {sorted(_RESERVED)}: the grant sets them")
 
@@ -90,7 +94,8 @@ class _OAuthGrant(Grant):
         return True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._endpoint)!r}, client_id={self._client_id!r})"
+        client_id = getattr(self, "_client_id", None)
+        return f"{type(self).__name__}({self._shown_endpoint!r}, client_id={client_id!r})"
 
     def _revoke(self, token: Token) -> None:
         endpoint, deadline = self._revocation_endpoint, self._deadline()
@@ -231,6 +236,9 @@ class ClientCredentialsGrant(_OAuthGrant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        client_secret, token_endpoint = literal(client_secret), hidden_url(token_endpoint)
+        revocation_endpoint = hidden_url(revocation_endpoint)
+        extra, proxies = MaskedDict(extra or {}), None if proxies is None else MaskedDict(proxies)
         if client_secret is None and client_auth != "none" and cert is None:
             raise ValueError(
                 "a client without a secret cannot authenticate: pass client_secret, or cert, or "
@@ -264,7 +272,7 @@ def _client_auth(client_id: object, client_secret: object, client_auth: str | No
         if client_auth not in (None, "none"):
             raise ValueError(f"client_auth={client_auth!r} needs a client_secret")
         return "none"
-    if not callable(client_secret) and not (isinstance(client_secret, str) and client_secret):
+    if isinstance(client_secret, Secret) and not client_secret.reveal():
         raise ValueError("client_secret must be a non-empty str, or a callable that returns one")
     if client_auth not in (None, "basic", "post"):
         raise ValueError(

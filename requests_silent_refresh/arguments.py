@@ -17,7 +17,7 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from .redaction import Secret
+from .redaction import MaskedDict, Secret
 
 # RFC 9110 section 5.6.2: the names of header fields and of authentication schemes.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -191,11 +191,11 @@ def header_values(**arguments: Any) -> None:
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """Return a copy of a mapping whose keys are ``str``; an empty one for ``None``."""
     if value is None:
-        return {}
+        return MaskedDict()
     instances(Mapping, "a mapping", **{name: value})
     for key in value:
         instances(str, "a str", **{f"each key of {name}": key})
-    return dict(value)
+    return MaskedDict(value)
 
 
 def path(name: str, value: Any, expected: str = "the path of a file, a str or a Path") -> str:

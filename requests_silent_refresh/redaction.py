@@ -20,7 +20,7 @@ import os
 import re
 import secrets
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, quote_plus
 
@@ -125,6 +125,11 @@ class MaskedDict(dict[str, Any]):
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{key!r}: {MASK}" for key in self) + "}"
+
+
+def hidden_mapping(value: Any) -> Any:
+    """Return a mapping as a :class:`MaskedDict`; anything else, a wrong argument, as it is."""
+    return MaskedDict(value) if isinstance(value, Mapping) else value
 
 
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 import requests
 import urllib3.exceptions
 
+from ..errors import cleaned
 from ..redaction import strip
 
 # Answers are a few kilobytes; a megabyte is enough for the largest id_token.
@@ -161,7 +162,8 @@ def no_answer(error: Exception, sent: bool) -> NoAnswer:
     cause = next((link for link in links if _is_system_error(link)), None)
     detail = type(error).__name__
     if cause is not None:
-        detail = f"{type(cause).__name__}: {cause}"
+        # Cleaned, because a proxy's words may be in it.
+        detail = cleaned(f"{type(cause).__name__}: {cause}") or ""
         cause.__cause__ = cause.__context__ = None
         strip(cause)
     if any(isinstance(link, _TIMEOUTS) for link in links):

@@ -102,7 +102,12 @@ class Grant:
         return dict(self.__dict__)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._endpoint)!r})"
+        return f"{type(self).__name__}({self._shown_endpoint!r})"
+
+    @property
+    def _shown_endpoint(self) -> str:
+        # Not set yet in the traceback of a constructor that raised.
+        return str(getattr(self, "_endpoint", "incomplete"))
 
     def _exchange(self, token: Token | None) -> Token:
         raise NotImplementedError
@@ -190,8 +195,13 @@ def contained(step: Callable[[], T]) -> T | SilentRefreshError:
 
 
 def literal(value: Any) -> Any:
-    """Wrap a secret given as a ``str`` so that it cannot be printed; return all else as is."""
-    return Secret(value) if isinstance(value, str) else value
+    """Wrap a secret so that no traceback shows it; return ``None`` and a callable as is.
+
+    Called first in a constructor. A value of a wrong type counts as an empty secret.
+    """
+    if value is None or callable(value) or isinstance(value, Secret):
+        return value
+    return Secret(value if isinstance(value, str) else "")
 
 
 def refresh_token_of(token: Token | None) -> str:

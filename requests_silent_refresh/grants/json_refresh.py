@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from .. import arguments
+from ..redaction import hidden_mapping
 from ..system.foreign import secrets_of
 from ..token import Token, parse_time
 from . import outcomes
 from .answer import EndpointAnswer
 from .base import Grant, Message, literal_secrets, refresh_token_of, resolve, secrets_among
 from .protocol import EXCHANGE_TIMEOUT
-from .token_endpoint import TokenEndpoint
+from .token_endpoint import TokenEndpoint, hidden_url
 
 # The usual containers and names of fields, in the order in which they are tried.
 _CONTAINERS = ("data", "result", "tokens", "token")
@@ -76,6 +77,9 @@ class JSONRefresh(Grant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # First, before anything can raise, because a traceback may show these locals.
+        url, proxies = hidden_url(url), hidden_mapping(proxies)
+        extra, headers = hidden_mapping(extra), hidden_mapping(headers)
         super().__init__(
             TokenEndpoint(url, name="url", verify=verify, cert=cert, proxies=proxies, clock=clock),
             outcomes.by_json_dialect,

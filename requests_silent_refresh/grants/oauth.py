@@ -10,7 +10,7 @@ from urllib.parse import quote_plus, urlencode
 
 from .. import arguments
 from ..errors import SilentRefreshError
-from ..redaction import Secret
+from ..redaction import Secret, hidden_mapping
 from ..system.foreign import secrets_of
 from ..token import Token
 from . import outcomes
@@ -26,7 +26,7 @@ from .base import (
     secrets_among,
 )
 from .protocol import EXCHANGE_TIMEOUT
-from .token_endpoint import TokenEndpoint
+from .token_endpoint import TokenEndpoint, hidden_url
 
 # Fields that the grants set themselves; a second value in ``extra`` would contradict them.
 _RESERVED = frozenset({"grant_type", "refresh_token", "scope", "client_secret"})
@@ -55,7 +55,10 @@ class _OAuthGrant(Grant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        client_secret = literal(client_secret)  # before anything raises: a traceback shows locals
+        # First, before anything can raise, because a traceback may show these locals.
+        client_secret, token_endpoint = literal(client_secret), hidden_url(token_endpoint)
+        revocation_endpoint = hidden_url(revocation_endpoint)
+        extra, proxies = hidden_mapping(extra), hidden_mapping(proxies)
         network: Any = {"verify": verify, "cert": cert, "proxies": proxies, "clock": clock}
         super().__init__(
             TokenEndpoint(token_endpoint, **network),
@@ -93,7 +96,8 @@ class _OAuthGrant(Grant):
         return True
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._endpoint)!r}, client_id={self._client_id!r})"
+        client_id = getattr(self, "_client_id", None)
+        return f"{type(self).__name__}({self._shown_endpoint!r}, client_id={client_id!r})"
 
     def _revoke(self, token: Token) -> None:
         endpoint, deadline = self._revocation_endpoint, self._deadline()
@@ -234,7 +238,9 @@ class ClientCredentialsGrant(_OAuthGrant):
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        client_secret = literal(client_secret)  # as in the base class
+        client_secret, token_endpoint = literal(client_secret), hidden_url(token_endpoint)
+        revocation_endpoint = hidden_url(revocation_endpoint)
+        extra, proxies = hidden_mapping(extra), hidden_mapping(proxies)
         if client_secret is None and client_auth != "none" and cert is None:
             raise ValueError(
                 "a client without a secret cannot authenticate: pass client_secret, or cert, or "

@@ -30,13 +30,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from ..errors import (
-    RefreshFailed,
-    RefreshUnavailable,
-    SessionExpired,
-    SilentRefreshError,
-    cleaned,
-)
+from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..redaction import Secret, masked
 from .answer import EndpointAnswer, NoAnswer, Outcome, http_date
 
@@ -261,8 +255,7 @@ def _remark(status: int) -> str:
 def _error_without_answer(
     nothing: NoAnswer, endpoint: object, hide: Iterable[Secret]
 ) -> SilentRefreshError:
-    said = cleaned(masked(nothing.detail, hide))  # a proxy's words may be among it
-    detail = f" ({said})" if said else ""
+    detail = f" ({masked(nothing.detail, hide)})" if nothing.detail else ""
     failed: SilentRefreshError
     if nothing.kind == "set-up":
         failed = RefreshFailed(

@@ -13,6 +13,7 @@ from requests.utils import default_user_agent, select_proxy
 from .. import arguments
 from ..errors import InsecureTransport
 from ..origin import Origin
+from ..redaction import HeaderValue, hidden_mapping
 from .answer import Outcome
 from .bounded_post import Exchange
 
@@ -40,8 +41,10 @@ class TokenEndpoint:
         proxies: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # First, before anything can raise, because a traceback may show these locals.
+        url, proxies = hidden_url(url), hidden_mapping(proxies)
         self._origin = _origin(name, url)
-        self.url = url
+        self.url = str(url)
         arguments.functions(clock=clock)
         self._given = checked_network(verify, cert, proxies)
         self._clock = clock
@@ -111,27 +114,35 @@ def checked_network(verify: Any = None, cert: Any = None, proxies: Any = None) -
     return {"verify": verify, "cert": cert, "proxies": proxies}
 
 
+def hidden_url(url: Any) -> Any:
+    """Return a URL, which may contain a password or a key, with a masked ``repr``."""
+    return HeaderValue(url) if isinstance(url, str) else url
+
+
 def _origin(name: str, url: object) -> Origin:
     hint = f"{name} must be a URL such as 'https://auth.example.com/oauth2/token'"
     if not isinstance(url, str):
         raise arguments.wrong_kind(name, url, hint.partition(" must be ")[2])
     if "@" in url.partition("?")[0]:
         raise ValueError(f"{hint}, without user and password: pass client_id and client_secret")
-    try:
-        prepared = requests.Request("POST", url).prepare().url
-    except (requests.RequestException, ValueError):
-        prepared = None
-    origin = Origin.of(prepared)
+    shown, origin = url.partition("?")[0], Origin.of(_prepared(url))
     if origin is None or origin.scheme not in ("http", "https") or re.search(r"\s", url):
-        raise ValueError(f"{hint}, not {url!r}")
+        raise ValueError(f"{hint}, not {shown!r}")
     if "#" in url:
-        raise ValueError(f"{hint}, without the fragment in {url!r} (RFC 6749 section 3.2)")
+        raise ValueError(f"{hint}, without the fragment in {shown!r} (RFC 6749 section 3.2)")
     if not (origin.is_secure or origin.is_loopback):
         raise InsecureTransport(
             f"{name} is at {origin}, where anyone on the network path can read the refresh token: "
             "use https (plain http is allowed only for loopback addresses)"
         )
     return origin
+
+
+def _prepared(url: str) -> str | None:
+    try:
+        return requests.Request("POST", url).prepare().url
+    except (requests.RequestException, ValueError):
+        return None
 
 
 def _headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -173,13 +176,13 @@ class Engine(ABC):
             )
         return url
 
-    def rejected(self, error: object) -> StoreError:
+    def rejected(self, error: BaseException) -> StoreError:
         """Return the error for a step that would fail again."""
-        return StoreError(f"{self} rejected the request: {one_line(error)}")
+        return StoreError(f"{self} rejected the request: {told_by(error)}")
 
-    def unavailable(self, error: object) -> StoreUnavailable:
+    def unavailable(self, error: BaseException) -> StoreUnavailable:
         """Return the error for a step that may succeed later."""
-        return StoreUnavailable(f"{self} is unavailable, try again later: {one_line(error)}")
+        return StoreUnavailable(f"{self} is unavailable, try again later: {told_by(error)}")
 
     def __str__(self) -> str:
         return self._shown
@@ -245,6 +248,27 @@ def fleet_key(key: Any) -> KeySource:
 def milliseconds(seconds: float) -> int:
     """Return the duration as engines store it."""
     return int(seconds * 1000)
+
+
+def told_by(error: BaseException) -> str:
+    """Return a driver's error without its text, which may quote a URL or a statement's values.
+
+    What is left are its type, the engine's code for it (of SQL, MySQL or Redis) and the text of
+    the operating system's error that caused it.
+    """
+    codes: list[object] = [getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)]
+    codes += [a for a in error.args[:1] if isinstance(a, int) and a < 10_000]
+    if type(error).__module__.startswith("redis."):
+        codes += re.findall(r"^[A-Z]{3,12}(?= )", str(error))
+    link: BaseException | None = error
+    for _ in range(9):
+        number = link.errno if isinstance(link, OSError) else None
+        if number is not None and number in errno.errorcode:
+            codes.append(os.strerror(number))
+            break
+        link = link and (link.__cause__ or link.__context__)
+    told = ", ".join(str(code) for code in codes if code is not None)
+    return type(error).__name__ + (f" ({told})" if told else "")
 
 
 def one_line(error: object) -> str:

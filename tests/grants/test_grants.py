@@ -716,6 +716,55 @@ class TestSecrets:
         assert "/no/such/file" in told[1]
         assert "NO_SUCH_NAME is not set" in told[2]
 
+    @pytest.mark.parametrize("kind", [RefreshTokenGrant, ClientCredentialsGrant, JSONRefresh])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"url": "http://auth.example.com/token"},
+            {"url": f"https://user:{CANARY}@auth.example.com/token"},
+            {"url": f"ftp://auth.example.com/token?key={CANARY}"},
+            {"url": f"https://auth.example.com/token?key={CANARY}#part"},
+            {"timeout": -1},
+            {"client_id": ""},
+            {"client_auth": "none"},
+            {"client_secret": CANARY.encode()},
+            {"client_secret": ""},
+            {"extra": {"scope": CANARY, "key": {CANARY}}},
+            {"extra": {"scope": "a", "key": CANARY, 1: float("nan"), (2,): CANARY}},
+            {"revocation_endpoint": f"http://x/?key={CANARY}"},
+            {"refresh_field": ""},
+        ],
+    )
+    def test_a_constructor_that_raises_shows_nothing(self, kind: Any, wrong: Any) -> None:
+        """P12: neither the message nor the locals of any frame below ours hold a secret."""
+        known = {"headers", "refresh_field"} if kind is JSONRefresh else {"revocation_endpoint"}
+        known |= {"url", "timeout", "extra", "proxies"}
+        if kind is not JSONRefresh:
+            known |= {"client_id", "client_secret", "client_auth"}
+        if not wrong.keys() <= known:
+            pytest.skip("no such argument")
+        right = {
+            "url": URL,
+            "client_id": "me",
+            "client_secret": CANARY,
+            "extra": {"client_assertion": CANARY, "nested": {"key": CANARY}},
+            "headers": {"X-Api-Key": CANARY},
+            "proxies": {"https": f"http://u:{CANARY}@proxy:1"},
+        }
+        options = {name: value for name, value in (right | wrong).items() if name in known}
+        address = options.pop("url")
+        with pytest.raises((ValueError, TypeError, InsecureTransport)) as caught:
+            kind(address, **options)
+        error: BaseException | None = caught.value
+        trace = caught.value.__traceback__
+        assert trace is not None
+        assert trace.tb_next is not None
+        while error is not None:
+            first = trace.tb_next if error is caught.value else error.__traceback__
+            shown = traceback.TracebackException(type(error), error, first, capture_locals=True)
+            assert CANARY not in "".join(shown.format())
+            error = error.__context__
+
     @pytest.mark.parametrize("value", ["", None])
     def test_a_source_that_returns_nothing(self, web: Any, value: Any) -> None:
         """An empty secret is never sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 import sqlalchemy
 from engines.fleet import KEY
 from engines.proxy import Proxy
@@ -17,6 +19,7 @@ from queue_kit import refresh_and_meanwhile, until
 
 from requests_silent_refresh import SQLStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.secret_sources import FromEnvironment
+from requests_silent_refresh.stores.engine import told_by
 from requests_silent_refresh.testing.store_contract import StoreContract
 
 
@@ -204,10 +207,35 @@ def test_a_table_with_other_columns_is_not_an_outage(postgres):
     postgres.empty()
     store = SQLStore(postgres.url, "nightly", key=key)
     postgres.query("CREATE TABLE silent_refresh_tokens (name TEXT PRIMARY KEY)")
-    with pytest.raises(StoreError, match="does not exist") as refused:
+    with pytest.raises(StoreError, match=r"UndefinedColumn \(42703\)") as refused:
         store.exclusive(30.0)
     assert not isinstance(refused.value, StoreUnavailable)
     store.close()
+
+
+class DriverError(Exception):
+    """An error of a driver, which quotes the statement's values."""
+
+    sqlstate = "23505"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DriverError("canary"), "DriverError (23505)"),
+        (RuntimeError(2006, "canary"), "RuntimeError (2006)"),
+        (RuntimeError(10**9, "canary"), "RuntimeError"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "canary"), "(111, Connection refused)"),
+        (redis.ResponseError("CROSSSLOT canary"), "ResponseError (CROSSSLOT)"),
+        (RuntimeError("CANARY canary"), "RuntimeError"),
+    ],
+)
+def test_of_a_drivers_error_only_type_and_codes_are_told(error, told):
+    """P12: a driver quotes values and URLs, and SQLAlchemy a statement's parameters."""
+    error.__cause__ = ValueError("canary")
+    error.__cause__.__cause__ = error
+    assert told_by(error).endswith(told)
+    assert "canary" not in told_by(error).lower()
 
 
 def test_concurrent_calls_create_one_table(database):

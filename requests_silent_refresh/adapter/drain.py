@@ -20,6 +20,10 @@ DRAIN_BYTES = 64 * 1024
 DRAIN_SECONDS = 1.0
 _PIECE = 16 * 1024
 
+# What beginning and reading raise: cut off, invalid HTTP, no descriptor or thread left. Nothing
+# else is caught, because it was raised by a signal handler, for the caller.
+_BROKEN = (OSError, http.client.HTTPException, ValueError, RuntimeError)
+
 
 def keep_body(rejected: Response) -> None:
     """Read the 401's body, so that waiting for a refresh holds no connection of the pool.
@@ -74,13 +78,13 @@ def _drain(raw: urllib3.HTTPResponse) -> tuple[bytes, bool]:
         return b"", True
     drain, body, ended = _Drain(), bytearray(), False
     try:
-        # After any error (cut off, invalid HTTP) the connection cannot be reused.
-        with contextlib.suppress(Exception):
-            _watch.begin(drain, source.fileno())
-            while not ended and len(body) <= DRAIN_BYTES:
-                piece = source.read1(_PIECE)
-                body += piece
-                ended = not piece
+        _watch.begin(drain, source.fileno())
+        while not ended and len(body) <= DRAIN_BYTES:
+            piece = source.read1(_PIECE)
+            body += piece
+            ended = not piece
+    except _BROKEN:
+        pass  # the connection cannot be reused
     finally:
         in_time = _watch.end(drain)
     if ended and in_time:
@@ -89,9 +93,9 @@ def _drain(raw: urllib3.HTTPResponse) -> tuple[bytes, bool]:
 
 
 class _Drain:
-    """One body being drained. Its fields are guarded by the watch's Condition.
+    """One body being drained. Its fields are guarded by the watch's lock.
 
-    ``descriptor`` is a duplicate, because the response's own may be closed, and its
+    ``descriptors`` holds a duplicate of the response's own, which may be closed, and its
     number reused, while the watch holds it. It becomes a socket object only when it is
     shut down, because creating one may change whether the connection blocks
     (``socket.setdefaulttimeout``).
@@ -99,8 +103,18 @@ class _Drain:
 
     def __init__(self) -> None:
         self.due = time.monotonic() + DRAIN_SECONDS
-        self.descriptor: int | None = None
+        self.descriptors: list[int] = []
         self.in_time = True
+
+    # Each of these is one call of code in C: a signal handler runs between two bytecodes, and an
+    # exception that it raises there would lose a descriptor that no list holds.
+
+    def open(self, descriptor: int) -> None:
+        self.descriptors.extend(map(os.dup, (descriptor,)))
+
+    def close(self) -> None:
+        if self.descriptors:
+            next(map(os.close, iter(self.descriptors.pop, None)))
 
 
 class _Watch:
@@ -112,8 +126,12 @@ class _Watch:
 
     All drains have the same time limit, so the oldest is always due first, and the
     thread sleeps until then. A drain that has ended stays in the queue until it is due,
-    without its descriptor. The Condition guards all fields. Connections are shut down
+    without its descriptor. The lock guards all fields. Connections are shut down
     with it held, which does not block and never hits a drain that has ended.
+
+    An exception of a signal handler may leave :meth:`begin` and :meth:`end` anywhere. A
+    drain is then over at its time limit, when the thread closes its descriptor. At worst a
+    second thread serves the same queue for a while.
     """
 
     def __init__(self) -> None:
@@ -122,7 +140,9 @@ class _Watch:
 
     def after_fork_in_child(self) -> None:
         """Start again, without the drains and the thread, which are the parent's."""
-        self._changed = threading.Condition()
+        # `with` on the lock itself, as in the refresh queue: drains run in a request's thread.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._drains: deque[_Drain] = deque()
         self._runs = False
 
@@ -132,36 +152,41 @@ class _Watch:
         Raises ``OSError`` if no descriptor is left and ``RuntimeError`` if no thread can
         be started; the connection is then closed instead of read without a time limit.
         """
-        with self._changed:
+        with self._lock:
             if not self._runs:
                 threading.Thread(target=self._run, name="silent-refresh-drain", daemon=True).start()
                 self._runs = True
-            drain.descriptor = os.dup(descriptor)
-            self._drains.append(drain)
+            self._drains.append(drain)  # first, so that the thread closes what is opened
+            drain.open(descriptor)
             if len(self._drains) == 1:
                 self._changed.notify()
 
     def end(self, drain: _Drain) -> bool:
         """Stop watching ``drain``; return whether it ended in time."""
-        with self._changed:
-            descriptor, drain.descriptor = drain.descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-        return drain.in_time
+        with self._lock:
+            drain.close()
+            return drain.in_time
 
     def _run(self) -> None:
-        with self._changed:
-            # Checked again after the wait, because a drain may begin just as it times out.
-            while self._drains or self._changed.wait(DRAIN_SECONDS) or self._drains:
-                left = self._drains[0].due - time.monotonic()
-                if left > 0:
-                    self._changed.wait(left)
-                    continue
-                drain = self._drains.popleft()
-                if drain.descriptor is not None:
-                    drain.in_time = False
-                    _shut_down(drain.descriptor)
-            self._runs = False
+        with self._lock:
+            try:
+                # Checked again after the wait, because a drain may begin just as it times out.
+                while self._drains or self._changed.wait(DRAIN_SECONDS) or self._drains:
+                    self._serve(self._drains[0])
+            finally:
+                self._runs = False
+
+    def _serve(self, oldest: _Drain) -> None:
+        """Wait until the oldest drain is due, or else end it; needs the lock held."""
+        left = oldest.due - time.monotonic()
+        if left > 0:
+            self._changed.wait(left)
+            return
+        self._drains.remove(oldest)
+        if oldest.descriptors:
+            oldest.in_time = False
+            _shut_down(oldest.descriptors[0])
+            oldest.close()
 
 
 def _shut_down(descriptor: int) -> None:

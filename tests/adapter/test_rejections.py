@@ -382,7 +382,7 @@ def test_a_drain_that_begins_as_the_watch_ends_is_watched(drain_seconds):
             return False
 
     with near, far:
-        watch._changed = Late()
+        watch._changed = Late(watch._lock)
         watch._runs = True
         watch._run()
         assert not watch.end(slow)

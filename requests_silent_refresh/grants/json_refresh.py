@@ -185,7 +185,8 @@ def _json_fields(extra: Any) -> dict[str, Any]:
     fields = arguments.mapping("extra", extra)
     sources = {name: value for name, value in fields.items() if callable(value)}
     arguments.functions(**{f"extra[{name!r}]": value for name, value in sources.items()})
-    arguments.json_values(extra={k: v for k, v in fields.items() if k not in sources})
+    plain = hidden_mapping({k: v for k, v in fields.items() if k not in sources})
+    arguments.json_values(extra=plain)
     return fields
 
 

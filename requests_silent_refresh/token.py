@@ -136,9 +136,10 @@ class Token(Confidential):
         ``previous`` is the token that was exchanged. Its ``refresh_token`` and ``scope``
         are kept if the response has none (section 6).
 
-        A number is read as the token's text. If a server's response has any other field that
-        cannot be used, even the refresh token, only that field is ignored. Raises
-        ``ValueError`` if there is no usable access token, or if a saved refresh token is unusable.
+        Of the response to an exchange nothing is lost, because the old refresh token may be
+        spent: a number is read as the token's text, and any other field that cannot be used,
+        even the refresh token, is ignored. Raises ``ValueError`` if there is no usable access
+        token, or, without ``previous``, if the refresh token is not usable as it is.
         """
         payload = MaskedDict(payload) if received_at is not None else _as_answer(payload)
         if "access_token" not in payload:
@@ -153,8 +154,8 @@ class Token(Confidential):
             scope = previous.scope
         token_type = payload.get("token_type")
         return cls(
-            _as_text(payload["access_token"]),
-            _refresh_token_of(payload, previous, is_granted=received_at is not None),
+            _as_text(payload["access_token"], previous),
+            _refresh_token_of(payload, previous),
             expires_at=expires_at,
             issued_at=now if received_at is not None or lifetime is not None else None,
             token_type=token_type if token_type and isinstance(token_type, str) else "Bearer",
@@ -194,25 +195,23 @@ def _as_answer(kept: Mapping[str, Any]) -> MaskedDict:
     return answer
 
 
-def _as_text(value: object) -> Any:
+def _as_text(value: object, previous: Token | None) -> Any:
     """Return a token as text: servers send numbers, and text with a line break at its end."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and previous is not None:
         return str(value)
     return value.strip() if isinstance(value, str) else value
 
 
-def _refresh_token_of(
-    payload: Mapping[str, Any], previous: Token | None, *, is_granted: bool
-) -> str | Secret | None:
-    """Return the refresh token of a response, else the ``previous`` one; never raises.
+def _refresh_token_of(payload: Mapping[str, Any], previous: Token | None) -> Any:
+    """Return the refresh token of a response; never raises.
 
-    A granted one that is unusable is dropped: the access token with it is good.
+    After an exchange, that of ``previous`` if there is none or it is unusable: the access
+    token beside it is good.
     """
-    value = _as_text(payload.get("refresh_token") or None)
+    value = _as_text(payload.get("refresh_token") or None, previous)
     usable = isinstance(value, str) and _TOKEN.fullmatch(value)
-    if value is None or (is_granted and not usable):
-        return None if previous is None else previous.refresh_token
-    return value  # type: ignore[no-any-return]
+    return value if usable or previous is None else previous.refresh_token
 
 
 def _hidden(value: object) -> Any:

@@ -27,7 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import click  # noqa: F401
         import oauthlib  # noqa: F401
-        import rich  # noqa: F401
     except ImportError as missing:
         print(_MISSING_EXTRA.format(missing.name), file=sys.stderr)
         return SETUP

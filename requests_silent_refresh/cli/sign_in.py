@@ -14,7 +14,7 @@ from ..profiles import changes, listed, load
 from ..profiles.names import normal
 from ..profiles.profile import Profile, network_options
 from ..profiles.references import Kept, resolve
-from ..sign_in.client import Client
+from ..sign_in.client import Client, as_client
 from ..token import Token
 from .app import is_terminal, uninterrupted
 from .options import name_argument, parsed_pairs, profile_from, read_secret, setting_options
@@ -201,7 +201,6 @@ def _with_device(
     profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
 ) -> None:
     from ..sign_in.device import DeviceCode, with_device
-    from .countdown import Countdown
 
     endpoint = _endpoint(profile, "device_authorization_endpoint", "--browser")
 
@@ -211,8 +210,18 @@ def _with_device(
         if code.verification_uri_complete:
             click.echo(f"or visit {code.verification_uri_complete}\n")
 
-    with Countdown(is_terminal()) as countdown:
-        token = with_device(client, endpoint, show, countdown.show, timeout=timeout)
+    def count_down(seconds: float) -> None:
+        minutes, rest = divmod(int(seconds), 60)
+        rewrite(f"Waiting for you to enter the code: {minutes}:{rest:02d} left")
+
+    def rewrite(line: str) -> None:
+        if is_terminal():
+            click.echo(f"\r\x1b[2K{line}", nl=False, err=True)
+
+    try:
+        token = with_device(client, endpoint, show, count_down, timeout=timeout)
+    finally:
+        rewrite("")
     keep(token)
 
 
@@ -220,8 +229,6 @@ def _as_client(
     profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
 ) -> None:
     """Check once that the client's credentials work; the grant then refreshes on its own."""
-    from ..sign_in.machine import as_client
-
     keep(as_client(client))
 
 

@@ -84,6 +84,11 @@ def _finish() -> None:
     atexit.unregister(finish_all)  # the others would find nothing to do
 
 
+# The last handler to be registered runs first. weakref's own, which it registers with its first
+# finalizer, closes urllib3's pools: what a signal handler raises in there leaves a lock taken, and
+# the exchange under way would wait for it.
+weakref.finalize(finish_all, finish_all).detach()
+
 # Many times, because a signal handler that raises just when one begins ends that one, and in a
 # burst of Ctrl-C the next signal comes while the traceback of the last is printed.
 for _ in range(30):

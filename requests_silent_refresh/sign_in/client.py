@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from ..errors import SilentRefreshError
 from ..grants.answer import EndpointAnswer, NoAnswer, Outcome
@@ -92,6 +92,16 @@ class Client:
         failure = SignInFailed(transient=is_busy(outcome.status), **details)
         failure.args = (f"{endpoint} answered {outcome.status}{words_of(failure)}",)
         raise failure
+
+
+def as_client(client: Client) -> Token:
+    """Return a token for the client itself (RFC 6749 section 4.4); like :meth:`Client.redeem`."""
+    from oauthlib.oauth2 import BackendApplicationClient
+
+    protocol = BackendApplicationClient(client.client_id)
+    body = protocol.prepare_request_body(scope=list(client.scope) or None, include_client_id=False)
+    extra = urlencode(client.parameters)
+    return client.redeem(f"{body}&{extra}" if extra else body)
 
 
 class _Authenticated(RefreshTokenGrant):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from email.message import Message
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 KEPT_BODY = 1 << 20  # bytes; of the rest of a body only the hash and the length are kept
 
@@ -49,6 +49,11 @@ class Request:
     def query(self) -> dict[str, list[str]]:
         """The query's fields."""
         return parse_qs(urlsplit(self.target).query)
+
+    @property
+    def form(self) -> list[tuple[str, str]]:
+        """The fields of the body, if it is a form; a name may occur more than once."""
+        return parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True)
 
     @property
     def bearer(self) -> str | None:

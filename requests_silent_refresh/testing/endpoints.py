@@ -8,7 +8,7 @@ import hmac
 import json
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import unquote_plus
 
 from .answers import NO_STORE, Answer, Request
 from .sign_in_endpoints import SignInEndpoints
@@ -39,19 +39,19 @@ class Endpoints:
         if request.path.startswith("/json"):
             grant, presented = "json", _json_token(request)
         else:
-            form = _form(request)
+            form = dict(request.form)
             grant, presented = form.get("grant_type", ""), form.get("refresh_token")
         return Arrival(request.arrived_at, request.path, grant, fault), presented
 
     def token(self, request: Request, fault: str | None) -> Answer:
         """Answer at the token endpoint (RFC 6749 sections 4.1.3, 4.4, 5 and 6; RFC 8628)."""
-        form = _form(request)
+        form = dict(request.form)
         arrival, presented = self.describe(request, fault)
         grant = arrival.grant
         try:
             self._admit(request, form)
         except Refused as refusal:
-            self._families.refuse(refusal.error, arrival, presented)
+            self._families.note("refused", arrival, presented, error=refusal.error)
             return _oauth_error(refusal.error)
         try:
             if self._sign_in.redeems(grant):
@@ -69,12 +69,12 @@ class Endpoints:
             "refresh_token": "invalid_request",  # the refresh token is missing
             "client_credentials": "unauthorized_client",  # a public client (section 4.4)
         }.get(grant, "unsupported_grant_type")
-        self._families.refuse(error, arrival, presented)
+        self._families.note("refused", arrival, presented, error=error)
         return _oauth_error(error)
 
     def revoke(self, request: Request, fault: str | None) -> Answer:
         """Answer at the revocation endpoint (RFC 7009 section 2)."""
-        form = _form(request)
+        form = dict(request.form)
         try:
             self._admit(request, form)
         except Refused as refusal:
@@ -88,7 +88,7 @@ class Endpoints:
         """Answer in a JSON dialect, as many APIs do: flat, or nested under ``data``."""
         arrival, presented = self.describe(request, fault)
         if request.method != "POST" or presented is None:
-            self._families.refuse("invalid_request", arrival, None)
+            self._families.note("refused", arrival, None, error="invalid_request")
             return Answer.json(400, {"message": "send a JSON object with the refresh token"})
         try:
             payload = self._families.exchange(presented, None, arrival)
@@ -128,7 +128,7 @@ class Endpoints:
         kind = request.headers.get_content_type()
         if request.method != "POST" or kind != "application/x-www-form-urlencoded":
             raise Refused("invalid_request")
-        if len(form) != len(_pairs(request)):
+        if len(form) != len(request.form):
             raise Refused("invalid_request")
         header = request.headers.get("Authorization")
         client_id, client_secret = form.get("client_id"), form.get("client_secret")
@@ -156,14 +156,6 @@ def _basic(header: str) -> tuple[str | None, str | None]:
     if scheme.lower() != "basic" or not colon:
         return None, None
     return unquote_plus(client_id), unquote_plus(secret) or None
-
-
-def _pairs(request: Request) -> list[tuple[str, str]]:
-    return parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True)
-
-
-def _form(request: Request) -> dict[str, str]:
-    return dict(_pairs(request))
 
 
 def _json_token(request: Request) -> str | None:

@@ -86,7 +86,8 @@ class Router:
             real = self._handled(request, endpoint(request, name))
         answer = fault.spoil(real) if fault is not None else real
         if real is None and exchange:
-            self._families.fault(_status(answer), *self._endpoints.describe(request, name))
+            described = self._endpoints.describe(request, name)
+            self._families.note("faulted", *described, status=_status(answer))
         if exchange:
             self._hold(request, processed=True)
         return answer or Answer(drop=True)

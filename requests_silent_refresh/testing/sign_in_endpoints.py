@@ -36,9 +36,10 @@ class SignInEndpoints:
 
     def answer(self, request: Request) -> Answer:
         """Answer a request to one of :data:`PATHS`."""
-        if "/.well-known/" in request.path:
-            return self._metadata(request)
         page = {
+            # RFC 8414, and the path of OpenID Connect
+            "/.well-known/oauth-authorization-server": self._metadata,
+            "/.well-known/openid-configuration": self._metadata,
             "/authorize": self._authorize,
             "/device": self._device,
             "/device_authorization": self._device_authorization,
@@ -67,13 +68,7 @@ class SignInEndpoints:
             )
             raise
 
-    def _metadata(self, request: Request) -> Answer:
-        """Publish the metadata of RFC 8414, under the path of OpenID Connect too."""
-        if request.path not in (
-            "/.well-known/oauth-authorization-server",
-            "/.well-known/openid-configuration",
-        ):
-            return NOT_FOUND
+    def _metadata(self, request: Request, fields: Mapping[str, str]) -> Answer:
         issuer = self._issuer()
         return Answer.json(
             200,
@@ -144,7 +139,7 @@ def _fields(request: Request) -> dict[str, str]:
     """Return the fields of the query and of the form; the form takes precedence."""
     pairs = parse_qsl(urlsplit(request.target).query, keep_blank_values=True)
     if request.method == "POST":
-        pairs += parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True)
+        pairs += request.form
     return dict(pairs)
 
 

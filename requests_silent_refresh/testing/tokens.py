@@ -113,15 +113,10 @@ class TokenFamilies:
                 self._note(arrival, "refused", token, error=refusal.error, reason=refusal.reason)
                 raise
 
-    def refuse(self, error: str, arrival: Arrival, presented: str | None) -> None:
-        """Record an exchange that ended with ``error``."""
+    def note(self, outcome: str, arrival: Arrival, presented: str | None, **fields: Any) -> None:
+        """Record an exchange that was ``"refused"`` or ``"faulted"`` before its processing."""
         with self._lock:
-            self._note(arrival, "refused", self._ledger.refresh_token(presented), error=error)
-
-    def fault(self, status: int | None, arrival: Arrival, presented: str | None) -> None:
-        """Record an exchange that was not processed because of a fault."""
-        with self._lock:
-            self._note(arrival, "faulted", self._ledger.refresh_token(presented), status=status)
+            self._note(arrival, outcome, self._ledger.refresh_token(presented), **fields)
 
     def check(self, value: str | None) -> tuple[AccessToken | None, str | None]:
         """Return the access token and why it is rejected; the reason is ``None`` if it is valid."""

@@ -18,9 +18,8 @@ from requests_silent_refresh import (
     RefreshUnavailable,
     TokenManager,
 )
-from requests_silent_refresh.sign_in.client import Client, SignInFailed
+from requests_silent_refresh.sign_in.client import Client, SignInFailed, as_client
 from requests_silent_refresh.sign_in.discovery import DiscoveryFailed, discover
-from requests_silent_refresh.sign_in.machine import as_client
 from requests_silent_refresh.testing import AuthorizationServer
 
 SECRET = "canary-secret"

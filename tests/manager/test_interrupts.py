@@ -231,6 +231,26 @@ def test_ctrl_c_whenever_an_exit_handler_begins(server, path):
     assert_saved(server, path)
 
 
+def test_finalizers_run_after_the_exit_has_waited(server, path):
+    """P5: urllib3 closes its pools in them, those of the exchange under way too."""
+    code = """
+        import weakref
+
+        manager, session = make()
+        manager.start_refresh(manager.token())
+        hear()
+        weakref.finalize(session, lambda: say(manager.finish(0)))
+        atexit.register(say, "leaving")
+    """
+    with server.token_gate(processed=True) as held, Child(server, path, code) as child:
+        assert held.arrived.wait(20)
+        child.say()
+        assert child.hear() == "leaving"
+        held.release()
+        assert child.end() == (["True"], "", 0)
+    assert_saved(server, path)
+
+
 @pytest.mark.parametrize("registered", ["before", "after"])
 def test_a_request_made_while_the_interpreter_exits(server, path, registered):
     """P5: an exit handler that runs before or after ours sends it, when no thread can be started

@@ -252,7 +252,7 @@ def test_what_a_read_raises_is_a_store_error(raised, seen):
     assert {type(error) for error in errors} == {seen}
     assert len({id(error) for error in errors}) == 4
     assert all(SECRET not in str(error) for error in errors)
-    assert all("test_callables.py" in str(error) for error in errors)
+    assert all("test_odd_callables.py" in str(error) for error in errors)
 
 
 def test_a_grant_that_needs_no_store_goes_on_without(server):

@@ -219,6 +219,22 @@ def until_the_worker_has_ended():
     until(lambda: not any(t.name == "silent-refresh" for t in threading.enumerate()))
 
 
+def test_an_unsaved_token_whose_lock_was_lost_is_not_refreshed(server, store, no_saver):
+    """P1, P8: it may have been saved unnoticed, and another process may have refreshed it. The
+    refresh ends with the store's error instead of going on in the background."""
+    errors = []
+    manager = signed_in(
+        server, store=store, wait_timeout=0.5, on_event=lambda event: errors.append(event.error)
+    )
+    store.always("replace", lambda: raise_(OSError(28, "No space left on device")))
+    second = manager.renew(manager.token())
+    store.always("send", lambda: "lost")
+    assert isinstance(outcome_of(lambda: manager.renew(second)), (StoreUnavailable, RefreshTimeout))
+    until(lambda: len(errors) == 2, 10)
+    assert [type(error) for error in errors] == [type(None), StoreUnavailable]
+    assert server.counters.exchanges == 1
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_save_that_ends_its_thread_loses_no_token(server, store, quick):
     """P5: the store's driver raises SystemExit after the exchange. The token is used from memory,

@@ -51,7 +51,10 @@ class GuardedHold(Hold):
     def __init__(self, hold: Hold, guard: Guard) -> None:
         self._hold = hold
         self._guard = guard
-        self.interrupted_at = hold.interrupted_at
+
+    @property
+    def interrupted_at(self) -> float | None:  # type: ignore[override]
+        return self._guard(lambda: self._hold.interrupted_at, None)
 
     def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
         self._guard(lambda: self._hold.begin(state, exchange_timeout), None, state.token)

@@ -59,6 +59,9 @@ def ring(number, frame):
         raise Alarm
 
 
+armed = []
+
+
 @pytest.fixture(autouse=True)
 def alarms():
     """Raise ``Alarm`` for SIGALRM. Nothing is logged: logging's own locks are entered in Python."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 from ..errors import RefreshFailed, RefreshTimeout, SessionExpired, SilentRefreshError
@@ -51,7 +52,8 @@ class RefreshQueue:
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)
         self._batch: Batch | None = None
-        self._sign_outs = 0  # that are under way
+        # Those under way; held weakly, since a signal handler's exception may end one anywhere.
+        self._sign_outs: weakref.WeakSet[SessionExpired] = weakref.WeakSet()
         self.insiders = Insiders()
         self._backoff = Backoff(self._monotonic)
 
@@ -204,7 +206,7 @@ class RefreshQueue:
             self.current,
             time.monotonic() + self.wait_timeout,
             saves_only=saves_only,
-            signed_out=self._sign_outs > 0,
+            signed_out=any(True for _ in self._sign_outs),
         )
         return self._batch
 
@@ -294,7 +296,7 @@ class RefreshQueue:
         """
         over = SessionExpired("signed out")
         with self._lock:
-            self._sign_outs += 1
+            self._sign_outs.add(over)
             batch = self._batch
             if batch is not None:
                 batch.signed_out = True
@@ -304,7 +306,7 @@ class RefreshQueue:
             yield
         finally:
             with self._lock:
-                self._sign_outs -= 1
+                self._sign_outs.discard(over)
                 if ends_session and self.current.token is None:
                     self._backoff.end(over)
                     self._condition.notify_all()

@@ -12,6 +12,7 @@ from ..errors import StoreUnavailable
 from ..stores.contract import Hold, State, StateMoved, TokenStore
 from ..system.foreign import account_of
 from ..system.forking import reset_in_child
+from ..system.signals import uninterrupted
 from .generations import replace
 from .refresh_queue import RefreshQueue
 
@@ -145,7 +146,7 @@ class UnsavedToken:
     def save_now(self) -> bool:
         """Try once more, and report a token that is lost; return whether none is."""
         if self.kept is not None:
-            self._save_once()
+            uninterrupted(self._save_once)
             if self.kept is not None:
                 logger.error(
                     "the refreshed token is lost if the process ends now: it could not be saved"

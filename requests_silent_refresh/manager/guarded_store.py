@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import SilentRefreshError, StoreError, StoreUnavailable
+from ..errors import StoreError, StoreUnavailable
 from ..redaction import is_ours, share
 from ..stores.contract import Hold, State, StateMoved, TokenStore
 from ..system.foreign import account_of, name_of, secrets_of
@@ -81,19 +81,19 @@ class Guard:
     def __call__(self, call: Callable[[], T], kind: type[Any] | None, *tokens: Token | None) -> T:
         """Return what ``call`` returns: a ``kind`` or ``None``, or anything without a ``kind``.
 
-        Raises ``StateMoved`` and errors of this package as they are, with the secrets of
-        ``tokens`` masked, ``StoreUnavailable`` for an ``OSError``, and ``StoreError`` for any
-        other exception and for a wrong return value.
+        Raises ``StateMoved`` and a ``StoreError`` as they are, with the secrets of ``tokens``
+        masked, ``StoreUnavailable`` for an ``OSError``, and ``StoreError`` for any other
+        exception and for a wrong return value.
         """
         try:
             returned = call()
         except StateMoved:
             raise
-        except SilentRefreshError as error:
-            failure: SilentRefreshError = share(error, hide=secrets_of(*tokens))
+        except StoreError as error:
+            failure: StoreError = share(error, hide=secrets_of(*tokens))
         except Exception as error:  # noqa: BLE001 (a user's store may raise anything)
             broken = StoreUnavailable if isinstance(error, OSError) else StoreError
-            failure = share(broken(f"{self.name} failed: {account_of(error)}"), error)
+            failure = share(broken(f"{self.name} failed: {account_of(error, *tokens)}"), error)
         else:
             if kind is None or returned is None or isinstance(returned, kind):
                 return returned

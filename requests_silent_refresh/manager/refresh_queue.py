@@ -271,14 +271,16 @@ class RefreshQueue:
         with self._lock:
             if batch.over:
                 return  # a sign-out ended it
-            if isinstance(outcome, SessionExpired) and self.current.token is not None:
-                outcome = None  # somebody signed in meanwhile
+            is_over = isinstance(outcome, SessionExpired) and self.current.token is None
+            if isinstance(outcome, SessionExpired) and not is_over:
+                # Somebody signed in meanwhile; or it was no verdict on the token, which is there.
+                outcome = None if self.current is not batch.based_on else outcome
             try:
                 if isinstance(outcome, SilentRefreshError):
                     self.failures += 1
                 if isinstance(outcome, Token):
                     self._backoff.forget()
-                elif isinstance(outcome, SessionExpired):
+                elif is_over and outcome is not None:
                     self._backoff.end(outcome)
                 elif outcome is not None:
                     self._backoff.fail(outcome, awaited=batch.awaited)

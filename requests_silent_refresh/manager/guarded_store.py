@@ -93,7 +93,8 @@ class Guard:
             failure: StoreError = share(error, hide=secrets_of(*tokens))
         except Exception as error:  # noqa: BLE001 (a user's store may raise anything)
             broken = StoreUnavailable if isinstance(error, OSError) else StoreError
-            failure = share(broken(f"{self.name} failed: {account_of(error, *tokens)}"), error)
+            said = f"{self.name} failed: {account_of(error, *tokens)}"
+            failure = share(broken(said), error, secrets_of(*tokens))
         else:
             if kind is None or returned is None or isinstance(returned, kind):
                 return returned

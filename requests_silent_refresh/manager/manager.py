@@ -247,7 +247,7 @@ class TokenManager:
         refresh token. If the token was replaced already, :meth:`renew` costs no exchange and
         may always be called.
         """
-        is_final = self._refresher.is_final(rejected)
+        is_final = self._stored.is_final(rejected)
         if is_final and self._queue.current.token is rejected:
             self._look.now_and_then(self._queue.wait_timeout)
         if self._queue.current.token is not rejected:

@@ -170,7 +170,7 @@ class Refresher:
         token = None if state is None else state.token
         if token is None and self.needs_sign_in:
             return SessionExpired("nobody is signed in")
-        if state is not None and token is not None and self.is_final(token):
+        if state is not None and token is not None and self._stored.is_final(token):
             return self._at_its_end(state, token)
         if state is not None and self._stored.unsaved.kept is None:
             hold.begin(state, self.exchange_timeout)
@@ -188,10 +188,6 @@ class Refresher:
             logger.info("refreshed")
             return granted
         return self._queue.current.token or self._signed_out_meanwhile(granted)
-
-    def is_final(self, token: Token) -> bool:
-        """Say whether a token cannot be refreshed: it is used until it expires (P7)."""
-        return self._stored.is_final(token)
 
     def _at_its_end(self, state: State, token: Token) -> SilentRefreshError:
         if token.expires_at is not None and self._clock() >= token.expires_at:

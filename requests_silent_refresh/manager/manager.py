@@ -96,6 +96,7 @@ class TokenManager:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._arguments = {k: v for k, v in locals().items() if k != "self"}
         arguments.functions(refresh=refresh, clock=clock, monotonic=monotonic)
         check_stores(**arguments.given(store=store))
         arguments.seconds(wait_timeout=wait_timeout, sign_in_timeout=sign_in_timeout)
@@ -103,19 +104,6 @@ class TokenManager:
         arguments.instances(str, "a str", sign_in_hint=sign_in_hint)
         callbacks = {"on_session_expired": on_session_expired, "on_event": on_event}
         arguments.functions(**arguments.given(on_refreshed=on_refreshed, **callbacks))
-        self._arguments: dict[str, Any] = {
-            "refresh": refresh,
-            "store": store,
-            "wait_timeout": wait_timeout,
-            "refresh_ahead": refresh_ahead,
-            "on_session_expired": on_session_expired,
-            "sign_in_timeout": sign_in_timeout,
-            "sign_in_hint": sign_in_hint,
-            "on_refreshed": on_refreshed,
-            "on_event": on_event,
-            "clock": clock,
-            "monotonic": monotonic,
-        }
         self._store = MemoryStore() if store is None else store
         store = guarded(self._store)
         self._sign_in_hint = sign_in_hint

@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 KEPT_BODY = 1 << 20  # bytes; of the rest of a body only the hash and the length are kept
 
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]  # pairs may repeat a name
+
 #: Keeps tokens out of caches (RFC 6749 section 5.1).
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -88,7 +90,7 @@ class Answer:
     """
 
     status: int = 200
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()
+    headers: Headers = ()
     body: bytes | Iterable[bytes] = b""
     trickle: float | None = None
     trickle_head: float | None = None
@@ -98,12 +100,7 @@ class Answer:
     raw: bytes | None = None
 
     @classmethod
-    def json(
-        cls,
-        status: int,
-        payload: object,
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    ) -> Answer:
+    def json(cls, status: int, payload: object, headers: Headers = ()) -> Answer:
         """Return an answer whose body is ``payload`` as JSON."""
         pairs = [("Content-Type", "application/json"), *header_pairs(headers)]
         return cls(status, pairs, json.dumps(payload).encode())
@@ -123,7 +120,7 @@ class Answer:
         return f"<Answer {self.status}>"
 
 
-def header_pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def header_pairs(headers: Headers) -> list[tuple[str, str]]:
     """Return the headers as a list of pairs; a name may occur more than once."""
     return list(headers.items() if isinstance(headers, Mapping) else headers)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from .answers import Answer, header_pairs
+from .answers import Answer, Headers, header_pairs
 
 TARGETS = ("token", "json", "revoke", "resource")
 
@@ -25,7 +25,7 @@ class Fault:
     times: int | None = 1
     path: str | None = None
     status: int | None = None
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()
+    headers: Headers = ()
     body: bytes | str | None = None
     delay: float = 0.0
     trickle: float | None = None

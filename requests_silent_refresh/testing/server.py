@@ -6,12 +6,13 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from ..system.forking import reset_in_child
 from ..token import Token
+from .answers import Headers
 from .authorizations import Authorizations
 from .endpoints import Endpoints
 from .events import Counters, EventLog
@@ -257,7 +258,7 @@ class AuthorizationServer:
         times: int | None = 1,
         path: str | None = None,
         status: int | None = None,
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        headers: Headers = (),
         body: bytes | str | None = None,
         delay: float = 0.0,
         trickle: float | None = None,

@@ -123,7 +123,7 @@ def profile_from(
 def _sign_in(given: Mapping[str, Any], method: str | None, old: dict[str, Any]) -> dict[str, Any]:
     sign_in = {**old}
     if given["token_endpoint"] or given["json_refresh"]:
-        for name in ("issuer", *_SIGN_IN_ENDPOINTS):
+        for name in ("issuer", "issuer_name", *_SIGN_IN_ENDPOINTS):
             sign_in.pop(name, None)
     for name in ("issuer", *_SIGN_IN_ENDPOINTS, "redirect_uri", "parameters"):
         if given.get(name):
@@ -178,11 +178,16 @@ def _find_endpoints(
         from ..sign_in import discovery
 
         metadata = discovery.discover(issuer, **network_options(grant))
-        if metadata.code_challenge_methods and "S256" not in metadata.code_challenge_methods:
+        pkce, auth = metadata.code_challenge_methods, metadata.auth_methods or ()
+        if pkce and "S256" not in pkce and sign_in.get("method") == "browser":
             raise discovery.DiscoveryFailed(
-                f"{issuer} supports PKCE only with {', '.join(metadata.code_challenge_methods)}, "
+                f"{issuer} supports PKCE only with {', '.join(pkce)}, "
                 "not with S256: signing in there is not safe"
             )
+        has_secret = "client_secret" in grant or given["client_secret"] == "ask"  # noqa: S105
+        if has_secret and "client_secret_post" in auth and "client_secret_basic" not in auth:
+            grant.setdefault("client_auth", "post")
+        sign_in["issuer_name"] = metadata.issuer
         sign_in["iss_in_callback"] = metadata.iss_in_callback
     for settings, names in ((grant, _GRANT_ENDPOINTS), (sign_in, _SIGN_IN_ENDPOINTS)):
         for name in names:

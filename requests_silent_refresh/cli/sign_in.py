@@ -189,7 +189,7 @@ def _with_browser(
         endpoint,
         show,
         keep,
-        issuer=profile.sign_in.get("issuer"),
+        issuer=profile.sign_in.get("issuer_name"),
         iss_required=bool(profile.sign_in.get("iss_in_callback")),
         redirect_uri=profile.sign_in.get("redirect_uri", DEFAULT_REDIRECT),
         open_browser=not no_browser,

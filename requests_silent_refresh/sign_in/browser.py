@@ -14,6 +14,7 @@ from ..grants.outcomes import words_of
 from ..grants.token_endpoint import TokenEndpoint
 from ..token import Token
 from .client import Client, SignInFailed
+from .discovery import is_issuer
 from .redirect import LoopbackRedirect
 
 DEFAULT_REDIRECT = "http://127.0.0.1/callback"
@@ -97,7 +98,7 @@ def _with_https(url: str, prepare: Callable[[str], str]) -> str:
 
 def _check_issuer(iss: str | None, issuer: str | None, required: bool) -> None:
     """Raise ``SignInFailed`` for the response of another server (RFC 9207 section 2.4)."""
-    if issuer is None or iss == issuer or (iss is None and not required):
+    if issuer is None or (not required if iss is None else is_issuer(issuer, iss)):
         return
     named = "no issuer" if iss is None else f"the issuer {iss[:200]!r}"
     raise SignInFailed(

@@ -90,7 +90,10 @@ class Client:
             return outcome
         details = details_of(outcome, secrets)
         failure = SignInFailed(transient=is_busy(outcome.status), **details)
-        failure.args = (f"{endpoint} answered {outcome.status}{words_of(failure)}",)
+        advice = ""
+        if outcome.status == 401 or failure.error == "invalid_client":
+            advice = ": check the client's ID and secret, and client_auth (basic, post or none)"
+        failure.args = (f"{endpoint} answered {outcome.status}{words_of(failure)}{advice}",)
         raise failure
 
 

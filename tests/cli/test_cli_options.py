@@ -51,12 +51,44 @@ def test_the_options_become_settings(server, imported):
     }
     assert profile.sign_in == {
         "issuer": server.issuer,
+        "issuer_name": server.issuer,
         "authorization_endpoint": server.authorization_endpoint,
         "device_authorization_endpoint": server.device_authorization_endpoint,
         "iss_in_callback": True,
         "scope": ["a", "b", "c"],
         "method": "import",
     }
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "expected"),
+    [
+        (["client_secret_post", "none"], (), "post"),
+        (["client_secret_post"], ("--client-auth", "basic"), "basic"),
+        (["client_secret_basic", "client_secret_post"], (), None),
+        (["client_secret_post"], ("--client-secret", "none"), None),
+        (None, (), None),
+    ],
+)
+def test_the_client_authenticates_as_the_server_supports(
+    server, imported, monkeypatch, methods, options, expected
+):
+    """RFC 8414 section 2: with a secret, ``post`` where only that is supported; options win."""
+    monkeypatch.setenv("TEST_SECRET", "x")
+    known = {"token_endpoint_auth_methods_supported": methods} if methods else {}
+    where = "/.well-known/oauth-authorization-server"
+    server.on(where, lambda request, real: real.but(payload={**real.payload, **known}))
+    secret = ("--client-secret", "environment:TEST_SECRET")
+    profile = imported(*secret, *options)
+    assert profile.grant.get("client_auth") == expected
+
+
+def test_pkce_matters_for_a_browser_only(server, imported):
+    """RFC 9700 section 2.1.1: an import or a machine needs no S256 of the server."""
+    where = "/.well-known/oauth-authorization-server"
+    known = {"code_challenge_methods_supported": ["plain"]}
+    server.on(where, lambda request, real: real.but(payload={**real.payload, **known}))
+    assert imported().grant["token_endpoint"] == server.token_endpoint
 
 
 def test_settings_without_an_option_are_kept(imported):

@@ -156,6 +156,14 @@ def test_another_issuers_answer_is_refused(server, signing_in, iss, required, sa
     assert not server.log.of("sign-in-refused")
 
 
+def test_a_tenants_own_issuer_belongs_to_the_issuer_of_all_tenants(server, signing_in):
+    """RFC 9207: Entra's metadata name ``{tenantid}``, and its answers the tenant."""
+    url, future, _ = signing_in(issuer=server.url + "/{tenantid}/v2.0", iss_required=True)
+    come_back(url, iss=server.url + "/72f988bf/v2.0")  # with a made-up code, which was sent
+    with pytest.raises(SignInFailed, match="invalid_grant"):
+        future.result()
+
+
 def test_a_missing_issuer_is_accepted_unless_the_server_promises_one(server, signing_in):
     """RFC 9207: people can still sign in to servers that do not support it."""
     url, future, _ = signing_in(iss_required=False)

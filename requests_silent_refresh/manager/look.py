@@ -88,7 +88,7 @@ class Look:
             if seen is not None and self._queue.current is not seen:
                 return self._queue.current
             reading = self._reading
-            if reading is None or reading.wait(0):  # of an earlier time, and nobody took it away
+            if reading is None or reading.ended:  # of an earlier time, and nobody took it away
                 self._reading = reading = Call(self._read, lambda _: None, "silent-refresh-look")
         if not reading.wait(timeout):
             raise StoreUnavailable(

@@ -36,14 +36,19 @@ class Call(Generic[T]):
     own thread when it returns). Exactly one of the caller and ``late`` gets the result,
     however the return and the leaving race.
 
-    If no thread can be started (the interpreter is exiting, or the system's limit is reached),
-    the call runs in the caller's thread and cannot be left behind.
+    The first :meth:`wait` or :meth:`result` starts the thread, so a call may be made with a lock
+    held, and joined by several threads. If no thread can be started (the interpreter is exiting,
+    or the system's limit is reached), the call runs in the thread that waits first, and cannot
+    be left behind.
     """
 
     def __init__(self, function: Callable[[], T], late: Callable[[T], None], name: str) -> None:
         self._function = function
         self._late = late
+        self._name = name
         self._lock = threading.Lock()
+        self._starting = threading.Lock()  # taken by the thread that starts the call
+        self._taken = threading.Lock()  # taken by the thread that runs it
         self._ended = False
         # Held while the call runs. Not an Event, whose own lock an exception of a signal
         # handler may leave taken: `wait` runs in threads that have such handlers.
@@ -52,14 +57,32 @@ class Call(Generic[T]):
         self._left = False
         self._result: T | None = None
         self._error: BaseException | None = None
-        try:
-            threading.Thread(target=self._run, name=name, daemon=True).start()
-        except RuntimeError:
-            self._run()
-            if self._error is not None and not isinstance(self._error, Exception):
-                raise self._error from None  # the call ran in this thread, so it was meant for it
 
-    def _run(self) -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether the call has returned or raised."""
+        return self._ended
+
+    def start(self) -> bool:
+        """Start the call unless that was done; False if no thread can be started."""
+        if not self._starting.acquire(blocking=False):
+            return True
+        started = self._spawn()
+        if not started:
+            self._starting.release()
+        return started
+
+    def _spawn(self) -> bool:
+        try:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        except RuntimeError:
+            return False
+        return True
+
+    def _run(self) -> bool:
+        """Run the call, unless another thread does."""
+        if not self._taken.acquire(blocking=False):
+            return False
         try:
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (handed to the caller unchanged)
@@ -70,14 +93,23 @@ class Call(Generic[T]):
         self._running.release()
         if left and self._error is None:
             self._late(self._result)  # type: ignore[arg-type]  # T may itself be Optional
+        return True
+
+    def _run_here(self) -> None:
+        if self._run() and self._error is not None and not isinstance(self._error, Exception):
+            raise self._error from None  # the call ran in this thread, so it was meant for it
 
     def wait(self, timeout: float) -> bool:
         """Block for at most ``timeout`` seconds; return whether the call has ended."""
         deadline = time.monotonic() + timeout
+        if not self.start():
+            self._run_here()
         while not self._ended and (left := deadline - time.monotonic()) > 0:
             # A waiter that was interrupted may not have released it: look again by oneself.
             if self._running.acquire(timeout=min(left, LOOK_INTERVAL)):
                 self._running.release()
+            elif not self._taken.locked() and not self._spawn():  # its starter was interrupted
+                self._run_here()
         return self._ended
 
     def result(self, timeout: float) -> T:

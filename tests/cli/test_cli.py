@@ -263,7 +263,7 @@ def test_a_port_in_use_is_reported(server, command):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--issuer", "{url}/other", "--client-id", "c", "--origin", "{url}"], 4, "no metadata of its"),
+        (["--issuer", "{url}/other", "--client-id", "c", "--origin", "{url}"], 4, "no metadata"),
         (["--issuer", "{url}", "--client-id", "c"], 2, "--origin is missing"),
         (["--issuer", "{url}", "--origin", "{url}"], 2, "--client-id is missing"),
         (["--client-id", "c", "--origin", "{url}"], 2, "--issuer is missing"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .grants.json_refresh import JSONRefresh as JSONRefresh
     from .grants.oauth import ClientCredentialsGrant as ClientCredentialsGrant
     from .grants.oauth import RefreshTokenGrant as RefreshTokenGrant
+    from .manager.accounts import Accounts as Accounts
     from .manager.manager import TokenManager as TokenManager
     from .origin import Origin as Origin
     from .redaction import Secret as Secret
@@ -45,6 +46,7 @@ _NAMES = {
     ],
     "grants.json_refresh": ["JSONRefresh"],
     "grants.oauth": ["ClientCredentialsGrant", "RefreshTokenGrant"],
+    "manager.accounts": ["Accounts"],
     "manager.manager": ["TokenManager"],
     "origin": ["Origin"],
     "redaction": ["Secret"],

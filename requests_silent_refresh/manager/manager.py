@@ -305,6 +305,11 @@ class TokenManager:
         self._stored.is_copy = False
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no refresh is under way or waited for, and every granted token is saved."""
+        return self._worker.is_idle
+
+    @property
     def stats(self) -> Stats:
         """The counters so far, as an immutable snapshot."""
         return Stats(

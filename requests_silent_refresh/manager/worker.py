@@ -12,6 +12,7 @@ from ..token import Token
 from . import leaving
 from .batch import Batch
 from .events import Announcer
+from .queue_state import QueueState
 from .refresh_queue import RefreshQueue
 from .refresher import Refresher
 from .sign_in_again import SignInAgain
@@ -112,6 +113,12 @@ class Worker:
     def patience(self) -> float:
         """Seconds that a refresh may take: the store's lock, the exchange, and the save."""
         return self._queue.wait_timeout + self._refresher.exchange_timeout
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no refresh is under way, nobody is asked to sign in, and all is saved."""
+        asking = self._queue.state is QueueState.ASKING
+        return self._queue.wait_until_idle(0) and not asking and self._stored.unsaved.kept is None
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until no refresh is under way; return whether that is so after ``timeout`` s.

@@ -10,7 +10,7 @@ import nox
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 
-nox.options.sessions = ["tests", "lower_bounds", "lint"]
+nox.options.sessions = ["tests", "lower_bounds", "lint", "docs"]
 nox.options.error_on_missing_interpreters = True
 
 
@@ -40,3 +40,10 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into ``site/``; a warning is an error."""
+    session.install(".[docs]")
+    session.run("sphinx-build", "-q", "-W", "-n", "docs", "site")

@@ -35,8 +35,8 @@ class EndpointAnswer:
     """The endpoint's answer. Immutable. It contains tokens, so its repr omits the body.
 
     ``headers`` is a case-insensitive mapping. ``body`` is decoded; it is empty if the server
-    sent more than :data:`SIZE_LIMIT` bytes, used an unknown content encoding, or closed the
-    connection early. ``received_at`` is the Unix time at which the headers arrived.
+    sent more than 1 MiB, used an unknown content encoding, or closed the connection early.
+    ``received_at`` is the Unix time at which the headers arrived.
     """
 
     status: int

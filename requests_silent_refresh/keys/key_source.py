@@ -104,7 +104,7 @@ class KeySource(ABC):
         return False
 
     def absence(self) -> str:
-        """Return a clause that says why :meth:`for_reading` returned no key."""
+        """Return a clause that says why :meth:`KeySource.for_reading` returned no key."""
         return f"{self!r} has no key"
 
 
@@ -132,7 +132,7 @@ class Remembered(KeySource):
 
     @abstractmethod
     def fetch(self) -> tuple[Key, ...]:
-        """Return the keys as they are now; called by :meth:`for_reading`."""
+        """Return the keys as they are now; called by :meth:`KeySource.for_reading`."""
 
     def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
         if not self._keys:

@@ -138,8 +138,8 @@ def test_the_numbers_of_the_pages_are_those_of_the_code():
 def test_the_index_lists_every_page_and_every_folder():
     """A reader finds each page in the index, and each folder of the package in its tree."""
     index = text_of("docs/index.rst")
-    listed = re.findall(r"^``([\w-]+\.rst)``$", index, re.MULTILINE)
-    assert sorted(f"docs/{name}" for name in [*listed, "index.rst"]) == PAGES
+    listed = re.findall(r"^   ([\w-]+)$", index, re.MULTILINE)
+    assert sorted(f"docs/{name}.rst" for name in [*listed, "index"]) == PAGES
     package = Path(requests_silent_refresh.__file__).parent
     folders = {path.parent.name for path in package.glob("*/__init__.py")}
     modules = {path.name for path in package.glob("[!_]*.py")}

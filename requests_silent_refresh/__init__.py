@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import StoreCorrupted as StoreCorrupted
     from .errors import StoreError as StoreError
     from .errors import StoreUnavailable as StoreUnavailable
+    from .errors import WrongIdentity as WrongIdentity
     from .errors import WrongKey as WrongKey
     from .grants.json_refresh import JSONRefresh as JSONRefresh
     from .grants.oauth import ClientCredentialsGrant as ClientCredentialsGrant
@@ -42,7 +43,7 @@ _NAMES = {
     "errors": [
         *("InsecureTransport", "RefreshFailed", "RefreshTimeout", "RefreshUnavailable"),
         *("SessionExpired", "SilentRefreshError"),
-        *("StoreCorrupted", "StoreError", "StoreUnavailable", "WrongKey"),
+        *("StoreCorrupted", "StoreError", "StoreUnavailable", "WrongIdentity", "WrongKey"),
     ],
     "grants.json_refresh": ["JSONRefresh"],
     "grants.oauth": ["ClientCredentialsGrant", "RefreshTokenGrant"],

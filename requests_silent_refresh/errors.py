@@ -11,6 +11,7 @@
           +-- InsecureTransport
           +-- StoreError
                +-- WrongKey
+               +-- WrongIdentity
                +-- StoreCorrupted
                +-- StoreUnavailable
 
@@ -190,6 +191,26 @@ class WrongKey(StoreError):
 
 class StoreCorrupted(StoreError):
     """The stored data is not a complete and authentic state of this session."""
+
+
+class WrongIdentity(StoreError):
+    """The store holds a session of another server or client; its tokens are not used here.
+
+    ``stored_identity`` names the token endpoint and the client of the stored session,
+    ``identity`` those that this program is set up for.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        stored_identity: str | None = None,
+        identity: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(message, **kwargs)
+        self.stored_identity = stored_identity
+        self.identity = identity
 
 
 class StoreUnavailable(StoreError):

@@ -27,6 +27,7 @@ from requests_silent_refresh.errors import (
     StoreCorrupted,
     StoreError,
     StoreUnavailable,
+    WrongIdentity,
     WrongKey,
 )
 
@@ -41,6 +42,7 @@ EVERY = [
     InsecureTransport("use https"),
     StoreError("no"),
     WrongKey("another key", stored_key_id="aa", key_ids=("bb", "cc")),
+    WrongIdentity("another server", stored_identity="https://a/token", identity="https://b/token"),
     StoreCorrupted("half a file"),
     StoreUnavailable("locked", holder="process 5 since 12:00"),
 ]
@@ -66,7 +68,7 @@ def test_the_tree_is_as_documented() -> None:
     """P13: ``except HTTPError`` and ``except Timeout`` in old programs keep working."""
     assert issubclass(SessionExpired, requests.HTTPError)
     assert issubclass(RefreshTimeout, requests.Timeout)
-    for kind in (WrongKey, StoreCorrupted, StoreUnavailable):
+    for kind in (WrongKey, WrongIdentity, StoreCorrupted, StoreUnavailable):
         assert issubclass(kind, StoreError)
     for kind in (RefreshFailed, RefreshUnavailable, InsecureTransport, StoreError):
         assert not issubclass(kind, (requests.HTTPError, requests.Timeout))

@@ -37,7 +37,13 @@ def code_for(error: Exception) -> int:
         error, (errors.RefreshUnavailable, errors.RefreshTimeout, errors.StoreUnavailable)
     ):
         return UNAVAILABLE
-    setup = (errors.RefreshFailed, errors.InsecureTransport, errors.WrongKey, ProfileError)
+    setup = (
+        errors.RefreshFailed,
+        errors.InsecureTransport,
+        errors.WrongKey,
+        errors.WrongIdentity,
+        ProfileError,
+    )
     if isinstance(error, (*setup, ValueError, ImportError)):
         return SETUP
     return FAILED

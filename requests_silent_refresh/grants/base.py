@@ -88,6 +88,14 @@ class Grant:
             raise result  # raised here, so that no frame of its traceback holds a secret
         return result
 
+    @property
+    def identity(self) -> str:
+        """The server that tokens of this grant belong to, and the client if there is one.
+
+        A stored session of another identity is never used with this grant.
+        """
+        return self._endpoint.identity
+
     def revoke(self, token: Token) -> bool:
         """Revoke ``token`` at the server; return ``False`` if the server offers no way to."""
         return False

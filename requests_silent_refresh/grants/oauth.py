@@ -81,6 +81,11 @@ class _OAuthGrant(Grant):
         if _RESERVED & self._extra.keys():
             raise ValueError(f"extra must not contain {sorted(_RESERVED)}: the grant sets them")
 
+    @property
+    def identity(self) -> str:
+        """The token endpoint and the client. See :attr:`.Grant.identity`."""
+        return f"{super().identity}, client {self._client_id!r}"
+
     def revoke(self, token: Token) -> bool:
         """Revoke ``token`` at the server (RFC 7009); ``False`` without a revocation endpoint.
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.utils import default_user_agent, select_proxy
@@ -52,6 +53,12 @@ class TokenEndpoint:
     def __str__(self) -> str:
         """Return the URL without its query, which may contain a key."""
         return self.url.partition("?")[0]
+
+    @property
+    def identity(self) -> str:
+        """The URL in its usual spelling, without its query: the server that tokens belong to."""
+        path = urlsplit(self.url).path.rstrip("/")
+        return f"{self._origin}{path}"
 
     @property
     def holds_secret(self) -> bool:

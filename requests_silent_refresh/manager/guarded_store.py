@@ -33,10 +33,6 @@ class GuardedStore(TokenStore):
     def replace(self, new: State, after: State | None) -> None:
         self._guard(lambda: self._store.replace(new, after), None, new.token)
 
-    def save(self, token: Token, after: State | None) -> State:
-        saved = self._guard(lambda: self._store.save(token, after), State, token)
-        return saved or State.first(token)
-
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
         hold = self._guard(lambda: self._store.exclusive(timeout, after), Hold)
         return None if hold is None else GuardedHold(hold, self._guard)

@@ -110,7 +110,12 @@ class TokenManager:
         self._clock = clock
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
         self._stored = StoredSession(
-            store, self._queue, refresh_ahead, clock, getattr(refresh, "needs_refresh_token", False)
+            store,
+            self._queue,
+            refresh_ahead,
+            clock,
+            getattr(refresh, "needs_refresh_token", False),
+            getattr(refresh, "identity", None),
         )
         self._announcer = Announcer(on_refreshed, on_event)
         self._refresher = Refresher(

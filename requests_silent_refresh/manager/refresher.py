@@ -16,6 +16,7 @@ from ..errors import (
     SilentRefreshError,
     StoreError,
     StoreUnavailable,
+    WrongIdentity,
 )
 from ..grants.protocol import Refresh, followed_by, timeout_of
 from ..redaction import share
@@ -184,9 +185,13 @@ class Refresher:
             if not _was_answered(error):
                 hold.unanswered()
             raise
-        if self._stored.keep(granted, state, hold):
-            logger.info("refreshed")
-            return granted
+        try:
+            if self._stored.keep(granted, state, hold):
+                logger.info("refreshed")
+                return granted
+        except WrongIdentity:
+            self.revoke(granted)  # nobody else will ever hold this token
+            raise
         return self._queue.current.token or self._signed_out_meanwhile(granted)
 
     def _at_its_end(self, state: State, token: Token) -> SilentRefreshError:

@@ -8,7 +8,7 @@ import math
 import weakref
 from collections.abc import Callable
 
-from ..errors import StoreError
+from ..errors import StoreError, WrongIdentity
 from ..stores.contract import Hold, State, StateMoved, TokenStore
 from ..system.foreign import account_of
 from ..system.forking import reset_in_child
@@ -43,12 +43,14 @@ class StoredSession:
         refresh_ahead: float,
         clock: Callable[[], float],
         needs_refresh_token: bool,
+        identity: str | None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._refresh_ahead = refresh_ahead
         self._clock = clock
         self._needs_refresh_token = needs_refresh_token
+        self._identity = identity
         self._published: weakref.WeakSet[Token] = weakref.WeakSet()
         self.unsaved = UnsavedToken(store, queue, self.adopt_stored)
         self.is_copy = False
@@ -61,7 +63,7 @@ class StoredSession:
 
     def sign_in(self, token: Token) -> None:
         """Save ``token`` as a session of its own and publish it. Raises ``StoreError``."""
-        self._store.save(token, after=None)
+        self._store.replace(State.first(token, self._identity), after=None)
         self.is_copy = False
         self.adopt_stored()
 
@@ -69,12 +71,12 @@ class StoredSession:
         """Publish what the store holds if it is newer, and return what is current then.
 
         Loads again until no other thread published in between: in whatever order two
-        sign-ins are saved and published, the stored one stays. Raises what ``store.load``
+        sign-ins are saved and published, the stored one stays. Raises what :meth:`_load`
         raises.
         """
         while True:
             seen = self._queue.current
-            adopted = self._adopt(self._store.load(), seen)
+            adopted = self._adopt(self._load(), seen)
             if adopted is not None:
                 return adopted
 
@@ -86,7 +88,7 @@ class StoredSession:
         """
         while True:
             seen = self._queue.current
-            known, stored = seen.state, self._store.load()
+            known, stored = seen.state, self._load()
             if stored is None or known is None or not is_newer(known, stored, same_lineage=True):
                 adopted = self._adopt(stored, seen)
                 if adopted is not None:
@@ -102,17 +104,19 @@ class StoredSession:
         """Save the token that ``exchanged`` was exchanged for, and publish it.
 
         Returns ``False`` if a sign-in or a sign-out won; that one is published then. Raises
-        nothing if the store fails, whatever it raises: the old token is spent, and only this
-        process has the new one.
+        ``WrongIdentity`` if a sign-in to another server or client won. Raises nothing if the
+        store fails, whatever it raises: the old token is spent, and only this process has the
+        new one.
         """
         seen = self._queue.current
-        new = State.first(granted) if exchanged is None else exchanged.followed_by(granted)
+        first = State.first(granted, self._identity)
+        new = first if exchanged is None else exchanged.followed_by(granted)
         stored = self.unsaved.stored_instead_of(exchanged)
         moved = seen.state is not exchanged
         try:
             if not moved:
                 replace(self._store, new, stored, exchanged)
-        except StateMoved:
+        except (StateMoved, WrongIdentity):
             moved = True
         except BaseException as trouble:
             self.unsaved.keep(Unsaved(new, stored, hold), trouble)
@@ -190,7 +194,7 @@ class StoredSession:
 
     def _wipe_newest(self, revoke: Callable[[Token], None]) -> None:
         while True:
-            stored, known = self._store.load(), self._queue.current.state
+            stored, known = self._load(), self._queue.current.state
             if stored is None:
                 return
             state = stored
@@ -205,6 +209,27 @@ class StoredSession:
             except StateMoved:  # refreshed meanwhile: revoke and wipe that one as well
                 continue
             return
+
+    def _load(self) -> State | None:
+        """Load the stored state; one without an identity gets ours, which the next save stores.
+
+        Raises ``WrongIdentity`` if somebody has signed in to another server or with another
+        client there. The session that was used here is over then, so it is published as
+        ended. Also raises what ``store.load`` raises.
+        """
+        seen, state = self._queue.current, self._store.load()
+        if state is None or self._identity is None:
+            return state
+        if state.identity is None:
+            return dataclasses.replace(state, identity=self._identity)
+        try:
+            state.check_identity(self._identity)
+        except WrongIdentity as error:
+            ended = Current(dataclasses.replace(state, token=None), None)
+            if self._queue.publish(ended, seen) and seen.token is not None:
+                logger.error("%r: the session is over here: %s", self._store, error)
+            raise
+        return state
 
     def _forget(self, state: State) -> None:
         """End ``state`` in this process, if it is current, though the store holds it still."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..errors import StoreUnavailable
+from ..errors import StoreUnavailable, WrongIdentity
 from ..stores.contract import Hold, State, StateMoved, TokenStore
 from ..system.foreign import account_of
 from ..system.forking import reset_in_child
@@ -94,7 +94,7 @@ class UnsavedToken:
         try:
             unsaved.hold.extend()
             replace(self._store, unsaved.state, unsaved.after, unsaved.after)
-        except StateMoved:
+        except (StateMoved, WrongIdentity):
             self.drop()
             self._adopt_stored()
         except Exception as trouble:  # noqa: BLE001 (a user's store may raise anything)

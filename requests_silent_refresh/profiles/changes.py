@@ -50,7 +50,7 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
     if hasattr(store, "create_table"):
         store.create_table()
     previous = load_or_none(profile.name)
-    state = State.first(token)
+    state = State.first(token, profile.make_grant().identity)
     subject = subject_of(token)
     profile = dataclasses.replace(
         profile, signed_in={"lineage": state.lineage} | ({"subject": subject} if subject else {})

@@ -18,7 +18,7 @@ import secrets
 from abc import ABC, abstractmethod
 
 from .. import arguments
-from ..errors import StoreUnavailable
+from ..errors import StoreUnavailable, WrongIdentity
 from ..token import Token
 
 
@@ -28,12 +28,14 @@ class State:
 
     ``lineage`` is random, one per sign-in. ``generation`` starts at 1 and never
     decreases within a lineage. ``token`` is ``None`` in the tombstone that is
-    stored when the session is signed out or refused by the server.
+    stored when the session is signed out or refused by the server. ``identity`` says
+    whose tokens these are, the token endpoint and the client; ``None`` if that is unknown.
     """
 
     lineage: str
     generation: int
     token: Token | None
+    identity: str | None = None
 
     def is_same(self, other: State | None) -> bool:
         """Return whether both are the same state. Does not compare the tokens."""
@@ -45,12 +47,24 @@ class State:
 
     def followed_by(self, token: Token | None) -> State:
         """Return the next generation of this lineage."""
-        return State(self.lineage, self.generation + 1, token)
+        return State(self.lineage, self.generation + 1, token, self.identity)
 
     @classmethod
-    def first(cls, token: Token) -> State:
+    def first(cls, token: Token, identity: str | None = None) -> State:
         """Return the first state of a new lineage, as a sign-in stores it."""
-        return cls(secrets.token_hex(16), 1, token)
+        return cls(secrets.token_hex(16), 1, token, identity)
+
+    def check_identity(self, identity: str | None) -> None:
+        """Raise ``WrongIdentity`` if this is a living session of another server or client."""
+        if self.token is None or None in (identity, self.identity) or identity == self.identity:
+            return
+        raise WrongIdentity(
+            f"the store holds a session of {self.identity}, and this program is set up for "
+            f"{identity}: use another path or name, sign out there first, or call the store's "
+            "reset()",
+            stored_identity=self.identity,
+            identity=identity,
+        )
 
 
 class StateMoved(Exception):  # noqa: N818 (not an error: the caller adopts `state`)
@@ -69,7 +83,8 @@ def must_write(new: State, after: State | None, stored: State | None) -> bool:
 
     Returns True if ``new`` must be written, and False if it is already stored because an earlier
     attempt failed only after writing it. Raises :class:`StateMoved` if the stored state is not
-    ``after``, or is a later state of ``new``'s own lineage: a generation never decreases.
+    ``after``, or is a later state of ``new``'s own lineage: a generation never decreases. Raises
+    ``WrongIdentity`` if ``new`` would replace a living session of another server or client.
     """
     if stored is not None and new.is_same(stored):
         if _content(new) == _content(stored):
@@ -79,6 +94,8 @@ def must_write(new: State, after: State | None, stored: State | None) -> bool:
         raise StateMoved(stored)
     if stored is not None and new.lineage == stored.lineage and new.generation < stored.generation:
         raise StateMoved(stored)
+    if stored is not None:
+        stored.check_identity(new.identity)
     return True
 
 
@@ -178,7 +195,8 @@ class TokenStore(ABC):
         ``after=None`` replaces any state that can be read. A corrupt state, or one
         encrypted with another key, is an error and never overwritten. After this
         has returned, ``new`` survives the death of the process. Raises
-        :class:`StateMoved`, and the errors of :meth:`load`.
+        :class:`StateMoved`, ``WrongIdentity`` if another server's or client's session is
+        stored, and the errors of :meth:`load`. ``must_write`` makes these comparisons.
         """
 
     @abstractmethod

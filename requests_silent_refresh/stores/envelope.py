@@ -10,8 +10,10 @@ the oldest version that a reader must support, ``key`` the identifier of the key
 ``kdf`` the parameters it was derived with (or null), ``lineage`` and
 ``generation`` identify the state. The second line is a Fernet token (encrypted,
 authenticated, without a lifetime, because a slow clock must not invalidate a good
-file). Its content repeats the header and names the place it was written for, so
-the header cannot be changed, nor one session's state replaced by another's.
+file). Its content repeats the header, names the place it was written for and the
+identity (token endpoint and client) that its token belongs to. So the header cannot
+be changed, one session's state cannot be replaced by another's, and a token is never
+used for another server. A state without an identity is accepted.
 
 A state that differs from what :func:`seal` wrote, even by one bit, is rejected.
 """
@@ -126,7 +128,7 @@ def seal(state: State, cipher: Cipher, place: str) -> Envelope:
         "lineage": state.lineage,
         "generation": state.generation,
     }
-    content = _plain(header, place, state.token)
+    content = _plain(header, place, state)
     if content is None:
         raise StoreError(
             "the token's extra cannot be saved as JSON, because it contains itself: remove that"
@@ -134,38 +136,43 @@ def seal(state: State, cipher: Cipher, place: str) -> Envelope:
     return Envelope(header, cipher.fernet.encrypt(content))
 
 
-def _plain(header: Mapping[str, Any], place: str, token: Token | None) -> bytes | None:
+def _plain(header: Mapping[str, Any], place: str, state: State) -> bytes | None:
     """Return the plain text, or ``None``: an exception's traceback would hold its parts."""
-    fields = None if token is None else token.to_dict()
+    fields = None if state.token is None else state.token.to_dict()
+    bound = {"place": place, "identity": state.identity}
     try:
-        return _dump({"header": header, "place": place, "token": fields})
+        return _dump({"header": header, **bound, "token": fields})
     except (ValueError, RecursionError):
         return None
 
 
-def unseal(envelope: Envelope, keys: Keys, place: str) -> State:
-    """Decrypt the state. Raises ``WrongKey`` or ``StoreCorrupted``."""
+def unseal(envelope: Envelope, keys: Keys, place: str, *, any_folder: bool = False) -> State:
+    """Decrypt the state. Raises ``WrongKey`` or ``StoreCorrupted``.
+
+    With ``any_folder`` a place that ends in ``/PLACE`` is accepted too.
+    """
     content = _parse(keys.decrypt(envelope.ciphertext, envelope.key_id, envelope.kdf))
     if content is None:
         raise StoreCorrupted("the stored state has contents that this release does not know")
-    header, there, token = content
+    header, there, identity, token = content
     if header != envelope.header:
         raise StoreCorrupted("the stored state was damaged: its header belongs to another state")
-    if there != place:
+    if there != place and not (any_folder and there.endswith(f"/{place}")):
         raise StoreCorrupted(
             f"the stored state was made for {there!r} but was found at {place!r}: move it "
             "back, or call the store's reset() and sign in again"
         )
-    return State(envelope.header["lineage"], envelope.header["generation"], token)
+    return State(envelope.header["lineage"], envelope.header["generation"], token, identity)
 
 
-def _parse(decrypted: bytes) -> tuple[Any, Any, Token | None] | None:
+def _parse(decrypted: bytes) -> tuple[Any, str, str | None, Token | None] | None:
     """Parse the plain text; ``None`` if it is invalid: a traceback would hold the text."""
     try:
         content = json.loads(decrypted.decode())
         fields = content["token"]
         token = None if fields is None else Token.from_dict(fields)
-        return content["header"], content["place"], token
+        place, identity = str(content["place"]), content.get("identity")
+        return content["header"], place, None if identity is None else str(identity), token
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

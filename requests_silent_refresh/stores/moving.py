@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 from .. import arguments
@@ -86,7 +87,7 @@ def _raised_above(tombstone: State, state: State, source: TokenStore) -> State:
     It is stored in the source first, so that both stores hold the same state while
     both have the token.
     """
-    raised = State(state.lineage, tombstone.generation + 1, state.token)
+    raised = dataclasses.replace(state, generation=tombstone.generation + 1)
     source.replace(raised, after=state)
     return raised
 

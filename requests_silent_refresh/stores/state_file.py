@@ -28,15 +28,14 @@ class Stored(NamedTuple):
 class StateFile:
     """Reads and replaces the file at ``path``. Thread-safe.
 
-    A state is bound to ``place``, the names of the file and of its directory, so
-    that two files cannot be swapped. A home directory can still be moved.
+    A state is bound to the name of its file, so that two files of a directory cannot be
+    swapped. The directory can be moved, or mounted under another name.
     """
 
     def __init__(self, path: str, source: KeySource) -> None:
         self.path = path
         self.lock_path = path + ".write.lock"
-        self.directory, name = os.path.split(path)
-        self.place = f"{os.path.basename(os.path.realpath(self.directory))}/{name}"
+        self.directory, self.place = os.path.split(path)
         self._keys = Keys(source)
         # The same bytes are the same state, so an unchanged file is not decrypted again.
         self._last_read: tuple[bytes, Stored] | None = None
@@ -61,7 +60,8 @@ class StateFile:
     def open(self, content: bytes) -> Stored:
         """Decrypt ``content`` as if it had been read from the file."""
         envelope = Envelope.from_bytes(content)
-        return Stored(unseal(envelope, self._keys, self.place), envelope)
+        # Earlier versions stored the name of the directory as well.
+        return Stored(unseal(envelope, self._keys, self.place, any_folder=True), envelope)
 
     def forget(self) -> None:
         """Drop the cached state."""

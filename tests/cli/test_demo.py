@@ -211,9 +211,8 @@ def test_an_expired_stored_token_is_refreshed_first(run, state):
     with AuthorizationServer(
         client_id="demo", database=f"{state}.server", access_token_lifetime=0
     ) as server:
-        manager = TokenManager(
-            RefreshTokenGrant(server.token_endpoint, client_id="demo"), EncryptedFileStore(state)
-        )
+        grant = command.DemoGrant(server.token_endpoint, client_id="demo")
+        manager = TokenManager(grant, EncryptedFileStore(state))
         manager.sign_in(server.sign_in_token())
     code, out, _ = run("--json")
     report = json.loads(out)

@@ -100,7 +100,7 @@ def root_logger(request):
         ("outcomes.rst", 5, reporting),
         ("queue.rst", 3, signed_in),
         ("security.rst", 3, signed_in),
-        ("stores.rst", 10, vault),
+        ("stores.rst", 12, vault),
         ("transports.rst", 3, signed_in),
     ],
 )

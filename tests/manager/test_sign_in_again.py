@@ -392,10 +392,10 @@ def test_a_callbacks_token_that_cannot_be_saved_is_not_used(server):
     class Full(MemoryStore):
         full = False
 
-        def save(self, token, after):
+        def replace(self, new, after):
             if self.full:
                 raise OSError(28, "No space left on device")
-            return super().save(token, after)
+            super().replace(new, after)
 
     store = Full()
     manager = signed_in(server, store=store, on_session_expired=lambda e: server.sign_in_token())

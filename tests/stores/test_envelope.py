@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime
 import json
 
@@ -173,6 +174,23 @@ def test_another_place_is_detected():
     """The states of two sessions cannot be swapped, even if one key encrypts both."""
     with pytest.raises(StoreCorrupted, match=r"made for 'app/tokens'.*found at 'app/other'"):
         opened(sealed(), place="app/other")
+
+
+def test_a_directory_in_the_place_is_ignored_if_asked():
+    """States that name a directory as well can be read; only whole names count."""
+    envelope = Envelope.from_bytes(sealed(place="app/tokens"))
+    assert unseal(envelope, keys(), "tokens", any_folder=True).is_same(STATE)
+    for place in ("okens", "other"):
+        with pytest.raises(StoreCorrupted, match="made for"):
+            unseal(envelope, keys(), place, any_folder=True)
+
+
+def test_the_identity_is_bound():
+    """P11: server and client come back as they were stored, and the header does not show them."""
+    content = sealed(dataclasses.replace(STATE, identity="https://auth.example.com/token"))
+    assert opened(content).identity == "https://auth.example.com/token"
+    assert b"example" not in content.splitlines()[0]
+    assert opened(sealed()).identity is None
 
 
 def test_another_key_is_named():

@@ -317,20 +317,20 @@ class TestUnreadable:
         assert signed_in.is_same(EncryptedFileStore(path, key=KEY).load())
 
     def test_swapped_files(self, tmp_path):
-        """P11: swapped files of two profiles are detected, in one directory and in two."""
-        places = [tmp_path / "a" / "one", tmp_path / "a" / "two", tmp_path / "b" / "one"]
-        stores = [EncryptedFileStore(place, key=KEY) for place in places]
-        for number, store in enumerate(stores):
-            store.save(Token(f"token-{number}"), None)
-        for one, two in ((0, 1), (0, 2)):
-            contents = [place.read_bytes() for place in places]
-            places[one].write_bytes(contents[two])
-            places[two].write_bytes(contents[one])
-            for number in (one, two):
-                with pytest.raises(StoreCorrupted, match="was made for"):
-                    EncryptedFileStore(places[number], key=KEY).load()
-            for place, content in zip(places, contents, strict=True):
-                place.write_bytes(content)
+        """P11: swapped files of one directory are detected by their names."""
+        places = [tmp_path / "one", tmp_path / "two"]
+        for place in places:
+            EncryptedFileStore(place, key=KEY).save(Token(f"token-{place.name}"), None)
+        contents = [place.read_bytes() for place in places]
+        for place, content in zip(places, reversed(contents), strict=True):
+            place.write_bytes(content)
+            with pytest.raises(StoreCorrupted, match="was made for"):
+                EncryptedFileStore(place, key=KEY).load()
+
+    def test_a_directory_under_another_name(self, store, signed_in, path):
+        """A directory that is renamed, or mounted under another name, is read there."""
+        moved = path.parent.rename(path.parent.with_name("data"))
+        assert signed_in.is_same(EncryptedFileStore(moved / path.name, key=KEY).load())
 
     def test_a_moved_home(self, store, signed_in, path, tmp_path):
         """A directory that was moved to another home directory can be read."""

@@ -25,6 +25,7 @@ from requests_silent_refresh import (
     StoreUnavailable,
     Token,
     TokenManager,
+    WrongIdentity,
     WrongKey,
 )
 from requests_silent_refresh.keys import KeyFile, Passphrase, default_key_file, generate_key
@@ -464,6 +465,17 @@ def test_the_wrong_key_overwrites_nothing(engine):
     with pytest.raises(StoreCorrupted, match=r"nightly\.quarantine"):
         opened(engine.url, aside).load()  # it is bound to its old name
     assert opened(engine.url, "nothing").reset() is None
+
+
+def test_another_servers_session_is_not_used(engine, server):
+    """P11: an engine keeps the identity too, and a grant for another server is refused."""
+    signed_in(server, opened(engine.url))
+    elsewhere = RefreshTokenGrant("https://auth.example.com/token", "client")
+    stranger = TokenManager(elsewhere, store=opened(engine.url))
+    for use in (stranger.token, lambda: stranger.sign_in(Token("a", "r"))):
+        with pytest.raises(WrongIdentity, match=server.token_endpoint):
+            use()
+    assert server.counters.exchanges == 0
 
 
 def test_names_are_case_sensitive(engine):

@@ -26,6 +26,7 @@ from requests_silent_refresh import (
     Token,
     TokenManager,
     TokenStore,
+    WrongIdentity,
     WrongKey,
     without_token,
 )
@@ -128,6 +129,8 @@ def errors(session: requests.Session) -> None:
         session.get("https://a/")
     except WrongKey as error:
         assert_type(error.key_ids, tuple[str, ...])
+    except WrongIdentity as error:
+        assert_type(error.stored_identity, str | None)
     except StoreUnavailable as error:
         assert_type(error.holder, str | None)
     except SilentRefreshError as error:

@@ -44,6 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+class DemoGrant(RefreshTokenGrant):
+    """A grant for the demo's server, which listens on another port each time."""
+
+    identity = "the demo's server"
+
+
 class Demo:
     """One run. Its ``server`` exists, but does not listen, before :meth:`run` is called."""
 
@@ -90,7 +96,7 @@ class Demo:
 
     def _manager(self) -> TokenManager:
         """Make the manager. Refresh ahead is off, because the demo shows rejected tokens."""
-        grant = RefreshTokenGrant(self.server.token_endpoint, client_id=_CLIENT_ID, proxies={})
+        grant = DemoGrant(self.server.token_endpoint, client_id=_CLIENT_ID, proxies={})
         return TokenManager(grant, store=EncryptedFileStore(self._path), refresh_ahead=0)
 
     def _begin(self, manager: TokenManager, crowd: Crowd) -> str:

@@ -15,6 +15,7 @@ import urllib3
 from requests import Response
 
 from ..system.forking import reset_in_child
+from ..system.threads import start_daemon
 
 DRAIN_BYTES = 64 * 1024
 DRAIN_SECONDS = 1.0
@@ -154,7 +155,8 @@ class _Watch:
         """
         with self._lock:
             if not self._runs:
-                threading.Thread(target=self._run, name="silent-refresh-drain", daemon=True).start()
+                if not start_daemon("silent-refresh-drain", self._run):
+                    raise RuntimeError("no thread can be started")
                 self._runs = True
             self._drains.append(drain)  # first, so that the thread closes what is opened
             drain.open(descriptor)

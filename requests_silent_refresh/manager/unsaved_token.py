@@ -13,6 +13,7 @@ from ..stores.contract import Hold, State, StateMoved, TokenStore
 from ..system.foreign import account_of
 from ..system.forking import reset_in_child
 from ..system.signals import uninterrupted
+from ..system.threads import start_daemon
 from .generations import replace
 from .refresh_queue import RefreshQueue
 
@@ -135,12 +136,7 @@ class UnsavedToken:
         unsaved = self.kept
         if unsaved is None:
             return
-        saver = threading.Thread(
-            target=self._save_until_saved, args=(unsaved,), name="silent-refresh-save", daemon=True
-        )
-        try:
-            saver.start()
-        except RuntimeError:
+        if not start_daemon("silent-refresh-save", lambda: self._save_until_saved(unsaved)):
             logger.error("no thread can be started to save the token: the next refresh saves it")
 
     def save_now(self) -> bool:

@@ -8,6 +8,7 @@ import time
 
 from ..errors import RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..system.signals import uninterrupted
+from ..system.threads import start_daemon
 from ..token import Token
 from . import leaving
 from .batch import Batch
@@ -78,13 +79,7 @@ class Worker:
         if leaving.has_begun():
             return False
         leaving.hook_into_multiprocessing()
-        try:
-            threading.Thread(
-                target=self._work, args=(batch,), name="silent-refresh", daemon=True
-            ).start()
-        except RuntimeError:  # the interpreter exits, or the system's limit is reached
-            return False
-        return True
+        return start_daemon("silent-refresh", lambda: self._work(batch))
 
     def _work(self, batch: Batch) -> None:
         if not self._queue.begin(batch):

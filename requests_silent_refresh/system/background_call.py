@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from .foreign import account_of
+from .threads import start_daemon
 
 T = TypeVar("T")
 
@@ -67,17 +68,10 @@ class Call(Generic[T]):
         """Start the call unless that was done; False if no thread can be started."""
         if not self._starting.acquire(blocking=False):
             return True
-        started = self._spawn()
+        started = start_daemon(self._name, self._run)
         if not started:
             self._starting.release()
         return started
-
-    def _spawn(self) -> bool:
-        try:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        except RuntimeError:
-            return False
-        return True
 
     def _run(self) -> bool:
         """Run the call, unless another thread does."""
@@ -108,8 +102,8 @@ class Call(Generic[T]):
             # A waiter that was interrupted may not have released it: look again by oneself.
             if self._running.acquire(timeout=min(left, LOOK_INTERVAL)):
                 self._running.release()
-            elif not self._taken.locked() and not self._spawn():  # its starter was interrupted
-                self._run_here()
+            elif not self._taken.locked() and not start_daemon(self._name, self._run):
+                self._run_here()  # the thread that was to start it was interrupted
         return self._ended
 
     def result(self, timeout: float) -> T:

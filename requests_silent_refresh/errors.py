@@ -36,6 +36,15 @@ _DESCRIPTION_LIMIT = 200
 _Error = TypeVar("_Error", bound="SilentRefreshError")
 
 
+def printable(text: str) -> str:
+    """Replace each character that could control a terminal or start a line by a space.
+
+    These are all control characters (C0, C1), line separators, and the invisible characters of
+    Unicode that reorder text.
+    """
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def cleaned(text: object) -> str | None:
     """Make a server's text safe for one line of a terminal or log: printable and bounded.
 
@@ -43,8 +52,7 @@ def cleaned(text: object) -> str | None:
     """
     if not isinstance(text, str) or not text:
         return None
-    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * _DESCRIPTION_LIMIT])
-    return " ".join(printable.split())[:_DESCRIPTION_LIMIT] or None
+    return " ".join(printable(text[: 4 * _DESCRIPTION_LIMIT]).split())[:_DESCRIPTION_LIMIT] or None
 
 
 def _seconds(value: object) -> float | None:

@@ -135,11 +135,12 @@ class Origin:
     def is_loopback(self) -> bool:
         """Whether the host is this machine: a connection *without a proxy* stays on it.
 
-        True for ``localhost`` and the names under it (RFC 6761 section 6.3), 127.0.0.0/8,
-        ``[::1]`` and Unix domain sockets. False for an IPv4-mapped IPv6 address, because
-        Python versions disagree about those.
+        True for ``localhost``, 127.0.0.0/8, ``[::1]`` and Unix domain sockets. False for the
+        names under ``localhost``, which many resolvers look up in the DNS although RFC 6761
+        section 6.3 forbids it, and for an IPv4-mapped IPv6 address, because Python versions
+        disagree about those.
         """
-        if self.scheme == _UNIX or self.host == "[::1]" or f".{self.host}".endswith(".localhost"):
+        if self.scheme == _UNIX or self.host in ("localhost", "[::1]"):
             return True
         # An origin's IPv4 address has four decimal numbers, so this one is in 127.0.0.0/8.
         return self.host.startswith("127.") and _NUMBER.fullmatch(self.host) is not None

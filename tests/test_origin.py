@@ -303,7 +303,7 @@ def test_a_password_in_the_configuration_is_not_shown(text: str) -> None:
         ("http://api.example.com", False, False),
         ("http://localhost", True, False),
         ("http://LOCALHOST.:80", True, False),
-        ("http://api.localhost", True, False),
+        ("http://api.localhost", False, False),
         ("https://localhost", True, True),
         ("http://127.0.0.1", True, False),
         ("http://127.255.255.254", True, False),

@@ -31,14 +31,15 @@ def with_browser(
     redirect_uri: str = DEFAULT_REDIRECT,
     open_browser: bool = True,
     timeout: float = 300.0,
+    waiting: Callable[[float], object] = lambda left: None,
 ) -> Token:
     """Let a person sign in with a browser on this machine, and return the token.
 
     ``show(url, opening)`` is called once with the URL to visit and whether a browser is being
-    opened. ``keep(token)`` is called once to store the token, before the browser reports
-    success. ``issuer`` is compared with the ``iss`` of the response; a missing ``iss`` is an
-    error only if ``iss_required`` (RFC 9207). :class:`~.redirect.LoopbackRedirect` describes
-    ``redirect_uri``.
+    opened, then ``waiting(seconds)`` twice a second with the time left. ``keep(token)`` is
+    called once to store the token, before the browser reports success. ``issuer`` is compared
+    with the ``iss`` of the response; a missing ``iss`` is an error only if ``iss_required``
+    (RFC 9207). :class:`~.redirect.LoopbackRedirect` describes ``redirect_uri``.
 
     Blocks for at most ``timeout`` seconds and then for one request. Raises
     :class:`SignInFailed`, ``ValueError`` for an invalid URL, and whatever :meth:`Client.redeem`
@@ -68,7 +69,7 @@ def with_browser(
         if opening:
             # In a thread, because with some browsers the call returns only when they are closed.
             threading.Thread(target=_open, args=(url,), name="browser", daemon=True).start()
-        query = redirect.wait(timeout)
+        query = redirect.wait(timeout, waiting)
         try:
             answer = f"https://loopback/?{query}"
             fields = protocol.parse_request_uri_response(answer, state)

@@ -34,12 +34,27 @@ class SignInFailed(SignInError):  # noqa: N818 (named like the errors in errors.
     """The sign-in failed. Nothing was stored or changed."""
 
 
+#: The parameters of an authorization request that cannot be given (RFC 6749, RFC 7636).
+OWN_PARAMETERS = frozenset(
+    {
+        "client_id",
+        "code_challenge",
+        "code_challenge_method",
+        "redirect_uri",
+        "response_type",
+        "scope",
+        "state",
+    }
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Client:
     """A client as registered with an authorization server. Immutable.
 
     ``client_secret`` is a callable that returns the secret, or ``None`` for a public client.
-    ``parameters`` are added to the authorization request (``audience``, ``prompt``).
+    ``parameters`` are added to the authorization request (``audience``, ``prompt``); a sign-in
+    sets :data:`OWN_PARAMETERS` itself, so one of these raises ``ValueError``.
     ``network`` holds ``verify``, ``cert`` and ``proxies``. ``timeout`` is in seconds, for one
     request.
     """
@@ -52,6 +67,11 @@ class Client:
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        own = OWN_PARAMETERS & self.parameters.keys()
+        if own:
+            raise ValueError(f"the parameter {min(own)} is set by the sign-in itself: remove it")
 
     def redeem(self, body: str) -> Token:
         """Exchange a grant, given as an encoded form, for the first token.

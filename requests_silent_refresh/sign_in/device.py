@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from ..errors import printable
 from ..origin import Origin
 from ..token import Token
 from .client import Client, SignInFailed
@@ -16,6 +17,7 @@ _INTERVAL = 5.0  # seconds between polls if the server gives no interval (sectio
 _SLOW_DOWN = 5.0  # seconds added to the interval by each slow_down (section 3.5)
 _LONGEST_INTERVAL = 60.0
 _LONGEST_WAIT = 3600.0
+_LONGEST_TEXT = 2000
 _STEP = 1.0  # seconds between calls of `waiting`
 
 
@@ -127,9 +129,9 @@ def _read(answer: Mapping[str, Any]) -> tuple[DeviceCode, str, float]:
             f"{', '.join(missing) or 'verification_uri'}"
         )
     code = DeviceCode(
-        _printable(texts["user_code"]),
-        _printable(uri),
-        _printable(complete) if _is_page(complete) else None,
+        printable(str(texts["user_code"])[:_LONGEST_TEXT]),
+        printable(str(uri)[:_LONGEST_TEXT]),
+        printable(str(complete)[:_LONGEST_TEXT]) if _is_page(complete) else None,
         _seconds(answer.get("expires_in"), 600.0, _LONGEST_WAIT),
     )
     interval = _seconds(answer.get("interval"), _INTERVAL, _LONGEST_INTERVAL)
@@ -139,11 +141,6 @@ def _read(answer: Mapping[str, Any]) -> tuple[DeviceCode, str, float]:
 def _is_page(uri: object) -> bool:
     origin = Origin.of(uri) if isinstance(uri, str) else None
     return origin is not None and origin.scheme in ("https", "http")
-
-
-def _printable(text: Any) -> str:
-    """Replace control characters, so that a server's text cannot control the terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text))[:2000]
 
 
 def _seconds(value: Any, default: float, most: float) -> float:

@@ -10,14 +10,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from ..errors import SilentRefreshError, printable
 from .client import SignInFailed
 
-_HOSTS = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
+# A browser tries both addresses of "localhost", so another user must not listen on either.
+_HOSTS = {"127.0.0.1": ("127.0.0.1",), "localhost": ("127.0.0.1", "::1"), "::1": ("::1",)}
+_NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+_FREE_PORTS = 20  # attempts to find a port that is free at every address
+_STEP = 0.5  # seconds between calls of `waiting`; on Windows Ctrl-C does not interrupt a wait
 _PATIENCE = 60.0  # seconds for which a browser waits for the code to be redeemed
 _LAST_WORDS = 2.0  # seconds for which closing waits until the browser has its answer
 
@@ -35,15 +40,16 @@ class LoopbackRedirect:
 
     ``redirect_uri``
         ``http://127.0.0.1/callback``, or the same with ``localhost`` or ``[::1]``. Without a
-        port, a free one is used (RFC 8252 section 7.3).
+        port, a free one is used (RFC 8252 section 7.3). ``localhost`` is served at both
+        loopback addresses.
     ``state``
         The value that the response must contain (RFC 6749 section 10.12).
 
-    A context manager. The constructor binds the port; entering starts the server. One Condition
-    guards the states: WAITING until the first response to the path; ANSWERED while its code is
-    being redeemed and its browser waits for the result; CONCLUDED. A later response gets a page
-    that says so and changes nothing. A response with the wrong state also ends the wait: it
-    comes from an attack or an older tab, and either way a person has to look.
+    A context manager. The constructor binds the port; entering starts the servers. One Condition
+    guards the states: WAITING until the first response with ``state``; ANSWERED while its code
+    is being redeemed and its browser waits for the result; CONCLUDED. Every other request to
+    the path gets a page that says so and changes nothing: it comes from an attack, an older tab
+    or a preview, and the right response can still arrive.
 
     Raises ``ValueError`` for another kind of URI and :class:`SignInFailed` if the port is taken.
     """
@@ -60,59 +66,81 @@ class LoopbackRedirect:
         self._state = state
         self._changed = threading.Condition()
         self._response: str | None = None
-        self._failure: SignInFailed | None = None
         self._conclusion: tuple[str, str] | None = None
         self._answering = 0
-        self._server = self._bind(_HOSTS[host], parts.port or 0)
+        self._ignored = 0
+        self._servers = self._bind(_HOSTS[host], parts.port or 0)
         shown = f"[{host}]" if ":" in host else host
-        self.uri = f"http://{shown}:{self._server.server_address[1]}{parts.path}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="loopback-redirect", daemon=True
+        self.uri = f"http://{shown}:{self._servers[0].server_address[1]}{parts.path}"
+
+    def _bind(self, addresses: tuple[str, ...], port: int) -> list[_Server]:
+        for _ in range(1 if port else _FREE_PORTS):  # a free one may be free at one address only
+            try:
+                return self._bind_all(addresses, port)
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+        raise SignInFailed(
+            f"port {port} of {' or '.join(addresses)} is taken, so the response could not be "
+            "received there: free it, or give a --redirect-uri with another port or without one"
         )
 
-    def _bind(self, address: str, port: int) -> ThreadingHTTPServer:
+    def _bind_all(self, addresses: tuple[str, ...], port: int) -> list[_Server]:
+        """Bind one port at every address that this machine has; raises ``OSError``."""
+        servers: list[_Server] = []
         try:
-            return (_Server6 if ":" in address else _Server)((address, port), self)
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            raise SignInFailed(
-                f"port {port} of {address} is taken, so the response could not be received there: "
-                "free it, or give a --redirect-uri with another port or without one"
-            ) from None
+            for address in addresses:
+                try:
+                    server = (_Server6 if ":" in address else _Server)((address, port), self)
+                except OSError as error:
+                    if error.errno in _NO_SUCH_FAMILY and (servers or address != addresses[-1]):
+                        continue
+                    raise
+                servers.append(server)
+                port = server.server_address[1]
+        except BaseException:
+            for server in servers:
+                server.server_close()
+            raise
+        return servers
 
     def __enter__(self) -> LoopbackRedirect:
-        self._thread.start()
+        for server in self._servers:
+            threading.Thread(
+                target=server.serve_forever, args=(0.05,), name="loopback-redirect", daemon=True
+            ).start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
         # Has no effect after a success, which has been concluded already.
-        self.conclude("Not signed in", "The sign-in failed. Go back to the terminal.")
+        self.conclude("Not signed in", f"{_reason(error)}. Go back to the terminal.")
         with self._changed:
             self._changed.wait_for(lambda: not self._answering, _LAST_WORDS)
-        self._server.shutdown()
-        self._server.server_close()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
 
-    def wait(self, timeout: float) -> str:
+    def wait(self, timeout: float, waiting: Callable[[float], object]) -> str:
         """Wait for the response and return its query, whose ``state`` has been checked.
 
-        Raises :class:`SignInFailed` after ``timeout`` seconds, or for a response that does not
-        belong to this sign-in.
+        Calls ``waiting`` with the seconds left, twice a second. Raises :class:`SignInFailed`
+        after ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
-        with self._changed:
-            while self._response is None and self._failure is None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise SignInFailed(
-                        f"nobody signed in within {timeout:g} s: start the sign-in again"
-                    )
-                # In steps, because on Windows Ctrl-C does not interrupt a long wait.
-                self._changed.wait(min(left, 0.5))
-            if self._failure is not None:
-                raise self._failure
-            assert self._response is not None  # noqa: S101 (for the type checker)
-            return self._response
+        while (left := deadline - time.monotonic()) > 0:
+            waiting(left)
+            with self._changed:
+                self._changed.wait_for(lambda: self._response is not None, min(left, _STEP))
+                if self._response is not None:
+                    return self._response
+        ignored = (
+            f"; other requests to {self.uri} were ignored ({self._ignored}), because they did not "
+            "contain the state of this sign-in: use only the page that it opens"
+        )
+        raise SignInFailed(
+            f"nobody signed in within {timeout:g} s: start the sign-in again"
+            + (ignored if self._ignored else "")
+        )
 
     def conclude(self, title: str, text: str) -> None:
         """Show the result in the browser; only the first call has an effect."""
@@ -123,36 +151,33 @@ class LoopbackRedirect:
     def page_for(self, target: str) -> tuple[int, str, str]:
         """Handle a request for ``target`` and return the status, title and text of its page.
 
-        Called in the request's own thread. For the first valid response it blocks until
-        :meth:`conclude`, or for at most 60 s.
+        Called in the request's own thread. For the response, also if it is requested again, it
+        blocks until :meth:`conclude`, or for at most 60 s.
         """
         parts = urlsplit(target)
         if parts.path != self._path:
             return 404, "Page not found", ""
         pairs = parse_qsl(parts.query, keep_blank_values=True)
-        fields = dict(pairs)
         with self._changed:
-            if self._response is not None or self._failure is not None:
-                return 409, "This sign-in has already been answered", "Go back to the terminal."
-            problem = self._problem_with(fields, len(pairs))
-            if problem is not None:
-                self._failure = SignInFailed(
-                    f"{problem}: it was ignored, and the sign-in was stopped. Start it again, and "
-                    "use only the page that it opens"
+            if not self._is_for_us(pairs):
+                self._ignored += 1
+                return (
+                    400,
+                    "This is not the response to your sign-in",
+                    "It does not contain the state of the sign-in, or repeats a field, and was "
+                    "ignored. Use the page that the sign-in opened, or go back to the terminal.",
                 )
-                self._changed.notify_all()
-                return 400, "This response is not for your sign-in", "Go back to the terminal."
+            if self._response not in (None, parts.query):
+                return 409, "This sign-in has already been answered", "Go back to the terminal."
             self._response = parts.query
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._conclusion, _PATIENCE)
             return (200, *(self._conclusion or ("Still signing in", "Go back to the terminal.")))
 
-    def _problem_with(self, fields: dict[str, str], count: int) -> str | None:
-        if not hmac.compare_digest(fields.get("state", "").encode(), self._state.encode()):
-            return "a response with the wrong state, which belongs to another sign-in, was received"
-        if len(fields) != count:
-            return "a response with a repeated field was received"
-        return None
+    def _is_for_us(self, pairs: list[tuple[str, str]]) -> bool:
+        fields = dict(pairs)
+        given = fields.get("state", "").encode(errors="surrogatepass")
+        return hmac.compare_digest(given, self._state.encode()) and len(fields) == len(pairs)
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -208,6 +233,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
         """Print nothing: the request line contains the code."""
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return why a sign-in failed, as the start of a sentence. Foreign errors are not quoted."""
+    if isinstance(error, KeyboardInterrupt):
+        return "The sign-in was interrupted in the terminal"
+    if not isinstance(error, SilentRefreshError):
+        return "The sign-in failed"
+    reason = printable(str(error))[:500].rstrip(".")
+    return reason[:1].upper() + reason[1:]
 
 
 def _page(title: str, text: str) -> str:

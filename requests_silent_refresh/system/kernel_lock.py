@@ -23,7 +23,7 @@ import time
 # Imported here and not at the first lock, because Python 3.10 cannot import it while exiting.
 from filelock import lock_descriptor, unlock_descriptor
 
-from ..errors import StoreUnavailable
+from ..errors import StoreUnavailable, printable
 from . import private_files
 from .forking import reset_in_child
 
@@ -132,7 +132,7 @@ class KernelLock:
             note = private_files.call(os.read, self._fd, 300).decode(errors="replace").strip()
         except OSError:
             return None
-        return "".join(c for c in note if c.isprintable()) or None
+        return printable(note) or None
 
     def release(self) -> None:
         """Release the lock, or give up the attempt to take it. Safe to call twice."""

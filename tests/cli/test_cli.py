@@ -218,7 +218,6 @@ def nothing_changes(home, server):  # noqa: F811
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"state": "wrong"}, "wrong state"),
         ({"code": None, "error": "access_denied"}, "denied in the browser"),
         ({"iss": "https://evil.example"}, "names the issuer 'https://evil.example'"),
         ({"iss": None}, "names no issuer"),

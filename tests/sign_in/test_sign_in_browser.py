@@ -88,30 +88,75 @@ def test_the_browser_shows_success_only_when_the_token_is_stored(signing_in):
 def test_a_denied_consent_is_reported(signing_in):
     """Sign-in: a denial is reported in one clear line, and nothing is stored."""
     url, future, kept = signing_in()
-    assert "Not signed in" in answer(url, decision="deny").text
+    page = answer(url, decision="deny").text
+    assert "Not signed in" in page
+    assert "The sign-in was denied in the browser. Go back to the terminal." in page
     with pytest.raises(SignInFailed, match="denied in the browser") as caught:
         future.result()
     assert caught.value.error == "access_denied"
     assert kept == []
 
 
-@pytest.mark.parametrize("state", ["", "wrong", "\u00e9", None])
-def test_a_wrong_state_ends_the_sign_in(server, signing_in, state):
-    """Sign-in: a response to another sign-in is not redeemed (RFC 6749 section 10.12)."""
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": ""},
+        {"state": "wrong"},
+        {"state": "\u00e9"},
+        {"state": None},
+        {"state": None, "code": None},
+        {"state": "wrong", "code": None, "error": "access_denied"},
+        {"code": ["one", "two"]},
+    ],
+)
+def test_a_stray_or_forged_response_is_ignored(server, signing_in, fields):
+    """Sign-in: only a response with this sign-in's state counts (RFC 6749 section 10.12)."""
     url, future, kept = signing_in()
-    assert come_back(url, state=state).status_code == 400
-    with pytest.raises(SignInFailed, match="wrong state"):
-        future.result()
-    assert kept == []
+    page = come_back(url, **fields)
+    assert (page.status_code, "not the response to your sign-in" in page.text) == (400, True)
+    assert "Signed in" in answer(url).text
+    assert kept == [future.result()]
     assert not server.log.of("sign-in-refused")
 
 
-def test_a_repeated_field_ends_the_sign_in(server, signing_in):
-    """Sign-in: a response with two codes is invalid (RFC 6749 section 3.1)."""
-    url, future, _ = signing_in()
-    assert come_back(url, code=["one", "two"]).status_code == 400
-    with pytest.raises(SignInFailed, match="repeated field"):
-        future.result()
+@pytest.mark.parametrize("redirect_uri", ["http://localhost", "http://127.0.0.1/callback"])
+def test_what_browsers_and_tools_send_by_themselves_is_ignored(signing_in, redirect_uri):
+    """Sign-in: previews, icons, spare connections and port scans do not end it."""
+    url, future, _ = signing_in(redirect_uri=redirect_uri)
+    redirect = dict(parse_qsl(urlsplit(url).query))["redirect_uri"]
+    parts = urlsplit(redirect)
+    for method, path in (("GET", "/"), ("HEAD", "/callback"), ("GET", "/favicon.ico")):
+        requests.request(method, f"http://{parts.netloc}{path}", timeout=10)
+    requests.get(redirect, timeout=10)
+    assert requests.post(redirect, timeout=10).status_code == 501
+    for sent in (
+        b"",
+        b"GET /callback?x HTTP/1.0\r\n",
+        b"\x16\x03\x01",
+        b"GET //[ HTTP/1.0\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", parts.port)) as spare:
+            spare.sendall(sent)
+    answer(url)
+    assert future.result()
+
+
+def test_the_response_may_be_requested_again(server, signing_in):
+    """Sign-in: a preview or a reload of the response's page gets the same result."""
+    gate = server.token_gate()
+    url, future, kept = signing_in()
+    fields = {**dict(parse_qsl(urlsplit(url).query)), "username": "ann", "decision": "allow"}
+    action = url.partition("?")[0]
+    location = requests.post(action, fields, timeout=10, allow_redirects=False).headers["Location"]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(requests.get, location, timeout=10)
+        assert gate.arrived.wait(10)
+        again = pool.submit(requests.get, location, timeout=10)
+        gate.release()
+        assert "Signed in" in first.result().text
+        assert "Signed in" in again.result().text
+    assert kept == [future.result()]
+    assert server.counters.sign_ins == 1
 
 
 def test_a_second_callback_changes_nothing(server, signing_in):
@@ -127,16 +172,6 @@ def test_a_second_callback_changes_nothing(server, signing_in):
         assert "Signed in" in first.result().text
     assert kept == [future.result()]
     assert server.counters.sign_ins == 1
-
-
-def test_other_paths_are_not_the_callback(signing_in):
-    """Sign-in: a request for a favicon, or from a scanner, gets a 404 and has no effect."""
-    url, future, _ = signing_in()
-    redirect = dict(parse_qsl(urlsplit(url).query))["redirect_uri"]
-    assert requests.get(redirect + "/favicon.ico", timeout=10).status_code == 404
-    assert requests.post(redirect, timeout=10).status_code == 501
-    answer(url)
-    assert future.result()
 
 
 @pytest.mark.parametrize(
@@ -213,9 +248,46 @@ def test_a_server_that_refuses_the_request_is_quoted(server, signing_in):
 def test_a_sign_in_without_a_response_times_out(signing_in):
     """P8: a sign-in that nobody completes ends after its timeout."""
     _, future, kept = signing_in(timeout=0.05)
-    with pytest.raises(SignInFailed, match=r"nobody signed in within 0\.05 s"):
+    with pytest.raises(
+        SignInFailed, match=r"nobody signed in within 0\.05 s: start the sign-in again$"
+    ):
         future.result()
     assert kept == []
+
+
+def test_the_time_out_names_what_was_ignored(signing_in):
+    """Sign-in: with a server that does not return the state, a person learns what came."""
+    left, step = [], threading.Event()
+
+    def waiting(seconds):
+        left.append(seconds)
+        if len(left) == 2:
+            step.set()
+
+    url, future, _ = signing_in(timeout=1.0, waiting=waiting)
+    come_back(url, state=None)
+    with pytest.raises(SignInFailed, match=r"requests to http://127\.0\.0\.1:\d+/callback .*\(1\)"):
+        future.result()
+    assert step.is_set()
+    assert 0 < left[-1] < left[0] <= 1.0
+
+
+@pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
+def test_localhost_is_both_loopback_addresses(signing_in, taken):
+    """RFC 8252 section 8.3: a browser may use either, so another user must hold neither."""
+    family = socket.AF_INET6 if ":" in taken else socket.AF_INET
+    with socket.create_server((taken, 0), family=family) as other:
+        port = other.getsockname()[1]
+        url, future, _ = signing_in(redirect_uri=f"http://localhost:{port}/callback")
+        assert url is None
+        with pytest.raises(SignInFailed, match=f"port {port} of 127.0.0.1 or ::1 is taken"):
+            future.result()
+    url, future, _ = signing_in(redirect_uri="http://localhost/callback")
+    port = urlsplit(dict(parse_qsl(urlsplit(url).query))["redirect_uri"]).port
+    for address in ("127.0.0.1", "[::1]"):
+        assert requests.get(f"http://{address}:{port}/callback", timeout=10).status_code == 400
+    answer(url)
+    assert future.result()
 
 
 def test_a_port_that_is_taken_is_reported(signing_in):
@@ -283,6 +355,13 @@ def test_parameters_are_sent(server, signing_in):
     future.result()
 
 
+def test_the_sign_ins_own_parameters_cannot_be_given():
+    """RFC 6749 section 10.12: nothing may replace the state, the redirect URI or the challenge."""
+    for name in ("state", "redirect_uri", "scope", "code_challenge", "client_id"):
+        with pytest.raises(ValueError, match=f"the parameter {name} is set by the sign-in itself"):
+            Client("https://auth.example.com/token", "client", parameters={name: "x"})
+
+
 def test_a_confidential_client_authenticates():
     """RFC 6749 section 4.1.3: with a secret, the code is redeemed with Basic authentication."""
     with AuthorizationServer(client_secret="s:%") as server:
@@ -319,13 +398,3 @@ def test_a_code_works_once_and_only_with_its_verifier(server):
     response = requests.post(server.token_endpoint, form, timeout=10)
     assert response.json() == {"error": "invalid_grant"}
     assert server.log.of("sign-in-refused")[0].reason == "wrong code_verifier"
-
-
-def test_an_incomplete_request_does_not_end_the_sign_in(signing_in):
-    """Sign-in: a spare connection of a browser, or a port scan, has no effect."""
-    url, future, _ = signing_in()
-    parts = urlsplit(dict(parse_qsl(urlsplit(url).query))["redirect_uri"])
-    with socket.create_connection((parts.hostname, parts.port)) as spare:
-        spare.sendall(b"GET /callback?x HTTP/1.0\r\n")  # and never the rest
-        answer(url)
-        assert future.result()

@@ -134,6 +134,22 @@ def is_text(value: str | Secret, *, or_empty: bool = False) -> bool:
     return or_empty or bool(plain.strip())
 
 
+def paths(**arguments: Any) -> None:
+    """Check that each argument is the path of a field: names joined by dots."""
+    texts(**arguments)
+    for name, value in arguments.items():
+        if not all(value.split(".")) or not value.partition(":")[0]:
+            raise ValueError(f"{name} must be names joined by dots, such as 'data.token'")
+
+
+def one_of(choices: Collection[Any], /, **arguments: Any) -> None:
+    """Check that each argument is one of ``choices``."""
+    for name, value in arguments.items():
+        if value not in choices:
+            wanted = " or ".join(map(repr, choices))
+            raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
 def words(name: str, value: Any) -> tuple[str, ...]:
     """Return the words of a ``str``, or of an iterable of ``str``."""
     if isinstance(value, str):

@@ -156,7 +156,7 @@ def test_a_callable_that_never_returns_a_value_is_refused(
         (grant_of, "proxies", "http://proxy"),
         (grant_of, "proxies", {"https": 3128}),
         (partial(ClientCredentialsGrant, URL, client_secret="s"), "client_id", None),
-        (json_of, "refresh_field", None),
+        (json_of, "refresh_field", ()),
         (json_of, "access_token_path", ["data", "token"]),
         (json_of, "expires_unit", []),
         (json_of, "extra", [("a", "b")]),

@@ -17,8 +17,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import requests_silent_refresh.token as module
+from requests_silent_refresh.reading import MAX_LIFETIME
 from requests_silent_refresh.redaction import Secret
-from requests_silent_refresh.token import MAX_LIFETIME, Token, parse_time
+from requests_silent_refresh.times import parse_time
+from requests_silent_refresh.token import Token
 
 AT, RT, ID = "canary-access", "canary-refresh", "canary-id"
 NOW = 1_800_000_000.0
@@ -142,7 +144,7 @@ def test_a_response_without_a_lifetime_has_no_expiry() -> None:
     assert answer().expires_at is None
 
 
-@pytest.mark.parametrize("payload", [{}, {"accessToken": AT}, {"error": "invalid_grant"}])
+@pytest.mark.parametrize("payload", [{}, {"tokens": []}, {"error": "invalid_grant"}])
 def test_a_response_without_access_token_raises(payload: dict[str, Any]) -> None:
     """P4: no token is created from a response that grants none."""
     with pytest.raises(ValueError, match="no access_token"):

@@ -13,7 +13,6 @@ import email.utils
 import http.client
 import json
 import ssl
-import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping
 from datetime import timezone
@@ -23,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 import requests
 import urllib3.exceptions
 
+from .. import payloads
 from ..errors import cleaned
 from ..redaction import strip
 
@@ -36,13 +36,15 @@ class EndpointAnswer:
 
     ``headers`` is a case-insensitive mapping. ``body`` is decoded; it is empty if the server
     sent more than 1 MiB, used an unknown content encoding, or closed the connection early.
-    ``received_at`` is the Unix time at which the headers arrived.
+    ``received_at`` is the Unix time at which the headers arrived. ``cookies`` are those that the
+    answer sets.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     received_at: float
+    cookies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"EndpointAnswer(status={self.status}, {len(self.body)} bytes)"
@@ -51,16 +53,13 @@ class EndpointAnswer:
     def payload(self) -> dict[str, Any] | None:
         """The body as a dictionary, parsed from JSON or a form; ``None`` if it is neither.
 
-        JSON is recognised under any content type, because many servers send the wrong one, and
-        a form without its label if it contains an access token. Text is read as UTF-8, UTF-16 or
-        UTF-32, then in the declared charset, then as ISO 8859-1, which fits any bytes.
+        The content type matters little, because many servers send the wrong one: see
+        :func:`~.payloads.parse`. Text is read as UTF-8, UTF-16 or UTF-32, then in the declared
+        charset, then as ISO 8859-1, which fits any bytes.
         """
-        for text in self._texts():
-            with contextlib.suppress(ValueError, RecursionError):
-                # Not strict: a line break inside one field does not void the others.
-                value = json.loads(text, strict=False)
-                return value if isinstance(value, dict) else None
-        return next(filter(None, map(self._form, self._texts())), None)
+        label = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        is_form = label == "application/x-www-form-urlencoded"
+        return payloads.parse(self._texts(), is_form=is_form)
 
     def _texts(self) -> Iterator[str]:
         declared = email.message.Message()
@@ -69,15 +68,6 @@ class EndpointAnswer:
         for encoding in (json.detect_encoding(self.body), charset, "latin-1"):
             with contextlib.suppress(ValueError, LookupError):
                 yield self.body.decode(encoding)
-
-    def _form(self, text: str) -> dict[str, Any] | None:
-        label = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        try:
-            form = dict(urllib.parse.parse_qsl(text, max_num_fields=100))
-        except ValueError:
-            return None
-        is_form = label == "application/x-www-form-urlencoded" or "access_token" in form
-        return form if is_form and form else None
 
     @property
     def server_time(self) -> float:

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
+from ..jwt import claims_of
 from ..stores.contract import State, StateMoved, TokenStore
 from ..system.kernel_lock import KernelLock
-from ..token import Token, jwt_claims
+from ..token import Token
 from . import paths, settings
 from .profile import Profile, load
 from .references import Kept, resolve
@@ -111,7 +112,7 @@ def subject_of(token: Token) -> str | None:
     but never make a decision with it.
     """
     for text in (token.extra.get("id_token"), token.access_token.reveal()):
-        claims = jwt_claims(text)
+        claims = claims_of(text)
         for claim in ("email", "preferred_username", "sub"):
             value = claims.get(claim)
             if isinstance(value, str) and value.isprintable():

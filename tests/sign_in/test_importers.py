@@ -101,10 +101,10 @@ def test_standard_names_take_precedence():
     assert token.extra == {"token": "else", "expiry": "never", "scopes": "all"}
 
 
-@pytest.mark.parametrize("payload", [{"refresh_token": "rt"}, {"token": "at"}, GOOGLE])
+@pytest.mark.parametrize("payload", [{"refresh_token": "rt"}, GCLOUD])
 def test_a_servers_answer_must_have_an_access_token(payload):
-    """P4: the other formats are accepted only on import, not in a token endpoint's answer."""
-    with pytest.raises(ValueError, match="no access_token"):
+    """P4: a refresh token alone is accepted only on import, not in a token endpoint's answer."""
+    with pytest.raises(ValueError, match="no access_token: it has the fields"):
         Token.from_response(payload, received_at=1.0)
 
 
@@ -123,7 +123,7 @@ def test_a_malformed_refresh_token_is_not_shown():
     with pytest.raises(ValueError, match="refresh_token must be printable") as caught:
         manager.sign_in("canary-refresh\nnext line")
     ours = [entry.frame for entry in caught.traceback[1:]]
-    assert len(ours) > 3
+    assert len(ours) == 3
     assert "canary" not in str(caught.value) + repr([frame.f_locals for frame in ours])
 
 

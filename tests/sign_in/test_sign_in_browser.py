@@ -222,7 +222,7 @@ def test_an_answer_without_a_code_is_refused(signing_in, server):
         ({"drop": "before"}, "no answer", True),
         ({"status": 400, "body": '{"error": "invalid_client"}'}, "invalid_client", False),
         ({"status": 200, "body": "{}"}, "answered 200", False),
-        ({"status": 200, "body": '{"token": 1}'}, "no access_token", False),
+        ({"status": 200, "body": '{"id": 1}'}, "no access_token", False),
     ],
 )
 def test_a_code_that_cannot_be_redeemed_is_reported(server, signing_in, fault, said, transient):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 import urllib3.exceptions
+from requests.adapters import BaseAdapter
 
 from ..system.quiet_pools import QuietHTTPAdapter
 from .answer import SIZE_LIMIT, EndpointAnswer, NoAnswer, Outcome, decode, no_answer
@@ -53,9 +55,14 @@ class Exchange:
         settings: Mapping[str, Any],
         deadline: float,
         clock: Callable[[], float],
+        *,
+        query: str = "",
+        transport: BaseAdapter | None = None,
     ) -> None:
         self._request = request
-        self._settings = settings
+        self._settings = dict(settings)
+        self._query = query
+        self._given_transport = transport
         self._deadline = deadline
         self._clock = clock
         self._lock = threading.Lock()
@@ -139,17 +146,43 @@ class Exchange:
             socket.close(self._connection.detach())
 
     def _send(self) -> EndpointAnswer:
-        with _Session() as session:
-            for prefix in ("https://", "http://"):
-                session.mount(prefix, _Transport(self))
-            left = max(0.001, self._deadline - time.monotonic())
-            # One address gets a part of the time only: the host's next one may be alive.
-            timeout: Any = urllib3.Timeout(connect=min(5, left / 3), total=left)
-            response = session.send(self._request.prepare(), timeout=timeout, **self._settings)
+        given = self._given_transport
+        own = _Transport(self, self._context()) if given is None else None
+        if own is None and self._query:
+            self._request.params = self._query  # what it logs is its own affair
+        session = _Session()
+        for prefix in ("https://", "http://"):
+            session.mount(prefix, own or given)  # type: ignore[arg-type]  # one of them is there
+        left = max(0.001, self._deadline - time.monotonic())
+        # One address gets a part of the time only: the host's next one may be alive.
+        timeout: Any = urllib3.Timeout(connect=min(5, left / 3), total=left)
+        request = self._request.prepare()
+        if own is None:
+            self.sending()
+        try:
+            response = session.send(request, timeout=timeout, **self._settings)
             with contextlib.closing(response):
                 received_at = self._clock()
                 body = self._read(response)
-                return EndpointAnswer(response.status_code, response.headers, body, received_at)
+                return EndpointAnswer(
+                    response.status_code, response.headers, body, received_at, _cookies(response)
+                )
+        finally:
+            if own is not None:
+                own.close()
+
+    def _context(self) -> ssl.SSLContext | None:
+        """Return the TLS settings that are given as an object, and verify nothing beside them."""
+        verify = self._settings.get("verify")
+        if not isinstance(verify, ssl.SSLContext):
+            return None
+        self._settings["verify"] = True
+        return verify
+
+    @property
+    def query(self) -> str:
+        """The query parameters to add to the URL as the request is written."""
+        return self._query
 
     def _read(self, response: requests.Response) -> bytes:
         body = bytearray()
@@ -173,13 +206,46 @@ class _Session(requests.Session):
         """Report no redirect: ``requests`` would read its unbounded body even without following."""
 
 
+def _cookies(response: requests.Response) -> dict[str, str]:
+    """Return the cookies that the answer sets, whatever their attributes."""
+    headers: Any = getattr(response.raw, "headers", None)  # none from some stubs
+    lines = headers.getlist("Set-Cookie") if hasattr(headers, "getlist") else []
+    pairs = [line.partition(";")[0].partition("=") for line in lines]
+    return {name.strip(): value.strip().strip('"') for name, _, value in pairs}
+
+
 class _Transport(QuietHTTPAdapter):
     """Sends one exchange, whose connections report to the :class:`Exchange`."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, context: ssl.SSLContext | None) -> None:
         self._exchange = exchange
+        self._context = context
         self._pool: Any = None
         super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Create the pool manager, with the given TLS settings."""
+        super().init_poolmanager(*args, **kwargs, **self._tls())
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """Return the pool manager for a proxy, with the given TLS settings for both."""
+        return super().proxy_manager_for(proxy, **kwargs, **self._tls())
+
+    def _tls(self) -> dict[str, Any]:
+        return {} if self._context is None else {"ssl_context": self._context}
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the pool's settings; with a context of the user's, without any for TLS."""
+        host, pool = super().build_connection_pool_key_attributes(*args, **kwargs)
+        if self._context is not None:  # they would change it
+            for name in ("cert_reqs", "ca_certs", "ca_cert_dir", "ssl_context"):
+                pool.pop(name, None)
+        return host, pool
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Set up the verification, unless a context of the user's does that."""
+        if self._context is None:
+            super().cert_verify(conn, url, verify, cert)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         """Return the pool for the request, which is used by this exchange only."""
@@ -220,6 +286,11 @@ class _Watched(_Connection):
             super().connect()
         finally:
             self._connecting = False
+
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        if query := self._exchange.query:  # here, because urllib3 logs the URL
+            url += ("&" if "?" in url else "?") + query
+        super().putrequest(method, url, *args, **kwargs)
 
     def send(self, data: Any) -> None:
         if self.sock is None:

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote_plus, urlencode
 
 from .. import arguments
 from ..errors import SilentRefreshError
-from ..redaction import Secret, hidden_mapping
+from ..redaction import MaskedDict, Secret, hidden_mapping
 from ..system.foreign import secrets_of
 from ..token import Token
 from . import outcomes
-from .answer import EndpointAnswer, NoAnswer
-from .base import (
-    Grant,
+from .answer import NoAnswer
+from .base import Grant, contained
+from .sent import (
     Message,
-    contained,
     literal,
     literal_secrets,
     refresh_token_of,
     resolve,
+    resolved,
     secrets_among,
 )
-from .protocol import EXCHANGE_TIMEOUT
 from .token_endpoint import TokenEndpoint, hidden_url
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .base import GrantOptions
 
 # Fields that the grants set themselves; a second value in ``extra`` would contradict them.
 _RESERVED = frozenset({"grant_type", "refresh_token", "scope", "client_secret"})
 
 Fields = Mapping[str, str | Sequence[str] | Callable[[], str]]
+ClientAuth = Literal["basic", "raw-basic", "post", "none"]
 
 
 class _OAuthGrant(Grant):
     """A grant of RFC 6749: sends a form, and authenticates the client if it has credentials."""
+
+    #: The ``grant_type`` that is sent unless another one is given.
+    grant_type = ""
+    _needs_credentials = False
 
     def __init__(
         self,
@@ -43,35 +51,28 @@ class _OAuthGrant(Grant):
         client_id: str,
         client_secret: str | Callable[[], str] | None = None,
         *,
-        client_auth: Literal["basic", "post", "none"] | None = None,
+        grant_type: str | None = None,
+        client_auth: ClientAuth | None = None,
         scope: str | Iterable[str] | None = None,
         extra: Fields | None = None,
-        timeout: float = EXCHANGE_TIMEOUT,
         revocation_endpoint: str | None = None,
-        classify: outcomes.Classify | None = None,
-        ambiguous_retry: bool = True,
-        verify: bool | str | None = None,
-        cert: str | tuple[str, str] | None = None,
-        proxies: Mapping[str, str] | None = None,
-        clock: Callable[[], float] = time.time,
+        **options: Unpack[GrantOptions],
     ) -> None:
         # First, before anything can raise, because a traceback may show these locals.
         client_secret, token_endpoint = literal(client_secret), hidden_url(token_endpoint)
         revocation_endpoint = hidden_url(revocation_endpoint)
-        extra, proxies = hidden_mapping(extra), hidden_mapping(proxies)
-        network: Any = {"verify": verify, "cert": cert, "proxies": proxies, "clock": clock}
-        super().__init__(
-            TokenEndpoint(token_endpoint, **network),
-            outcomes.by_rfc_6749,
-            timeout=timeout,
-            classify=classify,
-            ambiguous_retry=ambiguous_retry,
-        )
+        extra, hidden = hidden_mapping(extra), MaskedDict(options)
+        del options
+        if self._needs_credentials and not grant_type and client_auth != "none":
+            _check_credentials(client_secret, hidden.get("cert"))
+        super().__init__(token_endpoint, "token_endpoint", outcomes.by_rfc_6749, **hidden)
         self._revocation_endpoint = (
             None
             if revocation_endpoint is None
-            else TokenEndpoint(revocation_endpoint, name="revocation_endpoint", **network)
+            else TokenEndpoint(revocation_endpoint, name="revocation_endpoint", **self._network)
         )
+        arguments.texts(**arguments.given(grant_type=grant_type))
+        self.grant_type = grant_type or self.grant_type
         self._client_id = client_id
         self._client_secret = client_secret
         self._client_auth = _client_auth(client_id, client_secret, client_auth)
@@ -79,7 +80,10 @@ class _OAuthGrant(Grant):
         arguments.texts_or_empty(**arguments.given(scope=self._scope))
         self._extra = _fields(extra)
         if _RESERVED & self._extra.keys():
-            raise ValueError(f"extra must not contain {sorted(_RESERVED)}: the grant sets them")
+            raise ValueError(
+                f"extra must not contain {sorted(_RESERVED)}: the grant sets them, and has "
+                "arguments for them"
+            )
 
     @property
     def identity(self) -> str:
@@ -123,28 +127,28 @@ class _OAuthGrant(Grant):
             verdict = "wrong"
         raise outcomes.error_for(outcome, verdict, endpoint, doing="revoked", hide=message.secrets)
 
-    def _grant(self, form: dict[str, Any], previous: Token | None, deadline: float) -> Token:
+    def _grant(self, form: dict[str, Any], token: Token | None) -> Token:
+        deadline = self._deadline()
+        form["grant_type"] = self.grant_type
         if self._scope is not None:
             form["scope"] = self._scope
-        form.update((name, resolve(name, value)) for name, value in self._extra.items())
-
-        def read(answer: EndpointAnswer) -> Token:
-            return Token.from_response(answer.payload or {}, answer.received_at, previous)
-
-        return self._talk(self._request(form, previous), deadline, read)
+        form.update(resolved(self._extra, token))
+        return self._talk(self._request(form, token), deadline, token)
 
     def _request(self, form: dict[str, Any], token: Token | None) -> Message:
         """Return the form and the headers, with the client's credentials (section 2.3.1)."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         secret = resolve("client_secret", self._client_secret)
-        if self._client_auth == "basic":
+        if self._client_auth in ("basic", "raw-basic"):
             # Form-encoded first, because name and secret may contain a colon or a "%".
-            credentials = f"{quote_plus(self._client_id)}:{quote_plus(secret)}"
+            encode = quote_plus if self._client_auth == "basic" else str
+            credentials = f"{encode(self._client_id)}:{encode(secret)}"
             headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()
         else:
             form["client_id"] = self._client_id
         if self._client_auth == "post":
             form["client_secret"] = secret
+        headers |= resolved(self._headers, token)
         secrets = [*secrets_of(token), *secrets_among(form), *secrets_among(headers)]
         return Message(urlencode(form, doseq=True).encode(), headers, secrets)
 
@@ -167,43 +171,32 @@ class RefreshTokenGrant(_OAuthGrant):
     ``token_endpoint``
         An https URL; plain http is allowed for loopback addresses, for tests.
     ``client_id``, ``client_secret``
-        As registered; a public client has no secret. A callable
-        (``secret_sources.FromEnvironment``, ``secret_sources.FromFile``, a KMS) is called for
-        the secret at each exchange, and allows the grant to be pickled.
+        As registered; a public client has no secret, and an empty one is sent as it is. A
+        callable (``secret_sources.FromEnvironment``, ``secret_sources.FromFile``, a KMS) is
+        called for the secret at each exchange, and allows the grant to be pickled.
     ``client_auth``
-        ``"basic"`` (the default with a secret), ``"post"`` (in the form), or ``"none"`` (the
-        default without a secret).
+        ``"basic"`` (the default with a secret), ``"raw-basic"`` (the same, but not encoded
+        as a form first, for servers that do not decode it), ``"post"`` (in the form), or
+        ``"none"`` (the default without a secret).
+    ``grant_type``
+        Another ``grant_type`` than ``refresh_token``.
     ``scope``
         Requests less than what was granted; ``None`` requests the same.
     ``extra``
         More fields of the form: ``audience``, ``resource``, a ``client_assertion``. A callable
-        is called for the value at each exchange.
-    ``timeout``
-        Seconds that an exchange may take in total, including a second try.
+        is called for the value at each exchange, and ``{refresh_token}`` and
+        ``{access_token}`` stand for the tokens to exchange.
     ``revocation_endpoint``
         The URL at which a sign-out revokes the token (RFC 7009); ``None`` turns that off.
-    ``classify``
-        ``classify(answer)`` returns the meaning of an :class:`~.answer.EndpointAnswer`:
-        ``"granted"``, ``"refused"``, ``"wrong"``, ``"unavailable"``, or ``None`` for the rules
-        of :mod:`.outcomes`. It is called for every answer, in the thread of the exchange, and
-        must return quickly. A wrong ``"refused"`` signs people out.
-    ``ambiguous_retry``
-        Whether to send the same refresh token once more, immediately, if the connection was
-        closed after sending. Use ``False`` if the server treats any second use as theft.
-    ``verify``, ``cert``, ``proxies``
-        As in ``requests``, for this endpoint; ``None`` uses the environment. A mapping of
-        proxies replaces the environment's; ``{}`` means no proxy.
-    ``clock``
-        Returns Unix time in seconds.
 
-    Raises ``TypeError`` or ``ValueError`` for invalid arguments, naming the argument, and
-    ``InsecureTransport`` for a URL that is neither https nor loopback.
+    The other parameters, and the exceptions of the constructor, are those of
+    :class:`~.base.Grant`.
     """
 
+    grant_type = "refresh_token"
+
     def _exchange(self, token: Token | None) -> Token:
-        deadline = self._deadline()
-        form = {"grant_type": "refresh_token", "refresh_token": refresh_token_of(token)}
-        return self._grant(form, token, deadline)
+        return self._grant({"refresh_token": refresh_token_of(token)}, token)
 
 
 class ClientCredentialsGrant(_OAuthGrant):
@@ -216,60 +209,21 @@ class ClientCredentialsGrant(_OAuthGrant):
     >>> grant.needs_sign_in
     False
 
-    The parameters are those of :class:`RefreshTokenGrant`. The secret may be ``None`` only with
-    ``cert``, or with ``client_auth="none"`` and an ``extra`` that authenticates the client (a
-    ``client_assertion``, RFC 7523).
+    The parameters are those of :class:`RefreshTokenGrant`. With another ``grant_type``
+    (``"account_credentials"``, ``"password"``, ``"urn:ietf:params:oauth:grant-type:jwt-bearer"``),
+    ``extra`` has its fields, and a secret is optional. Otherwise the secret may be ``None`` only
+    with ``cert``, or with ``client_auth="none"`` and an ``extra`` that authenticates the client
+    (a ``client_assertion``, RFC 7523).
     """
 
+    grant_type = "client_credentials"
     rotates = False
     needs_sign_in = False
     needs_refresh_token = False
-
-    def __init__(
-        self,
-        token_endpoint: str,
-        client_id: str,
-        client_secret: str | Callable[[], str] | None,
-        *,
-        client_auth: Literal["basic", "post", "none"] | None = None,
-        scope: str | Iterable[str] | None = None,
-        extra: Fields | None = None,
-        timeout: float = EXCHANGE_TIMEOUT,
-        revocation_endpoint: str | None = None,
-        classify: outcomes.Classify | None = None,
-        ambiguous_retry: bool = True,
-        verify: bool | str | None = None,
-        cert: str | tuple[str, str] | None = None,
-        proxies: Mapping[str, str] | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        client_secret, token_endpoint = literal(client_secret), hidden_url(token_endpoint)
-        revocation_endpoint = hidden_url(revocation_endpoint)
-        extra, proxies = hidden_mapping(extra), hidden_mapping(proxies)
-        if client_secret is None and client_auth != "none" and cert is None:
-            raise ValueError(
-                "a client without a secret cannot authenticate: pass client_secret, or cert, or "
-                "client_auth='none' with an assertion in extra"
-            )
-        super().__init__(
-            token_endpoint,
-            client_id,
-            client_secret,
-            client_auth=client_auth,
-            scope=scope,
-            extra=extra,
-            timeout=timeout,
-            revocation_endpoint=revocation_endpoint,
-            classify=classify,
-            ambiguous_retry=ambiguous_retry,
-            verify=verify,
-            cert=cert,
-            proxies=proxies,
-            clock=clock,
-        )
+    _needs_credentials = True
 
     def _exchange(self, token: Token | None) -> Token:
-        return self._grant({"grant_type": "client_credentials"}, None, self._deadline())
+        return self._grant({}, None)
 
 
 def _fields(extra: Fields | None) -> dict[str, Any]:
@@ -288,15 +242,29 @@ def _fields(extra: Fields | None) -> dict[str, Any]:
     return fields
 
 
+def _check_credentials(client_secret: object, cert: object) -> None:
+    if client_secret is None and cert is None:
+        raise ValueError(
+            "a client without a secret cannot authenticate: pass client_secret, or cert, or "
+            "client_auth='none' with an assertion in extra"
+        )
+
+
 def _client_auth(client_id: object, client_secret: object, client_auth: str | None) -> str:
     arguments.texts(client_id=client_id)
     if client_secret is None:
         if client_auth not in (None, "none"):
             raise ValueError(f"client_auth={client_auth!r} needs a client_secret")
         return "none"
-    arguments.texts_or_sources(client_secret=client_secret)
-    if client_auth not in (None, "basic", "post"):
-        raise ValueError(
-            f"client_auth must be 'basic' or 'post' with a client_secret, not {client_auth!r}"
-        )
+    ways = ("basic", "raw-basic", "post")
+    if client_auth is not None:
+        arguments.one_of(ways, **{"client_auth with a client_secret": client_auth})
+    if isinstance(client_secret, Secret) and not client_secret.reveal():
+        if client_auth is None:
+            raise ValueError(
+                "client_secret must not be empty; for a client that is registered with an empty "
+                "secret, pass client_auth='basic' as well"
+            )
+    else:
+        arguments.texts_or_sources(client_secret=client_secret)
     return client_auth or "basic"

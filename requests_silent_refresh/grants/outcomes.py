@@ -5,94 +5,51 @@ verdict          when                                          the grant
 ===============  ============================================  ==========================
 ``granted``      2xx with an access token                      returns the token
 ``refused``      ``invalid_grant`` and its dialects, nested    raises ``SessionExpired``
-                 or in a 2xx without a token;
-                 ``invalid_request`` and its like, if the
-                 description says that the refresh token is
+                 or in a 2xx without a token; any other
+                 words that say that the refresh token is
                  invalid, expired, revoked or used
 ``wrong``        any other OAuth error, a redirect, 404, a     raises ``RefreshFailed``
-                 request that could not be made
+                 request that is incomplete or could not be
+                 made
 ``unavailable``  no connection, timeout, 408, 425, 429, 5xx,   raises
                  throttling under any status, 400, 401 or 403  ``RefreshUnavailable``
                  without an OAuth error, and answers that
                  make no sense here
-``ambiguous``    the connection was closed after sending       sends once more, then
+``ambiguous``    the connection was closed after sending       sends again, then
                                                                ``RefreshUnavailable``
 ===============  ============================================  ==========================
 
 ``refused`` is the only verdict that ends a session, so only the authorization server's own
-words lead to it. A 5xx or 429 does not, whatever its body says. An access token in a 2xx is
-used whatever else the answer says, because the refresh token behind it is spent.
+words lead to it (:mod:`.dialect`). A 5xx or 429 does not, whatever its body says. An access
+token in a 2xx is used whatever else the answer says, because the refresh token behind it is
+spent.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..redaction import Secret, masked
+from . import dialect
 from .answer import EndpointAnswer, NoAnswer, Outcome, http_date
-
-Verdict = Literal["granted", "refused", "wrong", "unavailable", "ambiguous"]
+from .dialect import Verdict
 
 #: The verdicts that a ``classify`` hook may return, besides ``None`` for the default rules.
 VERDICTS: tuple[Verdict, ...] = ("granted", "refused", "wrong", "unavailable")
 
 Classify = Callable[[EndpointAnswer], str | None]
 
-# "Sign in again", from RFC 6749 section 5.2, OpenID Connect Core section 3.1.2.6, RFC 6750
-# (Spring, Cloud Foundry), RFC 8628, GitHub and Slack.
-_REFUSALS = frozenset(
-    {
-        "invalid_grant",
-        "invalid_token",
-        "expired_token",
-        "interaction_required",
-        "login_required",
-        "consent_required",
-        "bad_refresh_token",
-        "invalid_refresh_token",
-    }
-)
-# Also "sign in again", but only if the description says so of the refresh token.
-_VAGUE_ERRORS = frozenset({"invalid_request", "unauthorized_client", "access_denied"})
-# RFC 6749 section 5.2 and RFC 8707. A 403 with one of these codes comes from the authorization
-# server, any other 403 from something in front of it.
-_OAUTH_ERRORS = _VAGUE_ERRORS | {
-    "invalid_client",
-    "unsupported_grant_type",
-    "invalid_scope",
-    "invalid_target",
-}
-# From RFC 6749 section 4.1.2.1 and RFC 8628; some token endpoints use them as well.
-_TRANSIENT_ERRORS = frozenset({"server_error", "temporarily_unavailable", "slow_down"})
-_THROTTLED = re.compile(r"too.?many.?requests|throttl|rate.?limit|slow.?down", re.IGNORECASE)
-
-_BAD = r"(?:invalid|expired|revoked|inactive|not valid|no longer valid)"
-_REFRESH_TOKEN = r"refresh[ _-]?token[\"'`]?"  # noqa: S105 (a pattern)
-_DEAD_REFRESH_TOKEN = re.compile(
-    rf"\b{_BAD}(?:(?:,| or| and)+ \w+){{0,3}} [\"'`]?{_REFRESH_TOKEN}"
-    rf"|{_REFRESH_TOKEN}(?: \S+)? (?:(?:is|was|has)(?: (?:already|been|either|an))* )?{_BAD}"
-    rf"|{_REFRESH_TOKEN}(?: \S+)? (?:(?:was|has|is|been|already) )+used",
-    re.IGNORECASE,
-)
-_INCOMPLETE_REQUEST = re.compile(
-    r"\b(?:missing|required|malformed|unsupported|parameter|unknown field"
-    r"|invalid (?:request|field|json))\b",
-    re.IGNORECASE,
-)
-
-_DESCRIPTIONS = ("error_description", "description", "message")
-
 
 def by_rfc_6749(answer: EndpointAnswer) -> Verdict:
     """Classify an answer of an OAuth 2.0 token endpoint (RFC 6749 sections 5.1 and 5.2).
 
-    Every object in a 2xx is ``granted``. If the caller finds no access token in it, the answer
-    means what :func:`without_token` returns.
+    Every object in a 2xx is ``granted``, and so is one with a token in a header or cookie. If
+    the caller finds no access token in it, the answer means what :func:`without_token` returns.
     """
-    return "granted" if is_success(answer.status) and answer.payload else without_token(answer)
+    return "granted" if _may_have_token(answer) else without_token(answer)
 
 
 def without_token(answer: EndpointAnswer) -> Verdict:
@@ -104,55 +61,43 @@ def without_token(answer: EndpointAnswer) -> Verdict:
 
 
 def by_json_dialect(answer: EndpointAnswer) -> Verdict:
-    """Classify an answer of an API with its own JSON format, mostly by the status.
+    """Classify an answer of an API with its own JSON format, where words are less certain.
 
-    A 400 or 401 with an object is a refusal, unless its words say otherwise. A 2xx is as in
-    :func:`by_rfc_6749`.
+    A 401 with an object is a refusal, unless its words are about the request; a 400 only if
+    they say that a token or session is over. A 2xx is as in :func:`by_rfc_6749`.
     """
+    if _may_have_token(answer):
+        return "granted"
     if answer.status not in (400, 401) or answer.payload is None:
-        granted = is_success(answer.status) and answer.payload
-        return "granted" if granted else _by_words(answer) or _by_status(answer.status)
-    about_the_request = _INCOMPLETE_REQUEST.search(" ".join(said_by(answer)))
-    return _by_words(answer) or ("wrong" if about_the_request else "refused")
+        return _by_words(answer) or _by_status(answer.status)
+    if known := _by_words(answer):
+        return known
+    if dialect.is_about_request(answer.payload):
+        return "wrong"
+    ended = answer.status == 401 or dialect.says_session_is_over(answer.payload)
+    return "refused" if ended else "wrong"
+
+
+def _may_have_token(answer: EndpointAnswer) -> bool:
+    attached = answer.cookies or "Authorization" in answer.headers
+    return is_success(answer.status) and bool(answer.payload or attached)
 
 
 def _by_words(answer: EndpointAnswer) -> Verdict | None:
     """Classify an answer by its status if that means "busy", else by words that are known."""
-    code, description = said_by(answer)
-    code = code.lower()
-    if is_busy(answer.status) or code in _TRANSIENT_ERRORS:
+    if is_busy(answer.status):
         return "unavailable"
-    if code in _REFUSALS:
-        return "refused"
-    if _THROTTLED.search(f"{code} {description}"):
-        return "unavailable"
-    if code in _VAGUE_ERRORS and _is_of_a_dead_refresh_token(description):
-        return "refused"
-    return "wrong" if code in _OAUTH_ERRORS else None
+    return dialect.meaning_of(answer.payload or {})
 
 
-def _is_of_a_dead_refresh_token(description: str) -> bool:
-    # "The refresh token is missing or invalid" may be about the request.
-    return bool(
-        _DEAD_REFRESH_TOKEN.search(description) and not _INCOMPLETE_REQUEST.search(description)
-    )
+def is_under_way(outcome: Outcome) -> bool:
+    """Return whether the server is still working on another request with this refresh token."""
+    return isinstance(outcome, EndpointAnswer) and dialect.is_under_way(outcome.payload or {})
 
 
 def said_by(answer: EndpointAnswer) -> tuple[str, str]:
     """Return the error code and the description in an answer, nested or not; ``""`` for none."""
-    payload: Any = answer.payload or {}
-    nested = payload.get("error") or payload.get("errors")
-    if isinstance(nested, list):
-        nested = next(iter(nested), None)
-    if isinstance(nested, dict):
-        names = ("code", "type", "error", "errorType")
-        return _first_text(nested, names), _first_text(nested, _DESCRIPTIONS)
-    code = nested if isinstance(nested, str) else ""
-    return code, _first_text(payload, (*_DESCRIPTIONS, "code", "__type"))
-
-
-def _first_text(fields: dict[str, Any], names: tuple[str, ...]) -> str:
-    return next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
+    return dialect.said(answer.payload or {})
 
 
 def of_no_answer(nothing: NoAnswer) -> Verdict:

@@ -125,7 +125,7 @@ def refuse_literals(settings: Mapping[str, Any]) -> None:
         if name == "client_secret" and not (value is None or is_reference(value)):
             raise ValueError(f"client_secret must not be stored in settings: {hint}")
         if name in ("extra", "headers", "parameters") and isinstance(value, Mapping):
-            from ..grants.base import literal_secrets
+            from ..grants.sent import literal_secrets
 
             plain = {k: v for k, v in value.items() if not is_reference(v)}
             for where in literal_secrets(name, plain):

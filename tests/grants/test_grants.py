@@ -336,7 +336,7 @@ OAUTH = [
     (200, {}, {"error": "slow_down"}, RefreshUnavailable, "slow_down"),
     (400, {}, {"error": "rate_limited"}, RefreshUnavailable, "rate_limited"),
     (400, {}, {"error": "x", "message": "Too many requests"}, RefreshUnavailable, "x"),
-    (200, {}, [{"access_token": "x"}], RefreshUnavailable, None),
+    (200, {}, ["access_token"], RefreshUnavailable, None),
     (200, {}, '{"access_token": "x"', RefreshUnavailable, None),
     (200, {}, "<h1>Welcome to our hotel</h1>", RefreshUnavailable, None),
     (200, {}, "", RefreshUnavailable, None),
@@ -1060,7 +1060,12 @@ class TestJSONRefresh:
     @pytest.mark.parametrize(
         ("status", "body", "kind"),
         [
-            (400, {"message": "bad"}, SessionExpired),
+            (400, {"message": "bad"}, RefreshFailed),
+            (400, {"message": "Session expired"}, SessionExpired),
+            (400, {"non_field_errors": ["Signature has expired."]}, SessionExpired),
+            (400, {"errors": {"deviceId": ["This field may not be blank."]}}, RefreshFailed),
+            (401, {"msg": "Missing Authorization Header"}, RefreshFailed),
+            (401, {"message": "invalid API key"}, RefreshFailed),
             (401, {}, SessionExpired),
             (400, "<h1>Bad request</h1>", RefreshUnavailable),
             (401, [], RefreshUnavailable),
@@ -1085,7 +1090,8 @@ class TestJSONRefresh:
         ],
     )
     def test_each_answer_has_one_meaning(self, web: Any, status: int, body: Any, kind: Any) -> None:
-        """DESIGN section 5 for non-standard APIs: a 400 or 401 with a JSON object is a refusal."""
+        """P7: for non-standard APIs, a 401 with a JSON object is a refusal, and so is a 400 that
+        says so of a token or session. A complaint about the request never ends the session."""
         text = body if isinstance(body, str) else json.dumps(body)
         web.post(URL, status=status, body=text)
         with pytest.raises(SilentRefreshError) as caught:
@@ -1094,11 +1100,20 @@ class TestJSONRefresh:
         assert caught.value.status_code == status
 
     @pytest.mark.parametrize("path", ["session.key", "missing", "session.key.deeper"])
-    def test_a_path_that_leads_nowhere_is_named(self, web: Any, path: str) -> None:
-        """If the answer has no value at a given path, the error names the path."""
-        web.post(URL, json={"session": {"key": ""}, "accessToken": "A"})
-        with pytest.raises(RefreshUnavailable, match=path):
-            JSONRefresh(URL, access_token_path=path)(token())
+    @pytest.mark.parametrize("kind", ["access_token_path", "refresh_token_path", "expires_path"])
+    def test_a_path_that_leads_nowhere_is_named(
+        self, web: Any, path: str, kind: str, caplog: Any
+    ) -> None:
+        """P16: the usual names are read then, and the log names the path."""
+        session = {"accessToken": "A", "refreshToken": "R", "expiresIn": 60}
+        web.post(URL, json={"session": {"key": ""}, **session})
+        options: Any = {kind: path}
+        granted = JSONRefresh(URL, clock=lambda: NOW, **options)(token())
+        assert granted.access_token.reveal() == "A"
+        assert granted.refresh_token is not None
+        assert granted.refresh_token.reveal() == "R"
+        assert granted.expires_at == NOW + 60
+        assert f"nothing at {path}" in caplog.text
 
 
 def test_a_grant_is_used_from_many_threads_at_once() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from requests_silent_refresh.testing import Answer, AuthorizationServer, EventLo
 
 ROOT = Path(__file__).parents[2]
 
-SMALL = ("--threads", "8", "--expiries", "2", "--seconds", "0")
+SMALL = ("--threads", "8", "--expiries", "2", "--seconds", "0", "--only-ours")
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,11 @@ def test_64_threads_through_5_expiries():
     assert report["exchanges_per_expiry"] == [1] * 5
     assert (report["failures"], report["reuse_detections"]) == (0, 0)
     assert report["ok"] is True
+    snippet = report["snippet"]
+    # One exchange for each thread, except for those that a busy machine starts too late.
+    assert 2 <= snippet["exchanges_per_expiry"][0] <= 64
+    assert snippet["session"] == "lost"
+    assert snippet["failures"] > 0
     assert report["requests"] >= 64 * 5
     assert 0 < report["wait_median"] <= report["wait_p99"] < 10
     assert Path(report["state"]).is_relative_to(os.environ["HOME"])
@@ -113,6 +119,22 @@ def test_plain_output_has_a_line_for_each_phase_and_a_table(run):
     assert re.fullmatch(r"0\.\d{3} s", table["wait, p99"])
 
 
+def test_the_snippet_is_shown_first_and_beside_ours(capsys, state):
+    """The contrast: the same crowd without a lock loses its session; the exit code is ours."""
+    small = SMALL[:-1]
+    code = main(["demo", "--state", str(state), *small])
+    out = capsys.readouterr().out
+    assert code == 0
+    assert re.search(r"^  exchanges +[2-8]  ", out, re.MULTILINE)
+    assert re.search(r"^  failed +[1-8]  ", out, re.MULTILINE)
+    assert out.index("failed") < out.index("Signed in")
+    table = out[out.index("the snippet ") :]
+    assert re.search(r"^threads +8 +8$", table, re.MULTILINE)
+    assert re.search(r"^exchanges +[2-8] +2$", table, re.MULTILINE)
+    assert re.search(r"^session +lost +kept$", table, re.MULTILINE)
+    assert not re.search(r"[^\n -~]", out)
+
+
 def test_no_token_is_written_in_plain_text(run, state):
     """P12: neither the output nor any file beside the state contains a token in plain text."""
     _, out, _ = run()
@@ -125,7 +147,7 @@ def test_no_token_is_written_in_plain_text(run, state):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_killed_demo_can_be_continued(state):
     """P5: SIGKILL after a refresh; the next run continues the saved session."""
-    options = ("demo", "--state", str(state), "--threads", "8", "--expiries", "2")
+    options = ("demo", "--state", str(state), "--threads", "8", "--expiries", "2", "--only-ours")
     with as_process(*options, "--seconds", "0.5") as process:
         _until(process, "replayed")  # of the first expiry; the second is half a second away
         process.send_signal(signal.SIGKILL)
@@ -303,7 +325,7 @@ def crowd_of_two():
         server.on("/resource/1", stay)
         manager = TokenManager(RefreshTokenGrant(server.token_endpoint, client_id="client"))
         manager.sign_in(server.sign_in_token())
-        crowd = Crowd(2, manager, server.url, server.resource)
+        crowd = Crowd(2, partial(command._session, manager, server.url), server.resource)
         crowd.start()
         try:
             assert arrived.acquire(timeout=30)

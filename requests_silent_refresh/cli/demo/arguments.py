@@ -19,7 +19,8 @@ def main(argv: Sequence[str]) -> int:
         description=(
             "Starts a server on loopback that rotates refresh tokens and revokes the whole "
             "session if one is used twice. Threads send requests to it, and the server repeatedly "
-            "revokes their access token while each thread has a request in flight. "
+            "revokes their access token while each thread has a request in flight: first once, "
+            "with the refresh that is usually written by hand, and then with this library. "
             "The next run continues the stored session. "
             "Exits with 1 if a request failed or an expiry did not cost exactly one exchange."
         ),
@@ -38,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
         default=None,
         help="file for the encrypted tokens (default: in the user's state directory); "
         "the server's database is stored beside it",
+    )
+    parser.add_argument(
+        "--only-ours", action="store_true", help="leave out the snippet that loses its session"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     arguments = parser.parse_args(argv)

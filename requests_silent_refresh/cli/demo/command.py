@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+import requests
+
+from ...adapter.adapter import SilentRefreshAdapter
 from ...errors import SessionExpired
 from ...grants.oauth import RefreshTokenGrant
 from ...manager.manager import TokenManager
@@ -17,9 +20,10 @@ from ...stores.file import EncryptedFileStore
 from ...system.kernel_lock import KernelLock
 from ...testing.server import AuthorizationServer
 from .crowd import Crowd
-from .expiry import Expiry, Phase
+from .expiry import Expiry
 from .report import Report, measure
 from .screen import Screen
+from .snippet import run as run_snippet
 
 _LATENCY = 0.25  # seconds an exchange takes, as on a server that hashes secrets
 _TIMEOUT = 60.0  # seconds to wait for a phase to end
@@ -33,14 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         path = os.path.abspath(os.path.expanduser(arguments.state or _default_state()))
         with _locked(path):
-            report = Demo(arguments, path, screen).run()
+            demo = Demo(arguments, path, screen)
+            snippet = None
+            if not arguments.only_ours:
+                snippet = run_snippet(arguments.threads, _LATENCY, screen)
+            report = demo.run()
     except KeyboardInterrupt:
         print("interrupted; the next run continues from here", file=sys.stderr)
         return 130
     except (OSError, ValueError, RuntimeError) as error:  # includes requests' errors and ours
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    print(report.as_json() if arguments.json else "\n" + report.as_table())
+    print(report.as_json(snippet) if arguments.json else "\n" + report.as_table(snippet))
     return 0 if report.ok else 1
 
 
@@ -72,7 +80,7 @@ class Demo:
                 "one is used twice."
             )
             manager = self._manager()
-            crowd = Crowd(self._threads, manager, server.url, server.resource)
+            crowd = Crowd(self._threads, partial(_session, manager, server.url), server.resource)
             session = self._begin(manager, crowd)
             try:
                 crowd.start()
@@ -135,15 +143,18 @@ class Demo:
         expiry = Expiry(self.server, manager, crowd)
         try:
             return all(
-                screen.follow(partial(_line, phase), phase.is_over, _TIMEOUT)
-                for phase in expiry.phases()
+                screen.follow(phase.line, phase.is_over, _TIMEOUT) for phase in expiry.phases()
             )
         finally:
             expiry.give_up()
 
 
-def _line(phase: Phase) -> str:
-    return f"  {phase.name:<10}{phase.count():>5}  {phase.meaning}"
+def _session(manager: TokenManager, origin: str) -> requests.Session:
+    """Return a session, set up as a user would do it."""
+    session = requests.Session()
+    session.trust_env = False  # no proxy applies to the demo's server on this machine
+    SilentRefreshAdapter(manager, origin).mount_on(session)
+    return session
 
 
 @contextlib.contextmanager

@@ -1,13 +1,11 @@
-"""The demo's threads: each has its own session, all share one manager."""
+"""The demo's threads: each has its own session."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import requests
-
-from ...adapter.adapter import SilentRefreshAdapter
-from ...manager.manager import TokenManager
 
 _PAUSE = 0.05  # seconds between two requests of a thread
 
@@ -15,18 +13,19 @@ _PAUSE = 0.05  # seconds between two requests of a thread
 class Crowd:
     """Threads that send GET requests until they are stopped, as a scraper's do.
 
+    Each calls ``session()`` for its own session.
+
     Each thread writes only its own element of ``finished`` and ``failed``, so
     no lock is needed.
     """
 
-    def __init__(self, count: int, manager: TokenManager, origin: str, url: str) -> None:
+    def __init__(self, count: int, session: Callable[[], requests.Session], url: str) -> None:
         self.finished = [0] * count
         """Requests that have ended, successful or not, by thread."""
         self.failed = [0] * count
         """Those of them that raised or got an error status."""
         self.first_error: str | None = None
-        self._manager = manager
-        self._origin = origin
+        self.session = session
         self._url = url
         self._over = threading.Event()
         self._threads = [
@@ -39,19 +38,16 @@ class Crowd:
         for thread in self._threads:
             thread.start()
 
+    def end(self) -> None:
+        """Let each thread stop after its current request."""
+        self._over.set()
+
     def stop(self) -> None:
         """Stop the threads, and block until each has finished its current request."""
-        self._over.set()
+        self.end()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-
-    def session(self) -> requests.Session:
-        """Return a session, set up as a user would do it."""
-        session = requests.Session()
-        session.trust_env = False  # no proxy applies to the demo's server on this machine
-        SilentRefreshAdapter(self._manager, self._origin).mount_on(session)
-        return session
 
     def _work(self, number: int) -> None:
         with self.session() as session:

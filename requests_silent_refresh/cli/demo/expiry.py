@@ -19,6 +19,10 @@ class Phase:
     is_over: Callable[[], bool]
     meaning: str
 
+    def line(self) -> str:
+        """Return the line to show now."""
+        return f"  {self.name:<10}{self.count():>5}  {self.meaning}"
+
 
 class Expiry:
     """One expiry. It begins when the object is created; then iterate over :meth:`phases`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...testing.events import Event
@@ -35,28 +35,26 @@ class Report:
         """Whether no request failed and each expiry cost exactly one exchange."""
         return self.failures == 0 and self.exchanges_per_expiry == [1] * self.expiries
 
-    def as_json(self) -> str:
-        """Return the report as a JSON object."""
-        return json.dumps({**dataclasses.asdict(self), "ok": self.ok}, indent=2)
+    def as_json(self, snippet: Report | None = None) -> str:
+        """Return the report as a JSON object, and that of the snippet, if any, in its field."""
+        fields = {**dataclasses.asdict(self), "ok": self.ok}
+        if snippet is not None:
+            fields["snippet"] = dataclasses.asdict(snippet)
+        return json.dumps(fields, indent=2)
 
-    def as_table(self) -> str:
-        """Return the report as a table for people."""
-        rows = [
-            ("requests", f"{self.requests:,}"),
-            ("failures", f"{self.failures:,}"),
-            ("401s", f"{sum(self.rejected_per_expiry):,}"),
-            ("  per expiry", _numbers(self.rejected_per_expiry)),
-            ("exchanges", f"{sum(self.exchanges_per_expiry)}"),
-            ("  per expiry", _numbers(self.exchanges_per_expiry)),
-            ("reuse detections", f"{self.reuse_detections}"),
-            ("wait, median", _duration(self.wait_median)),
-            ("wait, p99", _duration(self.wait_p99)),
-        ]
-        if self.exchanges_at_start:
-            rows.insert(6, ("  at the start", f"{self.exchanges_at_start}"))
+    def as_table(self, snippet: Report | None = None) -> str:
+        """Return the report as a table for people, beside that of the snippet, if any."""
+        columns = [self] if snippet is None else [snippet, self]
+        rows: list[tuple[str, ...]] = (
+            [] if snippet is None else [("", "the snippet", "this library")]
+        )
+        for name, cell in _ROWS:
+            cells = [cell(report) for report in columns]
+            if any(cells):
+                rows.append((name, *(text or "-" for text in cells)))
         if self.first_error is not None:
             rows.append(("first error", self.first_error))
-        return "\n".join(f"{name:<18}{value}" for name, value in rows)
+        return "\n".join("".join(f"{text:<18}" for text in row).rstrip() for row in rows)
 
 
 def measure(log: Iterable[Event], expiries: int) -> dict[str, Any]:
@@ -97,9 +95,26 @@ def percentile(values: list[float], share: float) -> float | None:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _numbers(numbers: list[int]) -> str:
+def _numbers(numbers: Iterable[object]) -> str:
     return " ".join(str(number) for number in numbers)
 
 
 def _duration(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.3f} s"
+
+
+# The cells of a row are empty where it says nothing; a row without any is left out.
+_ROWS: list[tuple[str, Callable[[Report], str]]] = [
+    ("threads", lambda report: f"{report.threads}"),
+    ("requests", lambda report: f"{report.requests:,}"),
+    ("failures", lambda report: f"{report.failures:,}"),
+    ("401s", lambda report: f"{sum(report.rejected_per_expiry):,}"),
+    ("  per expiry", lambda report: _numbers(report.rejected_per_expiry)),
+    ("exchanges", lambda report: f"{sum(report.exchanges_per_expiry)}"),
+    ("  at the start", lambda report: _numbers([report.exchanges_at_start or ""])),
+    ("  per expiry", lambda report: _numbers(report.exchanges_per_expiry)),
+    ("reuse detections", lambda report: f"{report.reuse_detections}"),
+    ("session", lambda report: "lost" if report.reuse_detections else "kept"),
+    ("wait, median", lambda report: _duration(report.wait_median)),
+    ("wait, p99", lambda report: _duration(report.wait_p99)),
+]

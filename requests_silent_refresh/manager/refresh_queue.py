@@ -263,24 +263,22 @@ class RefreshQueue:
     def finish(self, batch: Batch, outcome: Token | SilentRefreshError | None) -> None:
         """End the batch and wake all that wait for it.
 
-        A token clears all memory of failures. ``SessionExpired`` makes the session dead if
-        there is no current token. Another error starts or lengthens the backoff; if nobody
-        waited, only that of refreshes ahead of time, which delays no request (P7). ``None``
-        makes the waiters enter again.
+        A token clears all memory of failures. ``SessionExpired`` makes the session dead, and may
+        only be given once the refused token is not current any more. Another error starts or
+        lengthens the backoff; if nobody waited, only that of refreshes ahead of time, which
+        delays no request (P7). ``None`` makes the waiters enter again.
         """
         with self._lock:
             if batch.over:
                 return  # a sign-out ended it
-            is_over = isinstance(outcome, SessionExpired) and self.current.token is None
-            if isinstance(outcome, SessionExpired) and not is_over:
-                # Somebody signed in meanwhile; or it was no verdict on the token, which is there.
-                outcome = None if self.current is not batch.based_on else outcome
+            if isinstance(outcome, SessionExpired) and self.current.token is not None:
+                outcome = None  # somebody signed in meanwhile
             try:
                 if isinstance(outcome, SilentRefreshError):
                     self.failures += 1
                 if isinstance(outcome, Token):
                     self._backoff.forget()
-                elif is_over and outcome is not None:
+                elif isinstance(outcome, SessionExpired):
                     self._backoff.end(outcome)
                 elif outcome is not None:
                     self._backoff.fail(outcome, awaited=batch.awaited)

@@ -77,28 +77,52 @@ def vault(request):
 
 
 @contextlib.contextmanager
-def root_logger(request):
-    """Take the handlers off the root logger; the page adds one, which must get the filter."""
+def root_logger_kept():
+    """Take the handlers off the root logger, to which the page adds one, for as long."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers[:] = []
     try:
-        yield {}
-        assert root.handlers
-        assert all(handler.filters for handler in root.handlers)
+        yield root
     finally:
         root.handlers[:], root.level = handlers, level
 
 
-# The code of the other pages runs elsewhere: command-line.rst and profiles.rst in
-# test_cli_docs.py, fleet.rst in test_fleet_docs.py, grants.rst in tests/grants/test_grants.py,
+@contextlib.contextmanager
+def root_logger(request):
+    """The page adds a handler to the root logger, which must get the filter."""
+    with root_logger_kept() as root:
+        yield {}
+        assert root.handlers
+        assert all(handler.filters for handler in root.handlers)
+
+
+@contextlib.contextmanager
+def root_logger_and_sign_in(request):
+    """Do both."""
+    capsys = request.getfixturevalue("capsys")
+    package = logging.getLogger("requests_silent_refresh")
+    level = package.level
+    with root_logger_kept(), signed_in(request) as names:
+        yield names
+    package.setLevel(level)
+    assert capsys.readouterr().out == "RefreshFailed 400 invalid_scope\n"
+
+
+# The code of the other pages runs elsewhere: tutorial.rst and cron.rst in test_tutorial.py,
+# platforms.rst in tests/platforms, coming-from-*.rst in test_coming_from.py, command-line.rst and
+# profiles.rst in test_cli_docs.py, fleet.rst in test_fleet_docs.py, grants.rst in tests/grants/test_grants.py,
 # and testing.rst in tests/testing/test_pytest_plugin.py.
 @pytest.mark.parametrize(
     ("page", "count", "start"),
     [
+        ("debugging.rst", 3, root_logger_and_sign_in),
         ("origins.rst", 2, root_logger),
         ("outcomes.rst", 5, reporting),
+        ("proxy.rst", 1, signed_in),
         ("queue.rst", 3, signed_in),
+        ("scraper.rst", 1, signed_in),
+        ("sdk.rst", 1, signed_in),
         ("security.rst", 3, signed_in),
         ("stores.rst", 12, vault),
         ("transports.rst", 3, signed_in),

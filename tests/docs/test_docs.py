@@ -111,8 +111,8 @@ def root_logger_and_sign_in(request):
 
 # The code of the other pages runs elsewhere: tutorial.rst and cron.rst in test_tutorial.py,
 # platforms.rst in tests/platforms, coming-from-*.rst in test_coming_from.py, command-line.rst and
-# profiles.rst in test_cli_docs.py, fleet.rst in test_fleet_docs.py, grants.rst in tests/grants/test_grants.py,
-# and testing.rst in tests/testing/test_pytest_plugin.py.
+# profiles.rst in test_cli_docs.py, fleet.rst in test_fleet_docs.py, grants.rst in
+# tests/grants/test_grants.py, and testing.rst in tests/testing/test_pytest_plugin.py.
 @pytest.mark.parametrize(
     ("page", "count", "start"),
     [

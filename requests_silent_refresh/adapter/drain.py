@@ -123,12 +123,13 @@ class _Watch:
 
     A socket timeout is not enough: it applies to each ``recv``, and one read of a
     chunked body may take thousands. One thread serves all drains of the process. It
-    ends one second after the last of them.
+    ends when it wakes and finds none.
 
     All drains have the same time limit, so the oldest is always due first, and the
-    thread sleeps until then. A drain that has ended stays in the queue until it is due,
-    without its descriptor. The lock guards all fields. Connections are shut down
-    with it held, which does not block and never hits a drain that has ended.
+    thread sleeps until then. No drain that begins meanwhile is due earlier, so nothing
+    needs to wake it. A drain that has ended stays in the queue until it is due, without
+    its descriptor. The lock guards all fields. Connections are shut down with it held,
+    which does not block and never hits a drain that has ended.
 
     An exception of a signal handler may leave :meth:`begin` and :meth:`end` anywhere. A
     drain is then over at its time limit, when the thread closes its descriptor. At worst a
@@ -141,9 +142,7 @@ class _Watch:
 
     def after_fork_in_child(self) -> None:
         """Start again, without the drains and the thread, which are the parent's."""
-        # `with` on the lock itself, as in the refresh queue: drains run in a request's thread.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
         self._drains: deque[_Drain] = deque()
         self._runs = False
 
@@ -160,8 +159,6 @@ class _Watch:
                 self._runs = True
             self._drains.append(drain)  # first, so that the thread closes what is opened
             drain.open(descriptor)
-            if len(self._drains) == 1:
-                self._changed.notify()
 
     def end(self, drain: _Drain) -> bool:
         """Stop watching ``drain``; return whether it ended in time."""
@@ -170,25 +167,28 @@ class _Watch:
             return drain.in_time
 
     def _run(self) -> None:
-        with self._lock:
-            try:
-                # Checked again after the wait, because a drain may begin just as it times out.
-                while self._drains or self._changed.wait(DRAIN_SECONDS) or self._drains:
-                    self._serve(self._drains[0])
-            finally:
-                self._runs = False
+        while (pause := self._serve()) is not None:
+            time.sleep(pause)
 
-    def _serve(self, oldest: _Drain) -> None:
-        """Wait until the oldest drain is due, or else end it; needs the lock held."""
-        left = oldest.due - time.monotonic()
-        if left > 0:
-            self._changed.wait(left)
-            return
-        self._drains.remove(oldest)
-        if oldest.descriptors:
-            oldest.in_time = False
-            _shut_down(oldest.descriptors[0])
-            oldest.close()
+    def _serve(self) -> float | None:
+        """End the drains that are due; return the seconds until the next one is.
+
+        ``None`` if there is none, which ends the thread.
+        """
+        with self._lock:
+            self._runs = False  # also if this raises
+            while self._drains:
+                oldest = self._drains[0]
+                left = oldest.due - time.monotonic()
+                if left > 0:
+                    self._runs = True
+                    return left
+                self._drains.popleft()
+                if oldest.descriptors:
+                    oldest.in_time = False
+                    _shut_down(oldest.descriptors[0])
+                    oldest.close()
+            return None
 
 
 def _shut_down(descriptor: int) -> None:

@@ -88,16 +88,13 @@ class Look:
             if seen is not None and self._queue.current is not seen:
                 return self._queue.current
             reading = self._reading
-            if reading is None or reading.ended:  # of an earlier time, and nobody took it away
+            if reading is None or reading.ended:
                 self._reading = reading = Call(self._read, lambda _: None, "silent-refresh-look")
         if not reading.wait(timeout):
             raise StoreUnavailable(
                 f"{self._store!r} was not read within {timeout:g} s: try again later, or "
                 "look at what holds it up"
             )
-        with self._lock:
-            if self._reading is reading:
-                self._reading = None
         read = reading.result(0)
         if isinstance(read, SilentRefreshError):
             raise read.again()

@@ -140,11 +140,8 @@ class RefreshQueue:
             self.waits += 1
             try:
                 while not batch.over:
-                    token = self._usable(rejected)
-                    if token is not None:
-                        return token
-                    if self._settle() is QueueState.DEAD:
-                        return None  # signed out meanwhile; the batch's result will be dropped
+                    if self._usable(rejected) is not None or self._settle() is QueueState.DEAD:
+                        return None  # published, or signed out, before the batch is over
                     if batch.over:
                         break
                     until = batch.deadline if batch.asking else min(batch.deadline, deadline)
@@ -263,9 +260,9 @@ class RefreshQueue:
     def finish(self, batch: Batch, outcome: Token | SilentRefreshError | None) -> None:
         """End the batch and wake all that wait for it.
 
-        A token clears all memory of failures. ``SessionExpired`` makes the session dead, and may
-        only be given once the refused token is not current any more. Another error starts or
-        lengthens the backoff; if nobody waited, only that of refreshes ahead of time, which
+        A token must have been published before. ``SessionExpired`` makes the session dead, and
+        may only be given once the refused token is not current any more. Another error starts
+        or lengthens the backoff; if nobody waited, only that of refreshes ahead of time, which
         delays no request (P7). ``None`` makes the waiters enter again.
         """
         with self._lock:
@@ -276,12 +273,10 @@ class RefreshQueue:
             try:
                 if isinstance(outcome, SilentRefreshError):
                     self.failures += 1
-                if isinstance(outcome, Token):
-                    self._backoff.forget()
-                elif isinstance(outcome, SessionExpired):
-                    self._backoff.end(outcome)
-                elif outcome is not None:
-                    self._backoff.fail(outcome, awaited=batch.awaited)
+                    if isinstance(outcome, SessionExpired):
+                        self._backoff.end(outcome)
+                    else:
+                        self._backoff.fail(outcome, awaited=batch.awaited)
             finally:
                 self._close(batch, outcome)
 

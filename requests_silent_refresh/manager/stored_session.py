@@ -169,7 +169,7 @@ class StoredSession:
         except Exception:  # noqa: BLE001 (as above, and it has been reported)
             current = self._queue.current
         if current.state is refused:
-            self._forget(refused)  # the store could not be changed: end it here all the same
+            self._forget(current)  # the store could not be changed
         return self._queue.current
 
     def release(self, hold: Hold) -> None:
@@ -187,9 +187,7 @@ class StoredSession:
             self._wipe_newest(revoke)
             self.adopt_stored()
         except StoreError:
-            known = self._queue.current.state
-            if known is not None:
-                self._forget(known)
+            self._forget(self._queue.current)
             raise
 
     def _wipe_newest(self, revoke: Callable[[Token], None]) -> None:
@@ -231,11 +229,10 @@ class StoredSession:
             raise
         return state
 
-    def _forget(self, state: State) -> None:
-        """End ``state`` in this process, if it is current, though the store holds it still."""
-        current = self._queue.current
-        if current.state is not None and current.state.is_same(state):
-            self._queue.publish(self._current(state.followed_by(None)), current)
+    def _forget(self, current: Current) -> None:
+        """End the session in this process, unless another one was published meanwhile."""
+        if current.state is not None:
+            self._queue.publish(Current(current.state.followed_by(None), None), current)
 
     def _adopt(self, stored: State | None, seen: Current) -> Current | None:
         """Publish ``stored`` if newer than ``seen``; ``None`` if another thread was faster."""

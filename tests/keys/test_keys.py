@@ -289,6 +289,15 @@ class TestKeyFile:
         assert decrypts(KeyFile(path), encrypted_by(old))
         assert decrypts(new, encrypted_by(KeyFile(path)))
 
+    def test_a_file_that_needs_no_change_keeps_its_comments(self, path):
+        """retire_keys() leaves a file alone that holds no key to remove."""
+        path.parent.mkdir()
+        path.write_text(f"# keys of the report\n{generate_key()}\n")
+        path.chmod(0o600)
+        before = path.read_bytes()
+        KeyFile(path).retire_keys(1)
+        assert path.read_bytes() == before
+
     def test_a_changed_file_is_read_again(self, path):
         """A running process picks up a key that was added."""
         keys = Keys(KeyFile(path, make=True))

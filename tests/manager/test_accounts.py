@@ -62,6 +62,31 @@ def test_the_least_recently_used_managers_are_forgotten():
     assert len(accounts) == 2
 
 
+def test_a_manager_is_used_while_another_one_is_forgotten():
+    """Accounts: the choice of what to forget is not disturbed by another thread."""
+    looked, go_on = threading.Event(), threading.Event()
+
+    class Watched(TokenManager):
+        @property
+        def is_idle(self):
+            looked.set()
+            return go_on.wait(10)
+
+    accounts = Accounts(lambda name: Watched(lambda token: token), limit=1)
+    mine = accounts["a"]
+    outcomes = []
+    threads = [threading.Thread(target=lambda n=n: outcomes.append(accounts[n])) for n in "ba"]
+    threads[0].start()
+    assert looked.wait(10)
+    threads[1].start()
+    threads[1].join(0.1)  # it uses "a" now, unless it waits, as it should
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(outcomes) == 2
+    assert mine in outcomes
+
+
 def test_a_manager_in_use_is_never_made_a_second_time():
     """Accounts: a forgotten manager that somebody still holds is the manager of its name."""
     accounts = Accounts(unconnected, limit=1)

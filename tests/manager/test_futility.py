@@ -191,6 +191,17 @@ def test_after_six_in_a_minute_few_paths_ask(guard, clock):
     assert guard.allows("/0", Token("t"))
 
 
+def test_the_requests_of_one_extra_exchange_do_not_delay_the_next(guard, clock):
+    """Futile: beyond six, the 10 s count from the first request that asked because of a token."""
+    for number in range(FUTILE_PER_MINUTE):
+        strike(guard, f"/{number}", 2)
+    extra = Token("extra")
+    assert guard.allows("/unknown", extra)
+    clock.advance(EXTRA_EVERY)
+    assert guard.allows("/another", extra)
+    assert guard.allows("/another", Token("next"))
+
+
 def test_a_good_path_may_refresh_even_after_six_in_a_minute(guard):
     """Futile: a revocation may come before the good path has seen the newest token."""
     strike(guard, "/bad", 1)

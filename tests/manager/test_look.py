@@ -7,7 +7,13 @@ import threading
 import pytest
 from queue_kit import Crowd, outcome_of
 
-from requests_silent_refresh import MemoryStore, StoreUnavailable, Token, TokenManager
+from requests_silent_refresh import (
+    MemoryStore,
+    RefreshFailed,
+    StoreUnavailable,
+    Token,
+    TokenManager,
+)
 
 
 class Slow(MemoryStore):
@@ -53,3 +59,33 @@ def test_a_first_read_without_a_thread_holds_up_nobody_else(no_look_threads):
     (token,) = first.outcomes()
     assert token.access_token.reveal() == "kept"
     assert store.loads == 1
+
+
+class Asking(MemoryStore):
+    """A store that makes one call, ``ask``, when it is read, and keeps the outcome."""
+
+    ask = None
+    answer = None
+
+    def load(self):
+        ask, self.ask = self.ask, None
+        if ask is not None:
+            self.answer = outcome_of(ask)
+        return super().load()
+
+
+@pytest.mark.parametrize("call", ["token", "signed_in", "renew"])
+def test_a_store_that_asks_for_its_own_token(call):
+    """P8: its thread would wait for itself, so it gets an error at once, and nothing is sent."""
+    exchanged, store = [], Asking()
+    manager = TokenManager(exchanged.append, store, wait_timeout=60)
+    store.save(Token("kept", "refresh"), after=None)
+    if call == "renew":  # of a session that has been read before
+        kept = manager.token()
+        store.ask = lambda: manager.renew(kept)
+    else:
+        store.ask = lambda: manager.token() if call == "token" else manager.signed_in
+    assert Crowd(lambda: manager.signed_in, size=1).outcomes(10) == [True]
+    assert type(store.answer) is RefreshFailed
+    assert "would wait for itself" in str(store.answer)
+    assert exchanged == []

@@ -222,6 +222,16 @@ def test_an_abandoned_batch_does_not_block_a_background_refresh(monkeypatch):
     assert abandoned.over
 
 
+def test_an_abandoned_batch_does_not_hold_up_the_exit(monkeypatch):
+    """P8: nor ``finish``, which would wait for its whole time."""
+    # As above.
+    monkeypatch.setattr("requests_silent_refresh.manager.batch.BEGIN_WITHIN", -1)
+    old = Token("old")
+    queue = queue_holding(old)
+    assert queue.open_if_idle(old) is not None
+    assert queue.wait_until_idle(0)
+
+
 def test_a_worker_that_begins_too_late_does_nothing(monkeypatch):
     """P1: its batch was given up, and another one was opened."""
     # As above.

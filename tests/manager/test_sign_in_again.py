@@ -501,6 +501,36 @@ def test_a_sign_out_during_an_exchange_wins(server):
     assert not manager.signed_in
 
 
+def test_nobody_is_asked_after_a_sign_out_during_an_exchange(server):
+    """P10: however long after it the refusal comes, which the sign-out's revocation causes."""
+    asked = []
+    manager = signed_in(server, on_session_expired=asked.append)
+    first = manager.token()
+    with server.token_gate() as held:
+        crowd = Crowd(lambda: manager.renew(first))
+        assert held.arrived.wait(10)
+        manager.sign_out()
+        assert crowd.kinds() == {"SessionExpired": CROWD}
+    until(lambda: server.log.of("exchange"))
+    until(lambda: "silent-refresh" not in {thread.name for thread in threading.enumerate()})
+    assert asked == []
+    assert server.log.of("exchange")[0].reason == "revoked"
+
+
+def test_a_reset_during_an_exchange_wins(server, tmp_path):
+    """P17: as a sign-out does; the granted token is dropped and revoked."""
+    store, elsewhere = (EncryptedFileStore(tmp_path / "tokens", KEY) for _ in range(2))
+    manager = signed_in(server, store=store)
+    first = manager.token()
+    with server.token_gate(processed=True) as held:
+        crowd = Crowd(lambda: manager.renew(first))
+        assert held.arrived.wait(10)
+        elsewhere.reset()
+    assert crowd.kinds() == {"SessionExpired": CROWD}
+    assert store.load() is None
+    assert server.counters.revocations == 1
+
+
 def test_a_sign_out_revokes_before_it_wipes(server):
     """RFC 7009: it revokes the refresh token, and with it the whole family."""
     manager = signed_in(server)

@@ -405,6 +405,23 @@ def test_what_is_durable_before_save_returns(store, refresh):
     assert order == ["write", *(["ftruncate"] if refresh else []), "fsync", "replace", "fsync"]
 
 
+def test_a_save_that_failed_after_the_rename_is_made_durable(store):
+    """P4: the second attempt finds it stored, and still syncs the directory."""
+    new = store.save(OLD, None).followed_by(NEW)
+    codes = iter([0, errno.EIO])
+
+    def act(name):
+        if code := next(codes):
+            fail_with(code)(name)
+
+    with tapped("fsync", act), pytest.raises(StoreUnavailable):
+        store.replace(new, store.load())
+    with tapped("nothing", fail_with(0)) as tap:
+        store.replace(new, None)
+    assert tap.calls.count("fsync") == 1
+    assert "replace" not in tap.calls
+
+
 def test_the_reserved_room_is_used(store, path):
     """P4: the result is written into the reserved file, so a full disk does no harm."""
     state = store.save(OLD, None)

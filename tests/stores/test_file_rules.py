@@ -377,6 +377,14 @@ class TestUnreadable:
         assert store.load() is None
 
 
+def test_an_unchanged_file_is_not_decrypted_again(tmp_path):
+    """P9: a process that waits for another one's refresh reads it many times a second."""
+    store = EncryptedFileStore(tmp_path / "tokens", key=KEY)
+    store.save(Token("a"), None)
+    store.close()
+    assert store.load() is store.load()
+
+
 class TestTrouble:
     """Errors of the operating system."""
 

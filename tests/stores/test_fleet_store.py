@@ -205,6 +205,17 @@ def test_the_lease_is_as_long_as_the_exchange_may_take(engine):
     store.close()
 
 
+def test_the_margin_is_added_to_the_lease(engine):
+    """P1: an answer that comes at the exchange's last moment is saved before others begin."""
+    store = opened(engine.url)
+    state = store.save(Token("a", "r"), None)
+    with store.exclusive(5.0, state) as hold:
+        hold.begin(state, 0.0)
+        with pytest.raises(StoreUnavailable):
+            store.exclusive(0.0, state)
+    store.close()
+
+
 def test_begin_fails_if_the_state_has_changed(engine):
     """P1: a sign-in after the state was read ends the refresh before the token is sent."""
     store = opened(engine.url)

@@ -112,6 +112,16 @@ def test_the_ddl_creates_the_table(database):
     store.close()
 
 
+def test_a_table_that_cannot_be_created(tmp_path):
+    """create_table() raises an error that says so, and not only at the first use."""
+    path = tmp_path / "tokens.db"
+    path.touch()
+    store = SQLStore(f"sqlite:///file:{path}?mode=ro&uri=true", "nightly", key=key)
+    with pytest.raises(StoreUnavailable):
+        store.create_table()
+    store.close()
+
+
 def test_the_ddl_needs_no_connection():
     """ddl() works without access to the database."""
     for url in ("postgresql+psycopg://nobody@127.0.0.1:1/none", "mysql+pymysql://127.0.0.1:1/none"):

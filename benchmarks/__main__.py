@@ -21,6 +21,9 @@ PARTS: dict[str, Callable[[bool, Path], Any]] = {
     "storm": lambda quick, out: {
         str(scenario): storm.run(scenario, rounds=1 if quick else 5) for scenario in storm.SCENARIOS
     },
+    "trouble": lambda quick, out: {
+        str(scenario): storm.run(scenario, rounds=1 if quick else 5) for scenario in storm.TROUBLED
+    },
     "processes": lambda quick, out: {
         f"4 processes of 8 threads, revoked early 3 times, token endpoint {latency * 1000:g} ms": (
             storm.processes(latency)

@@ -84,5 +84,6 @@ _SECTIONS = {
     "instructions": _instructions,
     "loopback": _loopback,
     "storm": _storm,
+    "trouble": _storm,
     "processes": _storm,
 }

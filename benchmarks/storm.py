@@ -17,15 +17,28 @@ from .crowd import at_once, median
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """One kind of expiry. ``early``: the token is revoked while all requests are in flight."""
+    """One kind of expiry. ``early``: the token is revoked while all requests are in flight.
+
+    ``trouble`` is what happens to the first exchange: a key of :data:`TROUBLES`.
+    """
 
     threads: int
     early: bool
     latency: float
+    trouble: str | None = None
 
     def __str__(self) -> str:
         kind = "revoked early" if self.early else "known expiry"
-        return f"{self.threads} threads, {kind}, token endpoint {self.latency * 1000:g} ms"
+        told = "" if self.trouble is None else f", {self.trouble}"
+        return f"{self.threads} threads, {kind}, token endpoint {self.latency * 1000:g} ms{told}"
+
+
+# With the grace period without which nobody survives a lost answer.
+TROUBLES: dict[str, dict[str, Any]] = {
+    "one 503": {"status": 503},
+    "one answer lost after the rotation": {"drop": "after"},
+}
+TROUBLED = tuple(Scenario(32, False, 0.05, trouble) for trouble in TROUBLES)
 
 
 SCENARIOS = tuple(
@@ -61,8 +74,13 @@ def run(scenario: Scenario, rounds: int = 5) -> dict[str, Any]:
 
 
 def _once(scenario: Scenario, arm: arms.Arm) -> dict[str, Any]:
-    with AuthorizationServer(client_secret=arms.CLIENT[1], latency=scenario.latency) as server:
+    grace = 0.0 if scenario.trouble is None else 10.0
+    with AuthorizationServer(
+        client_secret=arms.CLIENT[1], latency=scenario.latency, grace=grace
+    ) as server:
         answer = arms.signed_in(server)
+        if scenario.trouble is not None:
+            server.fault("token", **TROUBLES[scenario.trouble])
         if scenario.early:
             server.gate(scenario.threads, then=server.revoke_access_tokens)
         else:

@@ -17,7 +17,7 @@ ROOT = Path(requests_silent_refresh.__file__).parent
 # From bottom to top. "." is the package's own files, except ``__main__``.
 FLOORS = [
     *(".", "system", "keys", "stores", "grants", "manager", "adapter"),
-    *("testing", "sign_in", "profiles", "cli", "__main__"),
+    *("providers", "testing", "sign_in", "profiles", "cli", "__main__"),
 ]
 
 

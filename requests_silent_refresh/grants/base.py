@@ -44,6 +44,7 @@ class GrantOptions(TypedDict, total=False):
     classify: outcomes.Classify | None
     timeout: float
     ambiguous_retry: bool
+    refuses_early: bool
     verify: bool | str | ssl.SSLContext | None
     cert: str | tuple[str, str] | None
     proxies: Mapping[str, str] | None
@@ -97,6 +98,9 @@ class Grant:
     ``ambiguous_retry``
         Whether to send the same refresh token again if the connection was closed after
         sending. Use ``False`` if the server treats any second use as theft.
+    ``refuses_early``
+        Whether the server refuses a refresh while the access token is valid, but for its last
+        seconds. The manager then makes no refreshes ahead of time.
     ``verify``, ``cert``, ``proxies``
         As in ``requests``, for this endpoint; ``verify`` may also be an ``ssl.SSLContext``.
         ``None`` uses the environment. A mapping of proxies replaces the environment's; ``{}``
@@ -136,6 +140,7 @@ class Grant:
         classify: outcomes.Classify | None = None,
         timeout: float = EXCHANGE_TIMEOUT,
         ambiguous_retry: bool = True,
+        refuses_early: bool = False,
         **network: Any,
     ) -> None:
         # First, before anything can raise, because a traceback may show these locals.
@@ -144,9 +149,11 @@ class Grant:
         self._endpoint = TokenEndpoint(url, name=url_name, **network)
         arguments.seconds(timeout=timeout)
         arguments.functions(**arguments.given(classify=classify))
-        arguments.flags(ambiguous_retry=ambiguous_retry)
+        arguments.flags(ambiguous_retry=ambiguous_retry, refuses_early=refuses_early)
         #: Seconds that one exchange may take in total.
         self.timeout = timeout
+        #: Whether the server refuses a refresh before the last seconds of a token.
+        self.refuses_early = refuses_early
         self._headers = arguments.mapping("headers", headers)
         for name, value in self._headers.items():
             arguments.header_tokens(**{f"headers: the name {name!r}": name})

@@ -18,9 +18,11 @@ class Refresh(Protocol):
     wrong. Optional attributes: ``rotates`` (whether an exchange spends the refresh token; by
     default ``True``), ``needs_sign_in`` (whether it needs an existing token; ``True``),
     ``needs_refresh_token`` (whether that must have a refresh token; ``False``),
-    ``timeout`` (seconds in total, after which the call is abandoned; 30), ``revoke(token)``,
-    ``identity`` (a ``str`` that names the server and the client, without secrets: a stored
-    session of another identity is never used; ``None``, the default, accepts any).
+    ``refuses_early`` (whether the server refuses a refresh before the last seconds of a token;
+    ``False``), ``timeout`` (seconds in total, after which the call is abandoned; 30),
+    ``revoke(token)``, ``identity`` (a ``str`` that names the server and the client, without
+    secrets: a stored session of another identity is never used; ``None``, the default, accepts
+    any).
     """
 
     def __call__(self, token: Token | None, /) -> Token:

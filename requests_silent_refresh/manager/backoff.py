@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable
 
-from ..errors import SilentRefreshError, StoreError
+from ..errors import RefreshFailed, SilentRefreshError, StoreError
 
 BACKOFF_CAP = 60.0
 # A server that asks for an hour would keep people off for an hour after it is back.
@@ -45,7 +45,8 @@ class Backoff:
 
     A refresh that no request waited for has a verdict of its own, which only keeps other
     refreshes ahead of time from beginning: the endpoint may be well again when the first
-    request needs it.
+    request needs it. If the server answered that it is wrong, it holds until there is a new
+    token, because some servers refuse every refresh before the expiry.
 
     Everything is called with the queue's lock held. ``verdict`` is replaced as a whole, so
     it may be read without it.
@@ -93,7 +94,8 @@ class Backoff:
         if awaited:
             self.verdict = verdict
         else:
-            self._early = verdict
+            is_wrong = isinstance(error, RefreshFailed)
+            self._early = dataclasses.replace(verdict, until=math.inf) if is_wrong else verdict
 
     def end(self, error: SilentRefreshError) -> None:
         """Give every request ``error`` until :meth:`forget`: the session is over."""

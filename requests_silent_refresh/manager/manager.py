@@ -56,7 +56,8 @@ class TokenManager:
         before it raises ``RefreshTimeout``. The refresh itself goes on.
     ``refresh_ahead``
         The fraction of a token's lifetime before its expiry (5 minutes at most) from which
-        on a refresh runs in the background; 0 turns that off.
+        on a refresh runs in the background; 0 turns that off. It is 0 for a grant with
+        ``refuses_early``.
     ``on_session_expired``
         Called once when the session is over, with the ``SessionExpired``, in a daemon thread
         of its own and without any lock. All waiting requests go on with the token that it
@@ -108,6 +109,8 @@ class TokenManager:
         store = guarded(self._store)
         self._sign_in_hint = sign_in_hint
         self._clock = clock
+        if getattr(refresh, "refuses_early", False):
+            refresh_ahead = 0
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
         self._stored = StoredSession(
             store,

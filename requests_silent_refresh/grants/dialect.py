@@ -106,7 +106,7 @@ class Dialect:
 
     def verdict(self, answer: EndpointAnswer) -> Verdict | None:
         """Return what the words of ``answer`` mean; ``None`` if none of them is known."""
-        texts = list(_texts(answer.payload or {}))
+        texts = list(_texts(answer.payload))
         for word, verdict in self._words:
             pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
             if any(map(pattern.search, texts)):

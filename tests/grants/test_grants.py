@@ -525,6 +525,14 @@ class TestAmbiguous:
             grant_for(server)(server.sign_in_token())
         assert server.counters.reuse_detections == 1
 
+    def test_weak_evidence_without_time_for_another_try_decides_nothing(self, server: Any) -> None:
+        """P7: the first request may yet be granted, so its refusal does not end the session."""
+        server.fault("token", drop="before")
+        server.fault("token", status=400, body='{"error": "invalid_grant"}')
+        with pytest.raises(RefreshUnavailable):
+            grant_for(server, timeout=1.0)(server.sign_in_token())  # the pause alone takes 1 s
+        assert server.counters.exchanges == 2
+
     def test_twice_is_unavailable(self, server: Any) -> None:
         """If the second try fails in the same way, the server counts as unavailable."""
         server.fault("token", drop="before", times=None)
@@ -571,6 +579,7 @@ class TestClassify:
             (403, {}, SessionExpired),
             (400, {"error": "invalid_grant"}, RefreshUnavailable),
             (400, {"error": "invalid_scope"}, RefreshFailed),
+            (503, {}, RefreshUnavailable),  # None leaves it to the rule
         ]:
             web.upsert("POST", URL, status=status, json=body)
             with pytest.raises(kind):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import StoreUnavailable as StoreUnavailable
     from .errors import WrongIdentity as WrongIdentity
     from .errors import WrongKey as WrongKey
+    from .grants.json_login import JSONLogin as JSONLogin
     from .grants.json_refresh import JSONRefresh as JSONRefresh
     from .grants.oauth import ClientCredentialsGrant as ClientCredentialsGrant
     from .grants.oauth import RefreshTokenGrant as RefreshTokenGrant
@@ -45,6 +46,7 @@ _NAMES = {
         *("SessionExpired", "SilentRefreshError"),
         *("StoreCorrupted", "StoreError", "StoreUnavailable", "WrongIdentity", "WrongKey"),
     ],
+    "grants.json_login": ["JSONLogin"],
     "grants.json_refresh": ["JSONRefresh"],
     "grants.oauth": ["ClientCredentialsGrant", "RefreshTokenGrant"],
     "manager.accounts": ["Accounts"],

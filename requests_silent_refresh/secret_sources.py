@@ -1,6 +1,6 @@
 """Sources of secrets that must not be written into the program.
 
-A source is any callable without arguments that returns the secret as a ``str``. The two
+A source is any callable without arguments that returns the secret as a ``str``. Those
 here are the common ones. They hold a name, never the secret, so they and the objects that
 hold them can be printed and pickled. They read the secret on each call, so a rotated secret
 is used without a restart.
@@ -84,6 +84,37 @@ class FromFile:
             raise ValueError(f"{path} is not UTF-8 text") from None
         if not value:
             raise ValueError(f"{path} is empty: write the secret into it")
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class FromKeyring:
+    """Reads the secret from the operating system's keyring on each call (extra ``keyring``).
+
+    >>> secret = FromKeyring("nightly-report", "client-secret")
+    >>> grant = RefreshTokenGrant("https://auth.example.com/token", "app", client_secret=secret)
+
+    ``service`` and ``account`` are the names under which it was stored there. Calling it raises
+    ``LookupError`` if the keyring has no such secret, ``ImportError`` without the extra, and what
+    the keyring raises if it is locked. May block while the system asks a person to unlock it.
+    Thread-safe. The constructor raises ``TypeError`` or ``ValueError`` for an invalid name.
+    """
+
+    service: str
+    account: str
+
+    def __post_init__(self) -> None:
+        arguments.texts(service=self.service, account=self.account)
+
+    def __call__(self) -> str:
+        import keyring
+
+        value = keyring.get_password(self.service, self.account)
+        if not value:
+            raise LookupError(
+                f"the keyring has no secret for account {self.account!r} of service "
+                f"{self.service!r}: store it there"
+            )
         return value
 
 

@@ -20,6 +20,7 @@ from queue_kit import outcome_of
 from requests_silent_refresh import (
     ClientCredentialsGrant,
     EncryptedFileStore,
+    JSONLogin,
     JSONRefresh,
     MemoryStore,
     Origin,
@@ -319,6 +320,7 @@ def constructors(port: int) -> dict[Callable[..., Any], tuple[dict[str, Any], Ca
         RefreshTokenGrant: ({"token_endpoint": url, **grant}, use_grant),
         ClientCredentialsGrant: ({"token_endpoint": url, **grant}, use_grant),
         JSONRefresh: ({"url": url, "timeout": 0.2}, use_grant),
+        JSONLogin: ({"url": url, "fields": {"user": "u"}, "timeout": 0.2}, use_grant),
         Token: ({"access_token": "access", "refresh_token": "refresh"}, use_token),
         EncryptedFileStore: ({"path": "tokens", "key": key}, use_store),
         MemoryStore: ({}, use_store),

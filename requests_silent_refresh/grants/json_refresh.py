@@ -20,7 +20,9 @@ from .sent import (
     refresh_token_of,
     resolved,
     secrets_among,
+    sources_in,
     templates_in,
+    without_sources,
 )
 from .token_endpoint import hidden_url
 
@@ -66,6 +68,9 @@ class JSONRefresh(Grant):
     about the request; a 400 only if it says so of a token or session.
     """
 
+    _usual_refresh_field: str | None = "token"
+    _body_argument = "extra"
+
     def __init__(
         self,
         url: str,
@@ -84,14 +89,14 @@ class JSONRefresh(Grant):
         super().__init__(url, "url", outcomes.by_json_dialect, **_with_cookie(hidden, cookies))
         arguments.one_of(_METHODS, method=method)
         self._method = method
-        self._extra = _json_fields(extra)
+        self._extra = _json_fields(self._body_argument, extra)
         self._cookies = _texts("cookies", cookies)
         self._query = _texts("query", query)
         sent = [self._extra, self._headers, self._cookies, self._query]
         elsewhere = set().union(*map(templates_in, sent))
         self._refresh_field = refresh_field
         if refresh_field is None and not elsewhere:
-            self._refresh_field = "token"
+            self._refresh_field = self._usual_refresh_field
         arguments.paths(**arguments.given(refresh_field=self._refresh_field))
         if method == "GET" and (self._refresh_field or self._extra):
             raise ValueError(
@@ -119,7 +124,7 @@ class JSONRefresh(Grant):
 
     def _literal_secrets(self) -> Iterable[str]:
         yield from super()._literal_secrets()
-        yield from literal_secrets("extra", self._extra)
+        yield from literal_secrets(self._body_argument, self._extra)
         yield from literal_secrets("cookies", self._cookies)
         yield from literal_secrets("query", self._query)
 
@@ -139,13 +144,12 @@ def _texts(what: str, values: Mapping[str, Value] | None) -> dict[str, Any]:
     return copied
 
 
-def _json_fields(extra: Any) -> dict[str, Any]:
-    """Return a copy of ``extra``; raises if a field of it cannot be written as JSON."""
-    fields = arguments.mapping("extra", extra)
-    sources = {name: value for name, value in fields.items() if callable(value)}
-    arguments.functions(**{f"extra[{name!r}]": value for name, value in sources.items()})
-    plain = hidden_mapping({k: v for k, v in fields.items() if k not in sources})
-    arguments.json_values(extra=plain)
+def _json_fields(name: str, values: Any) -> dict[str, Any]:
+    """Return a copy of ``values``; raises if a field of it cannot be written as JSON."""
+    fields = arguments.mapping(name, values)
+    for label, source in sources_in(name, fields):
+        arguments.functions(**{label: source})
+    arguments.json_values(**{name: hidden_mapping(without_sources(fields))})
     return fields
 
 

@@ -22,7 +22,7 @@ Value = str | Callable[[], str]
 
 # Fields and headers whose literal value must not be pickled; "client_assertion_type" may be.
 _SECRET_NAME = re.compile(
-    r"(?i)(?!.*_type\Z).*(secret|token|key|password|passphrase|assertion|authorization|cookie)"
+    r"(?i)(?!.*_type\Z).*(secret|token|key|pass|pwd|assertion|authorization|cookie)"
 )
 _TEMPLATE = re.compile(r"\{(access|refresh)_token\}")
 
@@ -89,7 +89,7 @@ def _filled(value: Any, token: Token | None) -> Any:
     if isinstance(value, str):
         return _TEMPLATE.sub(lambda match: _token_for(match[1], token), value)
     if isinstance(value, Mapping):
-        return {name: _filled(inner, token) for name, inner in value.items()}
+        return resolved(value, token)
     return [_filled(inner, token) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -119,7 +119,7 @@ def secrets_among(sent: Any, *, secret: bool = False) -> Iterator[Secret]:
     """
     if isinstance(sent, Mapping):
         for name, value in sent.items():
-            yield from secrets_among(value, secret=secret or bool(_SECRET_NAME.match(name)))
+            yield from secrets_among(value, secret=secret or is_secret_name(name))
     elif isinstance(sent, (list, tuple)):
         for value in sent:
             yield from secrets_among(value, secret=secret)
@@ -133,9 +133,33 @@ def secrets_among(sent: Any, *, secret: bool = False) -> Iterator[Secret]:
                 yield from map(Secret, (pair, password, unquote_plus(password)))
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether a field or header of this name usually holds a secret."""
+    return bool(_SECRET_NAME.match(name))
+
+
+def sources_in(label: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the callables in ``value``, also in nested objects, and how to name them."""
+    if callable(value):
+        yield label, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from sources_in(f"{label}[{name!r}]", inner)
+
+
+def without_sources(value: Any) -> Any:
+    """Return a copy of ``value`` with a text in place of each callable."""
+    if isinstance(value, Mapping):
+        return {name: without_sources(inner) for name, inner in value.items()}
+    return "" if callable(value) else value
+
+
 def literal_secrets(what: str, values: Mapping[str, Any]) -> Iterable[str]:
     """Yield the names of those ``values`` that are literals and whose name suggests a secret."""
     for name, value in values.items():
+        label = f"{what}[{name!r}]"
+        if not is_secret_name(name) and isinstance(value, Mapping):
+            yield from literal_secrets(label, value)
         # What is a template contains no secret of its own.
-        if not callable(value) and _SECRET_NAME.match(name) and not templates_in(value):
-            yield f"{what}[{name!r}]"
+        elif is_secret_name(name) and not callable(value) and not templates_in(value):
+            yield label

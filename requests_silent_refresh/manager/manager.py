@@ -56,14 +56,14 @@ class TokenManager:
         before it raises ``RefreshTimeout``. The refresh itself goes on.
     ``refresh_ahead``
         The fraction of a token's lifetime before its expiry (5 minutes at most) from which
-        on a refresh runs in the background; 0 turns that off. It is 0 for a grant with
-        ``refuses_early``.
+        on a refresh runs in the background; 0 turns that off, as does ``refuses_early``.
     ``on_session_expired``
         Called once when the session is over, with the ``SessionExpired``, in a daemon thread
         of its own and without any lock. All waiting requests go on with the token that it
         returns; ``None`` means that nobody signed in. It may call :meth:`sign_in`,
         :attr:`signed_in` and :attr:`stats`; a call that would wait for the callback itself
-        raises ``RefreshFailed`` at once.
+        raises ``RefreshFailed`` at once. It may be a grant that needs no sign-in (``JSONLogin``),
+        which is called again later if it fails.
     ``sign_in_timeout``
         Seconds that the requests wait for that, 300 by default.
     ``sign_in_hint``

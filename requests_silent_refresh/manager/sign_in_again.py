@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ..errors import SessionExpired, SilentRefreshError
+from ..errors import RefreshFailed, RefreshUnavailable, SessionExpired, SilentRefreshError
 from ..redaction import share
 from ..system.background_call import Call
 from ..system.foreign import account_of
@@ -39,12 +39,15 @@ class SignInAgain:
     - *A callback that was left behind* returns a token in the end: it is used, under the
       same condition, and unless a sign-out came in between.
     - *The callback signs in itself* and returns ``None``: that counts like any sign-in.
+    - *The callback is a grant that needs no sign-in* and fails: the requests get its error, and
+      the next refresh calls it again.
     """
 
     def __init__(
         self, callback: OnSessionExpired, timeout: float, queue: RefreshQueue, stored: StoredSession
     ) -> None:
         self._callback = callback
+        self._is_grant = getattr(callback, "needs_sign_in", True) is False
         self._timeout = timeout
         self._queue = queue
         self._stored = stored
@@ -87,6 +90,9 @@ class SignInAgain:
             self._accept(batch, call.result(0))
         except Exception as trouble:  # noqa: BLE001 (the application's code may raise anything)
             account = account_of(trouble)
+            if self._is_grant and isinstance(trouble, (RefreshFailed, RefreshUnavailable)):
+                # No person declined: the login is tried again when its backoff is over.
+                return share(trouble)
             logger.error("on_session_expired brought no token: %s", account)
             failed = SessionExpired(f"{error}; on_session_expired failed: {account}")
             return share(failed, trouble)

@@ -44,7 +44,7 @@ class Profile:
     ``origins``
         Servers that may receive the token, e.g. ``"https://api.example.com"``.
     ``grant``
-        ``{"kind": "refresh_token" | "client_credentials" | "json", ...}`` with the
+        ``{"kind": "refresh_token" | "client_credentials" | "json" | "json_login", ...}`` with the
         arguments of the grant's class.
     ``store``
         ``{"kind": "file"}``, with a ``"path"`` to override the default; or
@@ -139,6 +139,7 @@ class Profile:
 
     def make_grant(self) -> Any:
         """Return the grant. Raises :class:`ProfileError` if its settings are invalid."""
+        from ..grants.json_login import JSONLogin
         from ..grants.json_refresh import JSONRefresh
         from ..grants.oauth import ClientCredentialsGrant, RefreshTokenGrant
 
@@ -146,6 +147,7 @@ class Profile:
             "refresh_token": RefreshTokenGrant,
             "client_credentials": ClientCredentialsGrant,
             "json": JSONRefresh,
+            "json_login": JSONLogin,
         }
         with _as_profile_error(self.name):
             arguments = {k: references.resolve(v, self.name) for k, v in self.grant.items()}

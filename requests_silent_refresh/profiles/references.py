@@ -8,32 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..secret_sources import FromEnvironment, FromFile
+from ..secret_sources import FromEnvironment, FromFile, FromKeyring
 from . import paths
 
 KINDS = ("environment", "file", "keyring", "kept")
-
-
-@dataclasses.dataclass(frozen=True)
-class FromKeyring:
-    """Reads a secret from the operating system's keyring at each call (extra ``keyring``).
-
-    A call raises ``LookupError`` if the keyring has no such secret.
-    """
-
-    service: str
-    account: str
-
-    def __call__(self) -> str:
-        import keyring
-
-        value = keyring.get_password(self.service, self.account)
-        if not value:
-            raise LookupError(
-                f"the keyring has no secret for account {self.account!r} of service "
-                f"{self.service!r}: store it there"
-            )
-        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +102,22 @@ def refuse_literals(settings: Mapping[str, Any]) -> None:
         hint = "refer to it by {'environment': NAME}, {'file': PATH} or {'keyring': SERVICE}"
         if name == "client_secret" and not (value is None or is_reference(value)):
             raise ValueError(f"client_secret must not be stored in settings: {hint}")
-        if name in ("extra", "headers", "parameters") and isinstance(value, Mapping):
+        if name in ("extra", "fields", "headers", "parameters") and isinstance(value, Mapping):
             from ..grants.sent import literal_secrets
 
-            plain = {k: v for k, v in value.items() if not is_reference(v)}
-            for where in literal_secrets(name, plain):
+            for where in literal_secrets(name, _without_references(value)):
                 raise ValueError(f"{where} must not be stored in settings: {hint}")
         if name == "proxies" and isinstance(value, Mapping):
             for url in value.values():
                 _refuse_password(name, url)
         if name.endswith(("url", "endpoint")):
             _refuse_password(name, value)
+
+
+def _without_references(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {k: _without_references(v) for k, v in value.items() if not is_reference(v)}
 
 
 def _refuse_password(name: str, url: object) -> None:

@@ -1161,7 +1161,7 @@ def test_the_page_on_grants_runs(monkeypatch: pytest.MonkeyPatch, web: Any) -> N
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(textwrap.dedent(block), str(PAGE), "exec"), names)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     assert quiet_pools.allow_debug_output
 
     oauth = "https://auth.example.com/oauth2/token"

@@ -22,6 +22,7 @@ _COMMANDS = {
     "refresh": ("session", "Refresh a profile's token now."),
     "sign-out": ("session", "Revoke a profile's tokens and wipe them."),
     "import": ("import_tokens", "Read tokens from standard input into a profile."),
+    "providers": ("providers", "Show what is known about authorization servers."),
     "rotate-key": ("keys", "Encrypt a profile's tokens with a new key."),
     "doctor": ("doctor", "Check a profile for problems."),
     "demo": ("demonstration", "Watch threads work through expiring tokens."),

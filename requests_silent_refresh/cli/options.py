@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from .. import profiles
 from ..profiles.profile import NETWORK, Profile, network_options
+from .providers import filled_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +43,18 @@ def setting_options(command: F) -> F:
 
 
 _SETTINGS = (
+    click.option(
+        "--provider",
+        metavar="NAME",
+        help="A known authorization server, instead of its URLs; see 'silent-refresh providers'.",
+    ),
+    click.option(
+        "--at",
+        "places",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="What stands in braces in the provider's URLs: domain=..., tenant=...; repeatable.",
+    ),
     click.option(
         "--issuer", metavar="URL", help="The authorization server; its endpoints are discovered."
     ),
@@ -102,6 +115,7 @@ def profile_from(
     Asks the issuer for its endpoints. Raises ``click.UsageError`` if a required
     option is missing, and whatever discovery raises.
     """
+    given = filled_in(given, dict(parsed_pairs("--at", given["places"])))
     old_grant = dict(previous.grant) if previous else {}
     old_sign_in = dict(previous.sign_in) if previous else {}
     origins = tuple(given["origins"]) or (previous.origins if previous else ())

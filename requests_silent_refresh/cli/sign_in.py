@@ -18,6 +18,7 @@ from ..sign_in.client import Client, as_client
 from ..token import Token
 from .app import is_terminal, uninterrupted
 from .options import name_argument, parsed_pairs, profile_from, read_secret, setting_options
+from .providers import named
 
 Keep = Callable[[Token], object]
 
@@ -78,6 +79,8 @@ def sign_in(name: str, method: str | None, no_browser: bool, timeout: float, **g
     """
     given["parameters"] = dict(parsed_pairs("--parameter", given["parameters"]))
     previous = known(name)
+    if given["provider"] and named(given["provider"]).grant_type != "refresh_token":
+        method = "client-credentials"
     method = method or (previous.sign_in.get("method") if previous else None) or "browser"
     if method == "import":
         method = "browser"
@@ -229,7 +232,7 @@ def _as_client(
     profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
 ) -> None:
     """Check once that the client's credentials work; the grant then refreshes on its own."""
-    keep(as_client(client))
+    keep(as_client(client, profile.grant.get("grant_type")))
 
 
 _METHODS = {"browser": _with_browser, "device": _with_device, "client-credentials": _as_client}

@@ -117,11 +117,15 @@ class Client:
         raise failure
 
 
-def as_client(client: Client) -> Token:
-    """Return a token for the client itself (RFC 6749 section 4.4); like :meth:`Client.redeem`."""
+def as_client(client: Client, grant_type: str | None = None) -> Token:
+    """Return a token for the client itself (RFC 6749 section 4.4); like :meth:`Client.redeem`.
+
+    ``grant_type`` is the server's own name for that, if it has one.
+    """
     from oauthlib.oauth2 import BackendApplicationClient
 
     protocol = BackendApplicationClient(client.client_id)
+    protocol.grant_type = grant_type or protocol.grant_type
     body = protocol.prepare_request_body(scope=list(client.scope) or None, include_client_id=False)
     extra = urlencode(client.parameters)
     return client.redeem(f"{body}&{extra}" if extra else body)

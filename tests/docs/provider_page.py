@@ -35,6 +35,10 @@ section is a ``Provider`` in ``requests_silent_refresh.providers``, which makes 
     # Every argument of the grant can be given as well, and replaces what the data say.
     providers.HUBSPOT.grant("my-client-id", token_endpoint="https://api.example.com/token")
 
+On the command line, ``silent-refresh providers`` lists them, and
+``silent-refresh sign-in NAME --provider salesforce`` signs in with their settings
+(``command-line.rst``).
+
 A fact that is missing here was not found on a public page. The data inform people and make the
 grant; they never make it less careful: a refresh token is treated as one that a refresh spends,
 whatever the section says.
@@ -52,7 +56,7 @@ def page() -> str:
 def section(name: str, provider: Provider) -> Iterator[str]:
     """Yield the lines about one provider."""
     yield from (provider.name, "-" * len(provider.name), "")
-    yield from (f"``providers.{name.upper().replace('-', '_')}``", "")
+    yield from (f"``providers.{name.upper().replace('-', '_')}``, ``--provider {name}``", "")
     for label, text in rows(provider):
         quoted = text if re.fullmatch(r"[a-z0-9. ]+", text) and "_" not in text else f"``{text}``"
         yield f"* {label}: {quoted}"

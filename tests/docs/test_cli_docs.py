@@ -111,7 +111,7 @@ def test_every_command_of_the_page_runs(shell, server):
         assert (done.returncode, done.stderr) == (0, ""), (line, done)
     assert {name for line in found for name in re.findall(r"silent-refresh ([a-z-]+)", line)} == {
         "sign-in", "import", "status", "doctor", "token", "refresh", "rotate-key", "sign-out",
-        "completion",
+        "completion", "providers",
     }  # fmt: skip
     assert profiles.listed() == ["bot", "work"]
     assert not profiles.load("work").manager.signed_in

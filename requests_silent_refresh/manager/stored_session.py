@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -89,16 +90,14 @@ class StoredSession:
         while True:
             seen = self._queue.current
             known, stored = seen.state, self._load()
-            if stored is None or known is None or not is_newer(known, stored, same_lineage=True):
-                adopted = self._adopt(stored, seen)
-                if adopted is not None:
-                    return adopted
-                continue
-            try:
-                self._store.replace(known, after=stored)
-            except StateMoved:
-                continue
-            logger.warning("the store had lost generation %d: saved it back", known.generation)
+            if stored and known and is_newer(known, stored, same_lineage=True):
+                with contextlib.suppress(StateMoved):
+                    self._store.replace(known, after=stored)
+                    logger.warning(
+                        "the store had lost generation %d: saved it back", known.generation
+                    )
+            elif (adopted := self._adopt(stored, seen)) is not None:
+                return adopted
 
     def keep(self, granted: Token, exchanged: State | None, hold: Hold) -> bool:
         """Save the token that ``exchanged`` was exchanged for, and publish it.

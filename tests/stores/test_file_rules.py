@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from requests_silent_refresh import (
 from requests_silent_refresh.keys import generate_key
 from requests_silent_refresh.stores import network_file_systems
 from requests_silent_refresh.stores.contract import State, StateMoved
-from requests_silent_refresh.system import private_files
+from requests_silent_refresh.system import kernel_lock, private_files
 
 KEY = generate_key()
 
@@ -375,6 +376,25 @@ class TestUnreadable:
             store.save(Token("late"), signed_in)
         assert moved.value.state is None
         assert store.load() is None
+
+
+def test_a_waiter_looks_into_a_file_that_changed(tmp_path, monkeypatch):
+    """P1: at once; the look once a second is for file systems that hide changes."""
+    monkeypatch.setattr("requests_silent_refresh.stores.file._LOOK_AT_LEAST_EVERY", 3600.0)
+    waits = threading.Event()
+
+    def pause(left):
+        waits.set()
+        kernel_lock.pause(left)
+
+    monkeypatch.setattr("requests_silent_refresh.stores.file.pause", pause)
+    store, other = (EncryptedFileStore(tmp_path / "tokens", key=KEY) for _ in range(2))
+    state = store.save(Token("a"), None)
+    with store.exclusive(1.0, state), ThreadPoolExecutor(1) as pool:
+        waiter = pool.submit(other.exclusive, 5.0, state)
+        assert waits.wait(10)
+        store.save(Token("b"), state)
+        assert waiter.result(10) is None
 
 
 def test_an_unchanged_file_is_not_decrypted_again(tmp_path):

@@ -17,7 +17,7 @@ from engines.fleet import KEY
 from engines.proxy import Proxy
 from queue_kit import refresh_and_meanwhile, until
 
-from requests_silent_refresh import SQLStore, StoreError, StoreUnavailable, Token
+from requests_silent_refresh import SQLStore, StoreCorrupted, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.secret_sources import FromEnvironment
 from requests_silent_refresh.stores.engine import told_by
 from requests_silent_refresh.testing.store_contract import StoreContract
@@ -109,6 +109,18 @@ def test_the_ddl_creates_the_table(database):
     database.query(store.ddl().rstrip(";\n"))
     store.create_table()
     assert store.load() is None
+    store.close()
+
+
+def test_a_row_that_was_changed(database):
+    """P3: it is damage, also for a process that has read the row before."""
+    store = SQLStore(database.url, "nightly", key=key)
+    store.create_table()
+    store.save(Token("a"), None)
+    assert store.load().generation == 1
+    database.query("UPDATE silent_refresh_tokens SET generation = 7")
+    with pytest.raises(StoreCorrupted, match="mixture"):
+        store.load()
     store.close()
 
 

@@ -136,9 +136,10 @@ class Refresher:
             if hold is not None:
                 try:
                     return self._holding(hold, batch)
-                except LockLost:  # this process was stopped for so long that others have gone on
+                except LockLost:  # it was stopped for so long that others went on, or the store was
                     if left <= 0:
                         raise
+                    continue
             self._stored.reconcile()
             if left <= 0 and not self._serves(self._queue.current, batch):
                 raise StoreUnavailable(f"{self._store!r} changes faster than it can be read")

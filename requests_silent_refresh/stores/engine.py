@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import StoreError, StoreUnavailable
+from ..errors import StoreCorrupted, StoreError, StoreUnavailable
 from ..keys import KeyFile, KeySource, as_source, default_key_file
 from ..redaction import Secret, strip
 from ..secret_sources import ask
 from ..system.background_call import Call, LeftBehind
+from .contract import LockLost
 
 T = TypeVar("T")
 
@@ -23,6 +25,9 @@ Seen = tuple[str, int]
 NOTHING: Seen = ("", 0)
 
 _NAME_LIMIT = 200
+
+# Steps of one engine that may hang at once. Each has a thread and a connection.
+_HUNG_LIMIT = 4
 
 
 class Row(NamedTuple):
@@ -40,14 +45,27 @@ class Row(NamedTuple):
 
 
 class Held(NamedTuple):
-    """The answer to a request for a lease that another owner has."""
+    """The answer to a request for a lease that was not given.
+
+    With a holder of ``None`` and no time left, the request came after its deadline.
+    """
 
     holder: str | None
     seconds_left: float
 
 
-class LeftAlone(StoreUnavailable):
-    """The engine did not answer in time; the step may still be carried out."""
+TOO_LATE = Held(None, 0.0)
+
+
+class Unanswered(LockLost):
+    """The engine cannot be reached, or the connection was closed before its answer.
+
+    The step may have been carried out. A lease that the caller has may be lost.
+    """
+
+
+class Silent(Unanswered):
+    """The engine has not answered in time: it may still carry the step out, until its deadline."""
 
 
 class Engine(ABC):
@@ -59,8 +77,12 @@ class Engine(ABC):
 
     A step blocks for at most :attr:`patience` seconds. It runs in a separate thread,
     because not all drivers support timeouts, and none can limit name resolution.
-    After a timeout the thread and its connection are left behind, and a late answer
-    is passed to a callback that undoes the step.
+    After a timeout the thread and its connection are left behind. While four of them
+    hang, further steps wait for one of these instead of adding another.
+
+    An engine that was stopped carries out what it finds in its sockets when it continues,
+    in any order, also from connections that were closed long ago. So a step that takes a
+    lease has a deadline by the engine's clock (:meth:`deadline`), and does nothing after it.
 
     ``given`` is a URL, a callable that returns one, or None if ``client``, the
     caller's own, is used. ``shown`` stands for it in messages.
@@ -77,11 +99,13 @@ class Engine(ABC):
         self._is_ours = client is None
         self._of_parents: list[Any] = []
         self._shown = shown
+        self._hung: list[Call[Any]] = []
+        self._ahead: float | None = None  # seconds, of the engine's clock before `steady`
         self._client = self.connect(given) if isinstance(given, str) else client
 
     @abstractmethod
     def read(self) -> Row | None:
-        """Return the row; ``None`` if no state was ever stored."""
+        """Return the row; ``None`` if no state was ever stored. Notes the engine's clock."""
 
     @abstractmethod
     def write(self, row: Row, seen: Seen, owner: str) -> bool:
@@ -91,21 +115,25 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def take(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> Held | bool:
+    def take(
+        self, owner: str, holder: str, seconds: float, seen: Seen | None, deadline: int
+    ) -> Held | bool:
         """Give ``owner`` the lease. Returns False if the stored state is not ``seen``."""
 
     @abstractmethod
-    def begin(self, owner: str, seen: Seen, seconds: float) -> bool:
+    def begin(self, owner: str, seen: Seen, seconds: float, deadline: int) -> bool:
         """Set the lease of ``owner`` to ``seconds``, and leave a mark unless there is one.
 
-        Returns False and does nothing if the lease has expired or the state changed.
+        Returns False and does nothing if the lease has expired, the state changed or the
+        deadline has passed.
         """
 
     @abstractmethod
-    def extend(self, owner: str, holder: str, seconds: float, seen: Seen) -> bool:
+    def extend(self, owner: str, holder: str, seconds: float, seen: Seen, deadline: int) -> bool:
         """Give ``owner`` a lease of ``seconds``.
 
-        Returns False if another owner has one or the stored state is not ``seen``.
+        Returns False if another owner has one, the stored state is not ``seen`` or the deadline
+        has passed.
         """
 
     @abstractmethod
@@ -155,6 +183,7 @@ class Engine(ABC):
         """Leave the connections to the parent."""
         # Kept, so that no finalizer closes the session on a socket of the parent.
         self._of_parents.append(self._client)
+        self._hung = []
         if self._is_ours:
             self._client = None
 
@@ -180,46 +209,70 @@ class Engine(ABC):
         """Return the error for a step that would fail again."""
         return StoreError(f"{self} rejected the request: {told_by(error)}")
 
+    def rejected_login(self, error: BaseException) -> StoreError:
+        """Return the error for a login that would fail again."""
+        return StoreError(
+            f"{self} rejected the login, check the user, the password and its rights: "
+            f"{told_by(error)}"
+        )
+
     def unavailable(self, error: BaseException) -> StoreUnavailable:
         """Return the error for a step that may succeed later."""
-        return StoreUnavailable(f"{self} is unavailable, try again later: {told_by(error)}")
+        return Unanswered(f"{self} is unavailable, try again later: {told_by(error)}")
+
+    def notes_time(self, now: int) -> None:
+        """Note the engine's clock, in milliseconds of Unix time, as an answer told it.
+
+        It is taken to be late by the time that the answer took, so no deadline is too late.
+        """
+        self._ahead = now / 1000 - steady()
+
+    def deadline(self, patience: float) -> int:
+        """Return the engine's time at which a caller with ``patience`` seconds stops waiting.
+
+        In milliseconds of Unix time. Asks the engine for its clock if it is not known yet.
+        """
+        if self._ahead is None:
+            self.ask(self.read)
+        assert self._ahead is not None  # noqa: S101 (for the type checker: `read` notes it)
+        return milliseconds(self._ahead + steady() + patience)
 
     def __str__(self) -> str:
         return self._shown
 
-    def ask(
-        self,
-        step: Callable[[], T],
-        patience: float | None = None,
-        late: Callable[[T], object] = lambda answer: None,
-    ) -> T:
+    def ask(self, step: Callable[[], T], patience: float | None = None) -> T:
         """Call ``step`` and return its answer. Blocks for at most ``patience`` seconds.
 
-        Raises ``StoreUnavailable`` if the engine cannot be reached, :class:`LeftAlone`
-        if it does not answer in time (``late`` is called with a late answer), and
-        ``StoreError`` if it refuses.
+        Raises :class:`Unanswered`, a ``StoreUnavailable``, if the engine cannot be reached or
+        does not answer in time, and ``StoreError`` if it refuses.
         """
         limit = self.patience if patience is None else patience
-
-        def undo(answer: T) -> None:
-            try:
-                late(answer)
-            except Exception as error:  # noqa: BLE001 (a lease that is not released expires)
-                strip(error)
-
-        call = Call(step, undo, "silent-refresh-store")
+        until = time.monotonic() + limit
+        hung = self._hung = [call for call in self._hung if not call.ended]
+        if len(hung) >= _HUNG_LIMIT and not hung[0].wait(limit):
+            raise self._silent(limit)
+        call = Call(step, lambda answer: None, "silent-refresh-store")
         try:
-            return call.result(limit)
+            return call.result(max(0.0, until - time.monotonic()))
         except LeftBehind:
+            self._hung.append(call)
             self.disconnect()
-            raise LeftAlone(
-                f"{self} has not answered for {limit:g} s: check that it and the network are up"
+            raise self._silent(limit) from None
+        except ValueError:  # from None: the error quotes the value
+            raise StoreCorrupted(
+                f"{self} holds a damaged state, another program changed it: restore it, or call "
+                "the store's reset() and sign in again"
             ) from None
         except Exception as error:
             trouble = self.trouble(error)
             if trouble is None:
                 raise
             raise trouble from strip(error)
+
+    def _silent(self, seconds: float) -> Silent:
+        return Silent(
+            f"{self} has not answered for {seconds:g} s: check that it and the network are up"
+        )
 
 
 def checked_name(name: object) -> str:
@@ -248,6 +301,15 @@ def fleet_key(key: Any) -> KeySource:
 def milliseconds(seconds: float) -> int:
     """Return the duration as engines store it."""
     return int(seconds * 1000)
+
+
+def steady() -> float:
+    """Return seconds by a clock that continues while the machine sleeps, if there is one.
+
+    For durations only; hosts compare the engine's clock.
+    """
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def told_by(error: BaseException) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
-import secrets
-import socket
 import time
 from typing import Any
 
 from ..errors import StoreCorrupted, StoreError, StoreUnavailable
 from ..keys import KDFParameters, Keys, KeySource
 from ..system.forking import reset_in_child
-from .contract import Hold, LockLost, State, TokenStore, must_write
-from .engine import NOTHING, Engine, Held, LeftAlone, Row, Seen
+from .contract import Hold, State, TokenStore, must_write
+from .engine import Engine, Held, Row, Seen
 from .envelope import Envelope, seal, unseal
+from .lease_hold import Lease, Leases, seen_of
 
 # Seconds between two attempts to get a lease; random, so that hosts do not act in step.
 _SHORTEST, _LONGEST = 0.010, 0.100
@@ -87,12 +85,11 @@ class LeasedStore(TokenStore):
         # The same bytes are the same state, so an unchanged row is not decrypted again.
         self._last_read: tuple[bytes, State] | None = None
         self._kdf: KDFParameters | None = None
-        self._begun: Lease | None = None
+        self._leases = Leases(engine)
         reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        """Leave the connections and the lease to the parent."""
-        self._begun = None
+        """Leave the connections to the parent."""
         self._engine.after_fork_in_child()
 
     def load(self) -> State | None:
@@ -108,29 +105,15 @@ class LeasedStore(TokenStore):
             stored = self.load()
 
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
-        deadline = time.monotonic() + timeout
-        owner = secrets.token_hex(16)
-        while True:
-            left = deadline - time.monotonic()
-            pause = random.uniform(_SHORTEST, _LONGEST)  # noqa: S311 (no secret)
-            asked_at = steady()
-            try:
-                answer = self._take(owner, after, left)
-            except StoreUnavailable as error:
-                # Wait for an engine that is down as for a lease.
-                if left <= 0:
-                    raise
-                if isinstance(error, LeftAlone):
-                    owner = secrets.token_hex(16)  # a late lease of the old one is released
-            else:
-                if answer is True:
-                    return Lease(self, owner, asked_at)
-                if answer is False:
-                    return None
-                if left <= 0:
-                    raise self._held_too_long(answer.holder, timeout)
-                pause = min(pause, answer.seconds_left)
-            time.sleep(max(0.0, min(pause, left)))
+        lease = Lease(self._leases, self.take, self.margin)
+        try:
+            if self._wait_for(lease, timeout, after):
+                return lease
+        except BaseException:
+            lease.release()
+            raise
+        lease.release()
+        return None
 
     def close(self) -> None:
         self._last_read = None
@@ -166,30 +149,44 @@ class LeasedStore(TokenStore):
     def __reduce__(self) -> Any:
         return type(self), (self._engine.for_pickle(), self.name, self._source)
 
-    def _take(self, owner: str, after: State | None, left: float) -> Held | bool:
-        seen = _seen(after) if after is not None else None
-        return self._engine.ask(
-            lambda: self._engine.take(owner, _this_process(), self.take, seen),
-            patience=min(self._engine.patience, max(left, 1.0)),
-            late=lambda answer: answer is True and self._engine.release(owner),
-        )
+    def _wait_for(self, lease: Lease, timeout: float, after: State | None) -> bool:
+        """Take ``lease``. Returns False as soon as the stored state is not ``after``."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            pause = random.uniform(_SHORTEST, _LONGEST)  # noqa: S311 (no secret)
+            try:
+                answer = lease.take(after, left)
+            except StoreUnavailable:
+                # Wait for an engine that is down as for a lease.
+                if left <= 0:
+                    raise
+            else:
+                if not isinstance(answer, Held):
+                    return answer
+                if left <= 0:
+                    raise self._held_too_long(answer.holder, timeout)
+                pause = min(pause, answer.seconds_left)
+            time.sleep(max(0.0, min(pause, left)))
 
     def _held_too_long(self, holder: str | None, timeout: float) -> StoreUnavailable:
+        # The row is not authenticated, so what it says may be anything.
+        told = "".join(c if c.isprintable() else "?" for c in holder or "somebody else")[:200]
         return StoreUnavailable(
-            f"{self!r} has been locked by {holder or 'somebody else'} for longer than "
-            f"{timeout:g} s: try again later, or look at what that process is doing",
-            holder=holder or "somebody else",
+            f"{self!r} has been locked by {told} for longer than {timeout:g} s: try again later, "
+            "or look at what that process is doing",
+            holder=told,
         )
 
     def _put(self, new: State, stored: State | None) -> bool:
         self._last_read = None
-        begun = self._begun
+        begun = self._leases.begun
         lease = begun if begun is not None and begun.is_for(new) else None
         row = self._seal(new, self._kdf)
         if lease is None:
-            return self._write(row, _seen(stored))
+            return self._write(row, seen_of(stored))
         lease.doubt()
-        written = self._write(row, _seen(stored), lease.owner)
+        written = self._write(row, seen_of(stored), lease.owner)
         if written:
             lease.given_back()
         return written
@@ -205,12 +202,12 @@ class LeasedStore(TokenStore):
 
     def _open(self, row: Row) -> State:
         last = self._last_read
-        if last is not None and last[0] == row.content and _seen(last[1]) == row.seen:
+        if last is not None and last[0] == row.content and seen_of(last[1]) == row.seen:
             return last[1]
         try:
             envelope = Envelope.from_bytes(row.content)
             state = unseal(envelope, self._keys, self.name)
-            if _seen(state) != row.seen:
+            if seen_of(state) != row.seen:
                 raise StoreCorrupted("the stored state was damaged: it is a mixture of two states")
         except StoreError as error:
             error.args = (f"{self!r}: {error}", *error.args[1:])
@@ -218,109 +215,3 @@ class LeasedStore(TokenStore):
         self._last_read = (row.content, state)
         self._kdf = envelope.kdf
         return state
-
-
-class Lease(Hold):
-    """The exclusive lock of a ``LeasedStore``, until it expires.
-
-    The owner's name is the only item of a list, so only one of two threads that
-    release, or of a save and a release, can take it.
-    """
-
-    def __init__(self, store: LeasedStore, owner: str, asked_at: float) -> None:
-        self._store = store
-        self._engine = store._engine
-        self._owners = [owner]
-        self._good_until = asked_at + store.take / 2
-        self._seconds = store.take
-        self._begun: Seen | None = None
-        self._keep_mark = False
-        reset_in_child(self)
-
-    def after_fork_in_child(self) -> None:
-        """Leave the lease to the parent."""
-        self._owners = []
-        self._good_until = float("-inf")
-
-    @property
-    def interrupted_at(self) -> float | None:  # type: ignore[override]  # read when needed
-        """See :attr:`Hold.interrupted_at`. By the engine's clock; costs a round trip."""
-        try:
-            return self._engine.ask(lambda: self._engine.interrupted(self.owner))
-        except StoreError:
-            return None  # it only makes a message clearer
-
-    def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
-        owner, seen, asked_at = self.owner, _seen(state), steady()
-        seconds = self._seconds = exchange_timeout + self._store.margin
-        if not owner or not self._engine.ask(lambda: self._engine.begin(owner, seen, seconds)):
-            raise LockLost(
-                f"the lease of {self._store!r} expired before the refresh began, perhaps because "
-                "this process was stopped or the machine is overloaded: try again"
-            )
-        self._good_until = asked_at + self._store.margin / 2
-        self._begun = seen
-        self._store._begun = self
-
-    def still_held(self) -> bool:
-        return steady() < self._good_until
-
-    def unanswered(self) -> None:
-        self._keep_mark = True
-
-    def extend(self) -> None:
-        owner, seen, asked_at = self.owner, self._begun or NOTHING, steady()
-        try:
-            extended = self._engine.ask(
-                lambda: self._engine.extend(owner, _this_process(), self._seconds, seen)
-            )
-        except StoreError:
-            return  # the next save reports it
-        if extended:
-            self._good_until = asked_at + self._store.margin / 2
-
-    def is_for(self, new: State) -> bool:
-        """Return whether saving ``new`` ends this lease, because it was taken for that."""
-        begun = self._begun
-        return begun is not None and new.lineage == begun[0] and new.generation > begun[1]
-
-    def doubt(self) -> None:
-        """Treat the lease as lost until ``extend`` succeeds, because a save may end it."""
-        self._good_until = float("-inf")
-
-    def given_back(self) -> None:
-        """Record that the engine has ended the lease."""
-        self._owners = []
-
-    def release(self) -> None:
-        try:
-            owner = self._owners.pop()
-        except IndexError:
-            return  # already released
-        try:
-            self._engine.ask(lambda: self._engine.release(owner, self._keep_mark))
-        except StoreError:
-            pass  # it expires
-
-    @property
-    def owner(self) -> str:
-        """The owner's name; empty after the lease has ended."""
-        owners = self._owners
-        return owners[0] if owners else ""
-
-
-def steady() -> float:
-    """Return seconds by a clock that continues while the machine sleeps, if there is one.
-
-    For durations only; hosts compare the engine's clock.
-    """
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
-
-
-def _seen(state: State | None) -> Seen:
-    return NOTHING if state is None else (state.lineage, state.generation)
-
-
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"

@@ -9,7 +9,17 @@ from .. import arguments
 from ..errors import StoreError
 from ..system.warnings_once import warn_once
 from .contract import State
-from .engine import Engine, Held, Row, Seen, checked_name, fleet_key, milliseconds, one_line
+from .engine import (
+    TOO_LATE,
+    Engine,
+    Held,
+    Row,
+    Seen,
+    checked_name,
+    fleet_key,
+    milliseconds,
+    one_line,
+)
 from .lease import LeasedStore
 
 # Every script starts by reading the hash's fields and the server's clock (milliseconds).
@@ -25,8 +35,13 @@ end
 local leased = f.owner and tonumber(f['until']) > now
 """
 
+_READ = """
+return {now, unpack(redis.call('HMGET', key, 'lineage', 'generation', 'key_id', 'state'))}
+"""
+
 _TAKE = """
-local owner, holder, length, compare, lineage, generation = unpack(ARGV)
+local owner, holder, length, deadline, compare, lineage, generation = unpack(ARGV)
+if now > tonumber(deadline) then return {'late', now} end
 if compare == '1' and not is_seen(lineage, generation) then return {'moved'} end
 if leased and f.owner ~= owner then return {'held', f.holder, f['until'] - now} end
 redis.call('HSET', key, 'owner', owner, 'holder', holder, 'until', now + length)
@@ -34,16 +49,18 @@ return {'taken'}
 """
 
 _BEGIN = """
-local owner, length, lineage, generation = unpack(ARGV)
-if not leased or f.owner ~= owner or not is_seen(lineage, generation) then return 0 end
+local owner, length, deadline, lineage, generation = unpack(ARGV)
+if now > tonumber(deadline) or not is_seen(lineage, generation) then return 0 end
+if not leased or f.owner ~= owner then return 0 end
 redis.call('HSET', key, 'until', now + length)
 if not f.begun_by then redis.call('HSET', key, 'begun_by', owner, 'begun_at', now) end
 return 1
 """
 
 _EXTEND = """
-local owner, holder, length, lineage, generation = unpack(ARGV)
-if leased and f.owner ~= owner or not is_seen(lineage, generation) then return 0 end
+local owner, holder, length, deadline, lineage, generation = unpack(ARGV)
+if now > tonumber(deadline) or not is_seen(lineage, generation) then return 0 end
+if leased and f.owner ~= owner then return 0 end
 redis.call('HSET', key, 'owner', owner, 'holder', holder, 'until', now + length)
 return 1
 """
@@ -63,6 +80,11 @@ redis.call('HSET', key, 'lineage', lineage, 'generation', generation,
 redis.call('HDEL', key, 'begun_by', 'begun_at')
 if f.owner == owner then redis.call('HDEL', key, 'owner', 'holder', 'until') end
 return 1
+"""
+
+_DELETE = """
+if (redis.call('HGET', key, 'state') or '') ~= ARGV[1] then return 0 end
+return redis.call('DEL', key)
 """
 
 # Errors that may pass: redis-py's classes for them (older releases lack some), and the
@@ -152,8 +174,9 @@ class _Redis(Engine):
     # -- one round trip each ---------------------------------------------------------
 
     def read(self) -> Row | None:
-        fields = ("lineage", "generation", "key_id", "state")
-        found = [_bytes(one) for one in self.client.hmget(self._key, *fields)]
+        now, *fields = self._run(_READ)
+        self.notes_time(int(now))
+        found = [_bytes(one) for one in fields]
         if found[0] is None or None in found:
             if found.count(None) == len(found):
                 return None  # there may be a lease
@@ -164,20 +187,25 @@ class _Redis(Engine):
     def write(self, row: Row, seen: Seen, owner: str) -> bool:
         return bool(self._run(_WRITE, *seen, owner, *row))
 
-    def take(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> Held | bool:
+    def take(
+        self, owner: str, holder: str, seconds: float, seen: Seen | None, deadline: int
+    ) -> Held | bool:
         compared = ("0", "", 0) if seen is None else ("1", *seen)
-        answer = self._run(_TAKE, owner, holder, milliseconds(seconds), *compared)
+        answer = self._run(_TAKE, owner, holder, milliseconds(seconds), deadline, *compared)
         word = _bytes(answer[0])
+        if word == b"late":
+            self.notes_time(int(answer[1]))
+            return TOO_LATE
         if word == b"held":
             who = _bytes(answer[1])
             return Held(None if who is None else who.decode(), float(answer[2]) / 1000)
         return bool(word == b"taken")
 
-    def begin(self, owner: str, seen: Seen, seconds: float) -> bool:
-        return bool(self._run(_BEGIN, owner, milliseconds(seconds), *seen))
+    def begin(self, owner: str, seen: Seen, seconds: float, deadline: int) -> bool:
+        return bool(self._run(_BEGIN, owner, milliseconds(seconds), deadline, *seen))
 
-    def extend(self, owner: str, holder: str, seconds: float, seen: Seen) -> bool:
-        return bool(self._run(_EXTEND, owner, holder, milliseconds(seconds), *seen))
+    def extend(self, owner: str, holder: str, seconds: float, seen: Seen, deadline: int) -> bool:
+        return bool(self._run(_EXTEND, owner, holder, milliseconds(seconds), deadline, *seen))
 
     def release(self, owner: str, keep_mark: bool = False) -> None:
         self._run(_RELEASE, owner, int(keep_mark))
@@ -187,10 +215,15 @@ class _Redis(Engine):
         return None if at is None or by == owner.encode() else float(at) / 1000
 
     def set_aside(self, name: str) -> bool:
-        if not self.client.exists(self._key):
-            return False
-        self.client.rename(self._key, f"requests-silent-refresh:{name}")
-        return True
+        # Copied and then deleted: RENAME fails on a cluster whose nodes share out the two keys.
+        aside = f"requests-silent-refresh:{name}"
+        while fields := self.client.hgetall(self._key):
+            state = {_bytes(field): value for field, value in fields.items()}.get(b"state", "")
+            self.client.hset(aside, mapping=fields)
+            if self._run(_DELETE, state):
+                return True
+            self.client.delete(aside)  # of a state that has been replaced meanwhile
+        return False
 
     def _run(self, script: str, *arguments: Any) -> Any:
         # Not by its digest: a server that failed over or restarted does not know the script.
@@ -231,7 +264,7 @@ class _Redis(Engine):
         if not isinstance(error, errors.RedisError):
             return None
         if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
-            return self.rejected(error)
+            return self.rejected_login(error)
         passing = tuple(getattr(errors, name) for name in _PASSING if hasattr(errors, name))
         if isinstance(error, passing) or any(word in one_line(error) for word in _PASSING_WORDS):
             return self.unavailable(error)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from .. import arguments
 from ..errors import StoreError
-from .engine import NOTHING, Engine, Held, Row, Seen, checked_name, fleet_key, milliseconds
+from .engine import (
+    NOTHING,
+    TOO_LATE,
+    Engine,
+    Held,
+    Row,
+    Seen,
+    checked_name,
+    fleet_key,
+    milliseconds,
+)
 from .lease import LeasedStore
 
 if TYPE_CHECKING:
@@ -100,8 +110,10 @@ class _Database(Engine):
 
     def read(self) -> Row | None:
         c = self._table.c
-        columns = (c.lineage, c.generation, c.key_id, c.state)
+        now = self._now.label("now")
+        columns = (c.lineage, c.generation, c.key_id, c.state, now)
         row = self._row(self._sa.select(*columns).where(self._mine))
+        self.notes_time((row or self._row(self._sa.select(now))).now)
         if row is None or (row.lineage, row.generation) == NOTHING:
             return None
         return Row(row.lineage, row.generation, str(row.key_id), str(row.state).encode())
@@ -119,24 +131,31 @@ class _Database(Engine):
             return True
         return seen == NOTHING and self._insert(values)
 
-    def take(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> Held | bool:
+    def take(
+        self, owner: str, holder: str, seconds: float, seen: Seen | None, deadline: int
+    ) -> Held | bool:
         c, sa = self._table.c, self._sa
-        while not self.extend(owner, holder, seconds, seen):
-            left = sa.cast(c.lease_until - self._now, sa.BigInteger).label("remaining")
-            row = self._row(sa.select(c.lineage, c.generation, c.holder, left).where(self._mine))
+        left = sa.cast(c.lease_until - self._now, sa.BigInteger).label("remaining")
+        columns = (c.lineage, c.generation, c.holder, left, self._now.label("now"))
+        while not self._lease(owner, holder, seconds, seen, deadline):
+            row = self._row(sa.select(*columns).where(self._mine))
             if row is None and seen is None:
                 self._insert({})
                 continue
             if row is None or (seen is not None and (row.lineage, row.generation) != seen):
                 return False
+            if row.now > deadline:
+                self.notes_time(row.now)
+                return TOO_LATE
             if row.remaining is not None and row.remaining > 0:
                 return Held(row.holder, row.remaining / 1000)
             # It was released between the two statements.
         return True
 
-    def begin(self, owner: str, seen: Seen, seconds: float) -> bool:
+    def begin(self, owner: str, seen: Seen, seconds: float, deadline: int) -> bool:
         c, coalesce = self._table.c, self._sa.func.coalesce
-        held = self._sa.and_(c.owner == owner, c.lease_until > self._now, self._is(seen))
+        in_time = self._now <= deadline
+        held = self._sa.and_(c.owner == owner, c.lease_until > self._now, self._is(seen), in_time)
         return self._update(
             held,
             {
@@ -146,12 +165,18 @@ class _Database(Engine):
             },
         )
 
-    def extend(self, owner: str, holder: str, seconds: float, seen: Seen | None) -> bool:
+    def extend(self, owner: str, holder: str, seconds: float, seen: Seen, deadline: int) -> bool:
+        return self._lease(owner, holder, seconds, seen, deadline)
+
+    def _lease(
+        self, owner: str, holder: str, seconds: float, seen: Seen | None, deadline: int
+    ) -> bool:
         c, sa = self._table.c, self._sa
         free = sa.or_(c.owner.is_(None), c.owner == owner, c.lease_until <= self._now)
+        in_time = sa.and_(free, self._now <= deadline)
         until = self._now + milliseconds(seconds)
         return self._update(
-            free if seen is None else sa.and_(free, self._is(seen)),
+            in_time if seen is None else sa.and_(in_time, self._is(seen)),
             {"owner": owner, "holder": holder, "lease_until": until},
         )
 
@@ -211,9 +236,14 @@ class _Database(Engine):
     def _execute(self, statement: Any) -> tuple[int, Any]:
         for again in (True, False):
             try:
+                pool = self.client.pool
                 with self.client.connect() as connection:
-                    result = connection.execute(statement)
-                    return result.rowcount, result.first() if result.returns_rows else None
+                    try:
+                        result = connection.execute(statement)
+                        return result.rowcount, result.first() if result.returns_rows else None
+                    finally:
+                        if self.client.pool is not pool:  # left behind: close it
+                            connection.detach()
             except self._sa.exc.DBAPIError as error:
                 # One immediate retry, in case the server has closed a pooled connection.
                 if not (again and error.connection_invalidated):
@@ -281,7 +311,7 @@ class _Database(Engine):
         return parsed.password is not None or "password" in parsed.query
 
     def trouble(self, error: Exception) -> StoreError | None:
-        from .sql_table import says_no_table
+        from .sql_table import says_login_rejected, says_no_table
 
         exc = self._sa.exc
         if not isinstance(error, exc.SQLAlchemyError):
@@ -292,6 +322,8 @@ class _Database(Engine):
                 f"{self} has no table {self._table.name}: call the store's create_table() once, "
                 "or ask your DBA to run the statement that its ddl() returns"
             )
+        if isinstance(error, exc.OperationalError) and says_login_rejected(cause):
+            return self.rejected_login(cause)
         if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
             return self.rejected(cause)
         return self.unavailable(cause)

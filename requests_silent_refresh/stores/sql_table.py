@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sqlalchemy import (
@@ -95,3 +96,24 @@ def says_no_table(cause: BaseException) -> bool:
     """Return whether a driver reports a missing table (PostgreSQL, MySQL, SQLite)."""
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     return state == "42P01" or cause.args[:1] == (1146,) or "no such table" in str(cause)
+
+
+# MySQL: no access for the user, from this host, to the database; no such database; blocked host;
+# expired password; locked account (MySQL, MariaDB).
+_LOGIN_CODES = {1044, 1045, 1049, 1129, 1130, 1698, 1862, 3118, 4151}
+# PostgreSQL. libpq gives no SQLSTATE for a failed connection, only the server's message.
+_LOGIN_STATES = ("28", "3D000", "42501")
+_LOGIN_WORDS = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects|"
+    r'(role|database) ".*" does not exist|not permitted to log in|permission denied for database'
+)
+
+
+def says_login_rejected(cause: BaseException) -> bool:
+    """Return whether a driver reports a rejected login, which would be rejected again."""
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if state is not None:
+        return str(state).startswith(_LOGIN_STATES)
+    if isinstance(next(iter(cause.args), None), int):
+        return cause.args[0] in _LOGIN_CODES
+    return _LOGIN_WORDS.search(str(cause)) is not None

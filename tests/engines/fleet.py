@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,17 @@ class Fleet:
     def _say(self, process, line):
         process.stdin.write(line + "\n")
         process.stdin.flush()
+
+    def stall(self, claim, **order):
+        """Have the host that comes first to a step stop the engine; return when it did, and until.
+
+        ``claim`` is a path that does not exist.
+        """
+        for process in self.processes:
+            self._say(process, json.dumps({**order, "claim": str(claim)}))
+        ready, _, _ = select.select([p.stdout for p in self.processes], [], [], PATIENCE)
+        (said,) = ready
+        return json.loads(said.readline())
 
     def reports(self):
         """Wait until all hosts have ended by themselves; return their reports."""

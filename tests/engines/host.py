@@ -2,10 +2,12 @@
 
 Started by ``fleet.py``. Reads its order as JSON from the first line of its input. Ends
 after the given time, or when its input is closed, and writes a report as JSON.
+Further lines of the input are orders to stop the engine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -23,6 +25,8 @@ from requests_silent_refresh import (
 )
 from requests_silent_refresh.secret_sources import FromEnvironment
 
+from .processes import freeze, thaw
+
 
 def store_of(url):
     """Open the fleet's store."""
@@ -30,14 +34,54 @@ def store_of(url):
     return kind(url, "fleet", key=FromEnvironment("FLEET_KEY"))
 
 
+class Stall:
+    """Stops the engine when this host, as the first of the fleet, reaches a step of a refresh."""
+
+    def __init__(self, store, grant):
+        self.order = None
+        self.grant = grant
+        self.timeout = grant.timeout
+        for step in ("take", "read", "begin", "write"):
+            setattr(store._engine, step, self.watched(step, getattr(store._engine, step)))
+
+    def watched(self, step, function):
+        """Return ``function``, for which the engine may be stopped before it is called."""
+
+        def call(*arguments):
+            order = self.order
+            if order is not None and order["step"] == step:
+                self.order = None
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(order["claim"], os.O_CREAT | os.O_EXCL))
+                    self.stop(order)
+            return function(*arguments)
+
+        return call
+
+    def __call__(self, token):
+        """Refresh; the step ``sent``."""
+        return self.watched("sent", self.grant)(token)
+
+    def stop(self, order):
+        """Stop the engine for some seconds, and say when."""
+        began = time.time()
+        freeze(order["engine"])
+
+        def go_on():
+            ended = time.time()
+            thaw(order["engine"])
+            print(json.dumps([began, ended]), flush=True)
+
+        threading.Timer(order["seconds"], go_on).start()
+
+
 class Host:
     """Threads that send requests until told to stop, and the outcome of each request."""
 
     def __init__(self, order):
-        grant = RefreshTokenGrant(order["token_endpoint"], "client")
-        self.manager = TokenManager(
-            grant, store=store_of(order["store"]), wait_timeout=order["wait_timeout"]
-        )
+        store = store_of(order["store"])
+        self.stall = Stall(store, RefreshTokenGrant(order["token_endpoint"], "client"))
+        self.manager = TokenManager(self.stall, store=store, wait_timeout=order["wait_timeout"])
         self.resource = order["resource"]
         self.session = requests.Session()
         SilentRefreshAdapter(
@@ -85,7 +129,8 @@ def main():
     assert sys.stdin.readline() == "go\n"
 
     def read_on():
-        sys.stdin.read()
+        for line in sys.stdin:
+            host.stall.order = json.loads(line)
         host.ended.set()
 
     threading.Thread(target=read_on, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -57,6 +58,24 @@ def directory_for(user):
     if os.geteuid() == 0:
         shutil.chown(directory, user, user)
     return Path(directory)
+
+
+def freeze(pid):
+    """Stop a process and its children (SIGSTOP) until :func:`thaw`."""
+    _signal_all(pid, signal.SIGSTOP)
+
+
+def thaw(pid):
+    """Let them continue."""
+    _signal_all(pid, signal.SIGCONT)
+
+
+def _signal_all(pid, number):
+    os.kill(pid, number)  # first, so that it starts no more children
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), number)
 
 
 class Server:

@@ -10,9 +10,11 @@ import sys
 import pytest
 import redis
 from engines.fleet import KEY
+from engines.processes import free_port, wait_until
 from engines.proxy import Proxy
 from engines.redis import RedisServer
 from queue_kit import refresh_and_meanwhile
+from redis.cluster import RedisCluster
 
 from requests_silent_refresh import RedisStore, StoreError, StoreUnavailable, Token
 from requests_silent_refresh.secret_sources import FromEnvironment
@@ -101,16 +103,48 @@ def test_a_server_that_hides_its_settings(store, redis_server):
     limited.close()
 
 
-def test_a_refused_password_is_not_an_outage(redis_server):
-    """A refused password is a StoreError at once, and the error does not show it."""
-    url = redis_server.url.replace("//", "//app:canary-password@")
+def test_a_state_is_moved_aside_on_a_cluster(tmp_path):
+    """reset() works although the new key is another node's, and keeps what is stored."""
+    bus = str(free_port())
+    settings = ("--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-port", bus)
+    server = RedisServer(tmp_path / "engine", settings).start()
+    try:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster")
+        for decoded in (True, False):
+            client = RedisCluster("127.0.0.1", server.port, decode_responses=decoded)
+            store = RedisStore(client, f"decoded {decoded}", key=key)
+            store.save(Token("a", "r"), None)
+            content = client.hgetall(f"requests-silent-refresh:{store.name}")
+            aside = store.reset()
+            assert client.hgetall(f"requests-silent-refresh:{aside}") == content
+            assert store.load() is None
+            assert store.reset() is None
+            client.close()
+    finally:
+        server.stop()
+
+
+def test_a_state_that_is_replaced_while_it_is_moved_aside(store, redis_server):
+    """The state that was stored last is the one that is moved, whole."""
+    first = store.save(Token("a", "r"), None)
     with redis_server.client() as client:
-        client.acl_setuser("app", enabled=True, passwords=["+right"], reset_passwords=True)
-    store = RedisStore(url, "nightly", key=key)
-    with pytest.raises(StoreError) as refused:
-        store.exclusive(10.0)
-    assert not isinstance(refused.value, StoreUnavailable)
-    assert "canary-password" not in f"{refused.value} {store!r} {vars(store)!r}"
+        copy = store._engine.client.hset
+        states = []
+
+        def replaced_after(*arguments, **options):
+            copied = copy(*arguments, **options)
+            if not states:
+                states.append(store.save(Token("b", "r2"), first))
+            return copied
+
+        store._engine.client.hset = replaced_after
+        aside = store.reset()
+        del store._engine.client.hset
+        (name,) = client.keys("*")
+        assert name.decode() == f"requests-silent-refresh:{aside}"
+        assert client.hget(name, "generation") == b"2"
 
 
 def test_a_server_that_refuses_writes_is_an_outage(store, redis_server):

@@ -215,7 +215,11 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def path(name: str, value: Any, expected: str = "the path of a file, a str or a Path") -> str:
-    """Return a path as ``str``. Raises for one that no file can have."""
+    """Return a path as an absolute one, with ``~`` expanded. Raises for one that no file can have.
+
+    Also raises ``ValueError`` if the home directory is not known, as that of a container's user
+    id without ``HOME``: a directory named ``~`` would be made otherwise.
+    """
     if isinstance(value, type) or not isinstance(value, (str, os.PathLike)):
         raise wrong_kind(name, value, expected)
     text = os.fspath(value)
@@ -226,4 +230,10 @@ def path(name: str, value: Any, expected: str = "the path of a file, a str or a 
         usable = False
     if not usable:
         raise ValueError(f"{name} must be the path of a file")
-    return text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"{name} starts with {expanded.partition('/')[0]}, and that home directory is not "
+            "known: set HOME, or give an absolute path"
+        )
+    return os.path.abspath(expanded)

@@ -60,7 +60,8 @@ class FromFile:
     >>> grant = RefreshTokenGrant("https://auth.example.com/token", "app", client_secret=secret)
 
     For secrets that a container platform mounts: links are followed, and the file's
-    mode is not checked. ``~`` is expanded. Whitespace around the value is removed.
+    mode is not checked. ``~`` is expanded, and a relative path is made absolute at once.
+    Whitespace around the value is removed.
     Calling it raises ``OSError`` if the file cannot be read, and ``ValueError`` if it
     is empty, over 64 KiB or not UTF-8 text. Thread-safe. The constructor raises ``TypeError``
     or ``ValueError`` if no file can have that path.
@@ -69,10 +70,10 @@ class FromFile:
     path: str | os.PathLike[str]
 
     def __post_init__(self) -> None:
-        arguments.path("path", self.path)
+        object.__setattr__(self, "path", arguments.path("path", self.path))
 
     def __call__(self) -> str:
-        path = os.path.expanduser(self.path)
+        path = self.path
         with open(path, "rb") as file:
             content = file.read(_SIZE_LIMIT + 1)
         if len(content) > _SIZE_LIMIT:

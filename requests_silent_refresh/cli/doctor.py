@@ -18,6 +18,7 @@ from ..grants.token_endpoint import TokenEndpoint
 from ..profiles import paths
 from ..profiles.profile import Profile, network_options
 from ..profiles.references import resolve
+from ..system.directories import weakness
 from ..system.kernel_lock import KernelLock
 from . import exits
 from .options import names_argument
@@ -70,7 +71,7 @@ def examine(name: str) -> Iterator[Finding]:
 def _modes(path: str, what: str) -> Iterator[Finding]:
     """Check whether other users can read or replace a file."""
     try:
-        found, directory = os.lstat(path), os.stat(os.path.dirname(path))
+        found, danger = os.lstat(path), weakness(os.path.dirname(path))
     except FileNotFoundError:
         yield Finding("ok", f"{what}: {path} does not exist yet")
         return
@@ -80,11 +81,8 @@ def _modes(path: str, what: str) -> Iterator[Finding]:
             "warning",
             f"{what}: {path} can be opened by other users (mode {mode:o}): chmod go= {path}",
         )
-    elif os.name == "posix" and directory.st_mode & 0o022 and not directory.st_mode & stat.S_ISVTX:
-        yield Finding(
-            "problem",
-            f"{what}: other users can replace {path}: chmod go-w {os.path.dirname(path)}",
-        )
+    elif danger is not None:
+        yield Finding("problem", f"{what}: other users can replace {path}: {danger}")
     else:
         yield Finding("ok", f"{what}: {path}, mode {mode:o}")
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import arguments
+from ..errors import StoreError, StoreUnavailable
 from ..system import private_files
 from ..system.kernel_lock import KernelLock
+from ..system.paths import user_directory
 from .key_source import KDFParameters, Key, KeySource, found_key, generate_key
 
 
@@ -31,7 +33,7 @@ class KeyFile(KeySource):
     """
 
     def __init__(self, path: str | os.PathLike[str], make: bool = False) -> None:
-        self.path = os.path.abspath(os.path.expanduser(arguments.path("path", path)))
+        self.path = arguments.path("path", path)
         arguments.flags(make=make)
         self.make = make
         self._read: tuple[tuple[int, ...], tuple[Key, ...]] | None = None
@@ -83,13 +85,20 @@ class KeyFile(KeySource):
 
     def _change(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
         lock = KernelLock(self.path + ".lock")
-        lock.acquire(10.0)
         try:
+            lock.acquire(10.0)
             present = tuple(key.value.decode() for key in self._load())
             wanted = change(present)
             if wanted != present:
                 private_files.write_private(self.path + ".new", ("\n".join(wanted) + "\n").encode())
                 private_files.rename(self.path + ".new", self.path)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the key file {self.path} cannot be written ({error.strerror}: {error.filename}). "
+                "Fix that, or give the store a key from elsewhere"
+            ) from None
         finally:
             lock.release()
 
@@ -103,9 +112,7 @@ class KeyFile(KeySource):
 def default_key_file() -> KeyFile:
     """Return the key file that stores without ``key`` use: one per user, made at first use.
 
-    It is in the user's data directory, separate from any state directory.
+    It is in the user's data directory, separate from any state directory. Raises ``StoreError``
+    if the user's home directory is not known.
     """
-    from platformdirs import user_data_dir
-
-    folder = user_data_dir("requests-silent-refresh", appauthor=False)
-    return KeyFile(os.path.join(folder, "keys", "default.key"), make=True)
+    return KeyFile(os.path.join(user_directory("data"), "keys", "default.key"), make=True)

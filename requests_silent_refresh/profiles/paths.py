@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 
-import platformdirs
-
+from ..system.paths import user_directory
 from .names import to_file_name
-
-_APPLICATION = "requests-silent-refresh"
 
 
 def settings_directory() -> str:
     """Return the directory of all profiles' settings."""
-    return os.path.join(platformdirs.user_config_dir(_APPLICATION, appauthor=False), "profiles")
+    return os.path.join(user_directory("config"), "profiles")
 
 
 def settings_file(name: str) -> str:
@@ -42,8 +39,7 @@ def kept_file(name: str, what: str) -> str:
 
 def key_file(name: str) -> str:
     """Return the profile's own key file, which is not stored with the files it encrypts."""
-    data = platformdirs.user_data_dir(_APPLICATION, appauthor=False)
-    return os.path.join(data, "keys", "profiles", to_file_name(name) + ".key")
+    return os.path.join(user_directory("data"), "keys", "profiles", to_file_name(name) + ".key")
 
 
 def _state_directory(name: str) -> str:
@@ -51,4 +47,4 @@ def _state_directory(name: str) -> str:
 
 
 def _state_root() -> str:
-    return os.path.join(platformdirs.user_state_dir(_APPLICATION, appauthor=False), "profiles")
+    return os.path.join(user_directory("state"), "profiles")

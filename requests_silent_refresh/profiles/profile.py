@@ -47,7 +47,8 @@ class Profile:
         ``{"kind": "refresh_token" | "client_credentials" | "json" | "json_login", ...}`` with the
         arguments of the grant's class.
     ``store``
-        ``{"kind": "file"}``, with a ``"path"`` to override the default; or
+        ``{"kind": "file"}``, with a ``"path"`` to override the default, and
+        ``"shared_with_group"``; or
         ``{"kind": "redis" | "sql", "url": ..., "name": ...}``. The URL may be a reference.
     ``key``
         ``None`` for the profile's own key file; ``{"key_file": PATH}``,
@@ -82,7 +83,11 @@ class Profile:
             raise ValueError("origins must be a list, for example ['https://api.example.com']")
         object.__setattr__(self, "origins", origins)
         for part in ("grant", "store", "adapter_options", "sign_in", "signed_in"):
-            object.__setattr__(self, part, arguments.mapping(part, getattr(self, part)))
+            checked = arguments.mapping(part, getattr(self, part))
+            if part == "store" and "path" in checked:
+                checked["path"] = arguments.path("path", checked["path"])
+            object.__setattr__(self, part, references.with_absolute_paths(checked))
+        object.__setattr__(self, "key", references.with_absolute_paths(self.key))
         for fields in (self.grant, self.store, self.sign_in):
             references.refuse_literals(fields)
         arguments.json_values(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
@@ -132,7 +137,7 @@ class Profile:
         """Where the session is stored: for people, and to see if two profiles share a session."""
         kind = self.store.get("kind", "file")
         if kind == "file":
-            return os.path.abspath(os.path.expanduser(str(self._file())))
+            return self._file()
         url = self.store.get("url")
         shown = json.dumps(url) if isinstance(url, Mapping) else url
         return f"{kind} {shown} {self._session_name()}"
@@ -167,9 +172,10 @@ class Profile:
                 from ..stores.file import EncryptedFileStore
 
                 arguments.pop("path", None)
+                shared = arguments.pop("shared_with_group", False)
                 _refuse_unknown("store", arguments)
                 key = KeyFile(paths.key_file(self.name), make=True) if key is None else key
-                return EncryptedFileStore(self._file(), key)
+                return EncryptedFileStore(self._file(), key, shared_with_group=shared)
             url = references.resolve(arguments.pop("url", None), self.name)
             name = arguments.pop("name", None) or self._session_name()
             _refuse_unknown("store", arguments)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from .. import arguments
 from ..secret_sources import FromEnvironment, FromFile, FromKeyring
 from . import paths
 
@@ -94,6 +95,27 @@ def resolve(value: Any, profile: str) -> Any:
     if fields:
         raise ValueError(f"a reference to a secret has unknown fields: {', '.join(fields)}")
     return source
+
+
+def with_absolute_paths(value: Any) -> Any:
+    """Return settings with each path made absolute, because scripts run in other directories.
+
+    Raises ``TypeError`` or ``ValueError`` for a value that cannot be a path.
+    """
+    if isinstance(value, list):
+        return [with_absolute_paths(one) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    kind = type(value) if isinstance(value, dict) else dict
+    return kind(
+        (
+            name,
+            arguments.path(name, field)
+            if name in ("file", "key_file") and isinstance(field, str)
+            else with_absolute_paths(field),
+        )
+        for name, field in value.items()
+    )
 
 
 def refuse_literals(settings: Mapping[str, Any]) -> None:

@@ -288,8 +288,8 @@ def checked_name(name: object) -> str:
 def fleet_key(key: Any) -> KeySource:
     """Return the source for ``key``; raises ``ValueError`` for the default key file."""
     given = key if isinstance(key, (list, tuple)) else [key]
-    default = default_key_file().path
-    if any(one is None or (isinstance(one, KeyFile) and one.path == default) for one in given):
+    files = [one.path for one in given if isinstance(one, KeyFile)]
+    if None in given or (files and default_key_file().path in files):
         raise ValueError(
             "the default key file exists on this machine only, so no other host could read the "
             "tokens: use key=FromEnvironment('NAME'), FromFile('/run/secrets/name') or a function "

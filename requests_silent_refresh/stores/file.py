@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import time
@@ -13,9 +14,10 @@ from .. import arguments
 from ..errors import StoreError, StoreUnavailable
 from ..keys import KeyLike, as_source
 from ..redaction import strip
-from ..system import private_files
+from ..system import directories, private_files
 from ..system.forking import reset_in_child
 from ..system.kernel_lock import KernelLock, pause
+from ..system.warnings_once import warn_once
 from . import network_file_systems
 from .contract import Hold, LockLost, State, TokenStore, must_write
 from .reservation import Reservation, recover
@@ -41,9 +43,14 @@ class EncryptedFileStore(TokenStore):
         See :mod:`requests_silent_refresh.keys`. ``None`` uses the user's default key file, which
         protects tokens that leave the machine without their key, not from anyone who can run
         code as you.
+    ``shared_with_group``
+        Whether users of one group share the file, as containers with changing user ids share a
+        volume: files get mode 0660 (directories 2770), and may belong to another user of the
+        group. They need a common ``key`` too.
 
-    Raises ``ValueError`` or ``TypeError`` at construction if the key or the path is invalid, and
-    warns if the path is on a network file system. No file is touched until the store is used.
+    Raises ``ValueError`` or ``TypeError`` at construction if an argument is invalid, and warns if
+    the path is on a network file system or in a directory where other users can replace files.
+    No file is touched until the store is used.
 
     How it keeps the contract:
 
@@ -62,13 +69,18 @@ class EncryptedFileStore(TokenStore):
     - *fork*: a child has neither the locks nor the reservation of its parent.
     """
 
-    def __init__(self, path: str | os.PathLike[str], key: KeyLike | None = None) -> None:
-        text = arguments.path("path", path)
-        self.path = os.path.abspath(os.path.expanduser(text))
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        key: KeyLike | None = None,
+        *,
+        shared_with_group: bool = False,
+    ) -> None:
+        self.path = arguments.path("path", path)
         directory, name = os.path.split(self.path)
-        if not name or text.endswith(("/", os.sep)) or _OWN_ENDINGS.fullmatch(name):
+        if not name or os.fspath(path).endswith(("/", os.sep)) or _OWN_ENDINGS.fullmatch(name):
             raise ValueError(
-                f"path must name a file, without an ending that this store uses: {text!r}"
+                f"path must name a file, without an ending that this store uses: {path!r}"
             )
         source = as_source(key)
         self._source = None if key is None else source
@@ -77,10 +89,19 @@ class EncryptedFileStore(TokenStore):
                 f"{self.path} is beside the default key file, so a copy of the directory would "
                 "contain both: use another path"
             )
-        self._file = StateFile(self.path, source)
+        arguments.flags(shared_with_group=shared_with_group)
+        self._mode = private_files.SHARED if shared_with_group else private_files.PRIVATE
+        self._file = StateFile(self.path, source, self._mode)
         self._reservation: Reservation | None = None
         reset_in_child(self)
         network_file_systems.warn_of(self.path)
+        danger = directories.weakness(directory, self._mode)
+        if danger is not None:
+            warn_once(
+                f"{self.path} can be replaced by others, for example with an older copy: {danger}. "
+                "Use a directory of your own",
+                stacklevel=2,
+            )
 
     def after_fork_in_child(self) -> None:
         """Leave the reservation to the parent."""
@@ -100,7 +121,7 @@ class EncryptedFileStore(TokenStore):
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
         with self._reporting("lock"):
             self._file.read()  # as in replace
-            lock = KernelLock(self.path + ".lock")
+            lock = KernelLock(self.path + ".lock", self._mode)
             try:
                 if self._wait_for(lock, timeout, after):
                     interrupted_at = recover(self._file)
@@ -146,7 +167,9 @@ class EncryptedFileStore(TokenStore):
         return f"EncryptedFileStore({self.path!r})"
 
     def __reduce__(self) -> Any:
-        return type(self), (self.path, self._source)
+        is_shared = self._mode == private_files.SHARED
+        opened = functools.partial(type(self), shared_with_group=is_shared)
+        return opened, (self.path, self._source)
 
     def _compare_and_replace(self, new: State, after: State | None) -> None:
         """Carry out :meth:`replace`. Must be called with the write lock held."""
@@ -220,7 +243,7 @@ class _FileHold(Hold):
                 raise LockLost(
                     f"{self._lock.path} was removed while it was locked: do not delete lock files"
                 )
-            self._reservation = Reservation(self._store.path, state, self.interrupted_at)
+            self._reservation = Reservation(self._store._file, state, self.interrupted_at)
             self._store._reservation = self._reservation
 
     def unanswered(self) -> None:

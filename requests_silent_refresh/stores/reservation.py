@@ -40,8 +40,8 @@ _ROOM = 32 * 1024  # bytes; a token answer with two JWTs is about 10 KiB
 class Reservation:
     """The file that one hold has created. Used only by the holder."""
 
-    def __init__(self, store_path: str, state: State, interrupted_at: float | None) -> None:
-        self.path = f"{store_path}.next.{state.generation + 1}"
+    def __init__(self, file: StateFile, state: State, interrupted_at: float | None) -> None:
+        self.path = f"{file.path}.next.{state.generation + 1}"
         self._lineage = state.lineage
         self._generation = state.generation + 1
         self._written = False
@@ -53,11 +53,12 @@ class Reservation:
             "interrupted_at": interrupted_at,
         }
         try:
-            room = max(_ROOM, 2 * private_files.call(os.stat, store_path).st_size)
+            room = max(_ROOM, 2 * private_files.call(os.stat, file.path).st_size)
         except FileNotFoundError:
             room = _ROOM
         # Created beside and renamed: a full disk must not destroy the mark of an earlier refresh.
-        private_files.reserve_private(self.path + ".new", json.dumps(mark).encode(), room)
+        content = json.dumps(mark).encode()
+        private_files.reserve_private(self.path + ".new", content, room, file.mode)
         private_files.patient(os.replace, self.path + ".new", self.path)
 
     def room_for(self, new: State) -> str | None:
@@ -90,7 +91,7 @@ def recover(file: StateFile) -> float | None:
     stored = file.state()
     interrupted_at = None
     for generation, path in _leftovers(file.path):
-        content = _content(path)
+        content = _content(path, file.mode)
         if stored is not None and generation > stored.generation and content is not None:
             finished = _finished(file, content)
             if finished is None:
@@ -121,10 +122,10 @@ def _leftovers(path: str) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def _content(path: str) -> bytes | None:
+def _content(path: str, mode: int) -> bytes | None:
     """Return what was written into the file; ``None`` if the file cannot be one of ours."""
     try:
-        return (private_files.read_private(path) or b"").rstrip(b"\0")
+        return (private_files.read_private(path, mode) or b"").rstrip(b"\0")
     except StoreError:  # a link, a FIFO, or owned by another user
         return None
 

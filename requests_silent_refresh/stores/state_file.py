@@ -32,8 +32,9 @@ class StateFile:
     swapped. The directory can be moved, or mounted under another name.
     """
 
-    def __init__(self, path: str, source: KeySource) -> None:
+    def __init__(self, path: str, source: KeySource, mode: int) -> None:
         self.path = path
+        self.mode = mode
         self.lock_path = path + ".write.lock"
         self.directory, self.place = os.path.split(path)
         self._keys = Keys(source)
@@ -42,7 +43,7 @@ class StateFile:
 
     def read(self) -> Stored | None:
         """Return what is stored; ``None`` if the file does not exist."""
-        content = private_files.read_private(self.path)
+        content = private_files.read_private(self.path, self.mode)
         if content is None:
             return None
         last = self._last_read
@@ -70,7 +71,7 @@ class StateFile:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the write lock, for a compare and a replace. Blocks for at most 10 s."""
-        lock = KernelLock(self.lock_path)
+        lock = KernelLock(self.lock_path, self.mode)
         lock.acquire(_PATIENCE)
         try:
             yield
@@ -96,9 +97,9 @@ class StateFile:
         self.forget()
         if room is None:
             room = self.path + ".new"
-            private_files.write_private(room, content)
+            private_files.write_private(room, content, self.mode)
         else:
-            private_files.overwrite_private(room, content)
+            private_files.overwrite_private(room, content, self.mode)
         private_files.rename(room, self.path)
         self._last_read = (content, Stored(new, envelope))
 

@@ -49,15 +49,16 @@ def pause(left: float) -> None:
 
 
 class KernelLock:
-    """The lock on the file ``path`` (created 0600, with its directories, when first used).
+    """The lock on the file ``path`` (created with ``mode``, and its directories, when first used).
 
     An object holds one acquisition at a time and can be used again after its release. Threads
     exclude each other as processes do if each has its own object. The methods raise ``OSError``
     if the file cannot be opened or its file system does not support locks.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mode: int = private_files.PRIVATE) -> None:
         self.path = path
+        self._mode = mode
         self._fd: int | None = None
         self._guard = threading.Lock()  # two threads may call release at the same time
         reset_in_child(self)
@@ -153,11 +154,11 @@ class KernelLock:
         while True:
             seen = _forks
             try:
-                self._fd = private_files.open_private(self.path)
+                self._fd = private_files.open_private(self.path, mode=self._mode)
             except FileNotFoundError:
-                private_files.make_directories(os.path.dirname(self.path))
-                self._fd = private_files.open_private(self.path)
-            private_files.check(self._fd, self.path)
+                private_files.make_directories(os.path.dirname(self.path), self._mode)
+                self._fd = private_files.open_private(self.path, mode=self._mode)
+            private_files.check(self._fd, self.path, self._mode)
             if seen == _forks:
                 return
             self.release()

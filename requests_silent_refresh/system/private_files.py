@@ -8,6 +8,9 @@ user, or is too large.
 A private file has mode 0600 whatever the umask. It is never modified in place: new content is
 written to another file, synced, and renamed over it, so that readers (which take no lock) and
 crashes see the whole old or the whole new content.
+
+``mode`` is :data:`PRIVATE` or, for users that share a volume, :data:`SHARED`: then files may
+also belong to another user, if their group is one of this user's.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from ..errors import StoreCorrupted, StoreError
 
 WINDOWS = sys.platform == "win32"
 
+PRIVATE = 0o600
+SHARED = 0o660
+
 SIZE_LIMIT = 1024 * 1024
 """The largest size of a private file in bytes. Tokens need only a few KiB."""
 
@@ -41,8 +47,13 @@ _FOR_READING = (
 )
 _FOR_WRITING = _FOR_READING & ~os.O_RDONLY | os.O_RDWR
 
+# What file systems say that cannot sync a directory, or keep no modes.
+_UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_MODES = (errno.EPERM, errno.EROFS, *_UNSUPPORTED)
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Target = TypeVar("_Target", int, str)
 
 _logger = logging.getLogger("requests_silent_refresh")
 
@@ -52,19 +63,19 @@ def call(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> 
     return function(*args, **kwargs)
 
 
-def read_private(path: str) -> bytes | None:
+def read_private(path: str, mode: int = PRIVATE) -> bytes | None:
     """Return the content of the private file ``path``; ``None`` if it does not exist.
 
-    Does not wait for any lock. A mode wider than 0600 is corrected and logged. Raises
+    Does not wait for any lock. A mode wider than ``mode`` is corrected and logged. Raises
     ``StoreError`` for a file that breaks one of the rules above, and ``StoreCorrupted`` for one
     that is too large.
     """
     try:
-        fd = open_private(path, _FOR_READING)
+        fd = open_private(path, _FOR_READING, mode)
     except FileNotFoundError:
         return None
     try:
-        size = check(fd, path).st_size
+        size = check(fd, path, mode).st_size
         # One byte above the limit is enough to see that a file is too large.
         content = call(os.read, fd, min(size, SIZE_LIMIT) + 1)
         while len(content) <= SIZE_LIMIT and (more := call(os.read, fd, SIZE_LIMIT)):
@@ -78,49 +89,49 @@ def read_private(path: str) -> bytes | None:
     return content
 
 
-def write_private(path: str, content: bytes) -> None:
+def write_private(path: str, content: bytes, mode: int = PRIVATE) -> None:
     """Create the private file ``path`` with ``content``, synced; an old one is removed.
 
     For a temporary name that no other process reads; the caller must hold the lock that
     reserves the name, and renames the file. If writing fails, the file is removed.
     """
-    with _new_file(path) as fd:
+    with _new_file(path, mode) as fd:
         write_all(fd, content)
 
 
-def overwrite_private(path: str, content: bytes) -> None:
+def overwrite_private(path: str, content: bytes, mode: int = PRIVATE) -> None:
     """Write ``content``, synced, into the existing private file ``path``, whose space it reuses."""
-    fd = open_private(path, _FOR_WRITING)
+    fd = open_private(path, _FOR_WRITING, mode)
     try:
-        check(fd, path)
+        check(fd, path, mode)
         write_all(fd, content)
         call(os.ftruncate, fd, len(content))
-        call(os.fsync, fd)
+        _sync(fd)
     finally:
         close(fd)
 
 
-def reserve_private(path: str, content: bytes, size: int) -> None:
+def reserve_private(path: str, content: bytes, size: int, mode: int = PRIVATE) -> None:
     """Like :func:`write_private`, with ``size`` bytes of disk space allocated for the file."""
-    with _new_file(path) as fd:
+    with _new_file(path, mode) as fd:
         _allocate(fd, size)
         call(os.lseek, fd, 0, os.SEEK_SET)
         write_all(fd, content)
 
 
 @contextlib.contextmanager
-def _new_file(path: str) -> Iterator[int]:
+def _new_file(path: str, mode: int) -> Iterator[int]:
     """Create a private file for the block to write; sync it at the end, remove it on failure."""
     flags = _FOR_WRITING | os.O_CREAT | os.O_EXCL
     try:
-        fd = open_private(path, flags)
+        fd = open_private(path, flags, mode)
     except FileExistsError:  # left by a process that died, or created by an attacker
         remove(path)
-        fd = open_private(path, flags)
+        fd = open_private(path, flags, mode)
     try:
         try:
             yield fd
-            call(os.fsync, fd)  # a network file system may report a full disk only here
+            _sync(fd)  # a network file system may report a full disk only here
         finally:
             close(fd)
     except BaseException:
@@ -129,10 +140,13 @@ def _new_file(path: str) -> Iterator[int]:
         raise
 
 
-def open_private(path: str, flags: int = _FOR_WRITING | os.O_CREAT) -> int:
-    """Open ``path`` without following a link and return the descriptor; a new file gets 0600."""
+def open_private(path: str, flags: int = _FOR_WRITING | os.O_CREAT, mode: int = PRIVATE) -> int:
+    """Open ``path`` without following a link and return the descriptor; a new file gets ``mode``.
+
+    Where the file system keeps no modes, or another user owns the file, its mode stays as it is.
+    """
     try:
-        fd = patient(os.open, path, flags, 0o600)
+        fd = patient(os.open, path, flags, mode)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK) and os.path.islink(path):
             raise StoreError(
@@ -141,39 +155,75 @@ def open_private(path: str, flags: int = _FOR_WRITING | os.O_CREAT) -> int:
         raise
     if flags & os.O_CREAT and not WINDOWS:
         try:
-            # The umask may have removed the owner's bits; an existing file may have a wider mode.
-            if stat.S_IMODE(call(os.fstat, fd).st_mode) != 0o600:
-                call(os.fchmod, fd, 0o600)
+            # The umask may have removed bits; an existing file may have a wider mode.
+            if stat.S_IMODE(call(os.fstat, fd).st_mode) != mode:
+                _change_mode(os.fchmod, fd, mode)
         except BaseException:
             close(fd)
             raise
     return fd
 
 
-def check(fd: int, path: str) -> os.stat_result:
+def check(fd: int, path: str, mode: int = PRIVATE) -> os.stat_result:
     """Return the open file's status, after correcting its mode.
 
-    Raises ``StoreError`` unless it is a regular file that belongs to this user.
+    Raises ``StoreError`` unless it is a regular file that belongs to this user, or with
+    ``SHARED`` to one of this user's groups.
     """
     status = call(os.fstat, fd)
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{path} is not a regular file: give another path")
     if WINDOWS:
         return status
-    if status.st_uid != os.geteuid():
+    is_ours = status.st_uid == os.geteuid()
+    if not is_ours and not (mode == SHARED and status.st_gid in (os.getegid(), *os.getgroups())):
         raise StoreError(
             f"{path} belongs to user id {status.st_uid} and this process runs as {os.geteuid()}: "
-            "run it as that user, or give another path"
+            "run it as that user, or give another path. If users of one group share the volume, "
+            "open the store with shared_with_group=True"
         )
-    if status.st_mode & 0o077:
-        _logger.warning(
-            "%s could be opened by others (mode %o): its mode was changed to 600",
-            path,
-            stat.S_IMODE(status.st_mode),
-        )
-        with contextlib.suppress(OSError):  # a file system without modes; the content is encrypted
-            call(os.fchmod, fd, 0o600)
+    found = stat.S_IMODE(status.st_mode)
+    if found & 0o077 & ~mode:
+        if is_ours and _change_mode(os.fchmod, fd, mode):
+            _logger.warning(
+                "%s could be opened by others (mode %o): its mode was changed to %o",
+                path,
+                found,
+                mode,
+            )
+        elif path not in _left_open:
+            _left_open.add(path)
+            _logger.warning(
+                "%s can be opened by others (mode %o), and its mode cannot be changed: use a "
+                "file system that keeps modes, or have its owner change it",
+                path,
+                found,
+            )
     return status
+
+
+# The files whose mode could not be corrected, which is said once. One key each: no race matters.
+_left_open: set[str] = set()
+
+
+def _change_mode(change: Callable[[_Target, int], None], target: _Target, mode: int) -> bool:
+    """Change a mode, and return whether the file system took it."""
+    try:
+        call(change, target, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+        return False
+    return True
+
+
+def _sync(fd: int) -> None:
+    """Sync a file or directory, unless its file system has no such call."""
+    try:
+        call(os.fsync, fd)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def write_all(fd: int, content: bytes) -> None:
@@ -207,26 +257,27 @@ def sync_directory(path: str) -> None:
         return
     fd = call(os.open, path, os.O_RDONLY)
     try:
-        call(os.fsync, fd)
+        _sync(fd)
     finally:
         close(fd)
 
 
-def make_directories(path: str) -> None:
+def make_directories(path: str, mode: int = PRIVATE) -> None:
     """Create directory ``path`` and its missing parents, each 0700 whatever the umask.
 
-    An existing directory is not changed.
+    With ``SHARED`` each gets 2770, so that new files belong to its group. An existing directory
+    is not changed.
     """
+    parent = os.path.dirname(path)
+    if parent != path and not os.path.isdir(parent):
+        make_directories(parent, mode)
+    wanted = 0o2770 if mode == SHARED else 0o700
     try:
-        call(os.mkdir, path, 0o700)
+        call(os.mkdir, path, wanted)
     except FileExistsError:
         return
-    except FileNotFoundError:
-        make_directories(os.path.dirname(path))
-        make_directories(path)
-        return
-    if not WINDOWS and stat.S_IMODE(call(os.stat, path).st_mode) != 0o700:
-        call(os.chmod, path, 0o700)
+    if not WINDOWS and stat.S_IMODE(call(os.stat, path).st_mode) != wanted:
+        _change_mode(os.chmod, path, wanted)
 
 
 def signature(path: str) -> tuple[int, ...] | None:

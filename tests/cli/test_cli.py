@@ -765,6 +765,7 @@ def test_doctor_finds_nothing_wrong(server, work, command):
     assert server.counters.granted == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*can be replaced by others")
 def test_doctor_finds_what_is_wrong(server, work, command, tmp_path):
     """Doctor: each problem has its line, and the exit code is 1."""
     os.chmod(paths.key_file("work"), 0o644)

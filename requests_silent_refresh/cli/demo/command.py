@@ -18,6 +18,7 @@ from ...grants.oauth import RefreshTokenGrant
 from ...manager.manager import TokenManager
 from ...stores.file import EncryptedFileStore
 from ...system.kernel_lock import KernelLock
+from ...system.paths import user_directory
 from ...testing.server import AuthorizationServer
 from .crowd import Crowd
 from .expiry import Expiry
@@ -176,7 +177,4 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _default_state() -> str:
-    from platformdirs import user_state_dir
-
-    directory = user_state_dir("requests-silent-refresh", appauthor=False)
-    return os.path.join(directory, "demo", "tokens")
+    return os.path.join(user_directory("state"), "demo", "tokens")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -19,6 +19,7 @@ from ..token import Token
 from .app import is_terminal, uninterrupted
 from .options import name_argument, parsed_pairs, profile_from, read_secret, setting_options
 from .providers import named
+from .standard_input import StandardInput
 
 Keep = Callable[[Token], object]
 
@@ -59,13 +60,24 @@ Keep = Callable[[Token], object]
 )
 @click.option("--no-browser", is_flag=True, help="Print the URL without opening a browser.")
 @click.option(
+    "--paste",
+    is_flag=True,
+    help="Paste the address that the browser ended at: for a browser on another machine. "
+    "Always so for an https redirect URI.",
+)
+@click.option(
+    "--bind",
+    metavar="ADDRESS",
+    help="Listen there for the browser instead of on loopback: in a container, 0.0.0.0.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=300.0,
     show_default=True,
     help="Seconds to wait for the sign-in.",
 )
-def sign_in(name: str, method: str | None, no_browser: bool, timeout: float, **given: Any) -> None:
+def sign_in(name: str, method: str | None, timeout: float, **given: Any) -> None:
     """Sign in to the profile NAME.
 
     The first time, name the server and the client, for example:
@@ -89,9 +101,7 @@ def sign_in(name: str, method: str | None, no_browser: bool, timeout: float, **g
         raise click.UsageError("there is no sign-in for a JSON API: use silent-refresh import")
     profile, typed = checked(profile, given["client_secret"])
     client = _client(profile, typed, timeout)
-    _METHODS[method](
-        profile, client, lambda token: conclude(profile, token, typed), no_browser, timeout
-    )
+    _METHODS[method](profile, client, lambda token: conclude(profile, token, typed), timeout, given)
 
 
 def known(name: str) -> Profile | None:
@@ -162,6 +172,7 @@ def _client(profile: Profile, typed: str | None, timeout: float) -> Client:
         sign_in.get("parameters", {}),
         network_options(grant),
         min(30.0, timeout),
+        resolve(grant.get("extra") or {}, profile.name),
     )
 
 
@@ -177,15 +188,22 @@ def _endpoint(profile: Profile, name: str, alternative: str) -> str:
 
 
 def _with_browser(
-    profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
+    profile: Profile, client: Client, keep: Keep, timeout: float, given: Mapping[str, Any]
 ) -> None:
     from ..sign_in.browser import DEFAULT_REDIRECT, with_browser
 
     endpoint = _endpoint(profile, "authorization_endpoint", "--device")
+    redirect_uri = profile.sign_in.get("redirect_uri", DEFAULT_REDIRECT)
+    pasting = given["paste"] or redirect_uri.startswith("https:")
 
     def show(url: str, opening: bool) -> None:
         lead = "Opening a browser. If none opens, visit" if opening else "To sign in, visit"
         click.echo(f"{lead}:\n\n  {url}\n")
+        if pasting:
+            click.echo(
+                "In the end the browser shows an error, or an empty page. Paste the address that "
+                "it ended at here:"
+            )
 
     with_browser(
         client,
@@ -194,14 +212,17 @@ def _with_browser(
         keep,
         issuer=profile.sign_in.get("issuer_name"),
         iss_required=bool(profile.sign_in.get("iss_in_callback")),
-        redirect_uri=profile.sign_in.get("redirect_uri", DEFAULT_REDIRECT),
-        open_browser=not no_browser,
+        redirect_uri=redirect_uri,
+        bind=given["bind"],
+        read_line=StandardInput() if pasting else None,
+        say=click.echo,
+        open_browser=not given["no_browser"],
         timeout=timeout,
     )
 
 
 def _with_device(
-    profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
+    profile: Profile, client: Client, keep: Keep, timeout: float, given: Mapping[str, Any]
 ) -> None:
     from ..sign_in.device import DeviceCode, with_device
 
@@ -229,7 +250,7 @@ def _with_device(
 
 
 def _as_client(
-    profile: Profile, client: Client, keep: Keep, no_browser: bool, timeout: float
+    profile: Profile, client: Client, keep: Keep, timeout: float, given: Mapping[str, Any]
 ) -> None:
     """Check once that the client's credentials work; the grant then refreshes on its own."""
     keep(as_client(client, profile.grant.get("grant_type")))

@@ -8,16 +8,30 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from urllib.parse import parse_qsl, urlsplit
 
 from ..grants.outcomes import words_of
 from ..grants.token_endpoint import TokenEndpoint
+from ..redaction import MaskedDict
 from ..token import Token
 from .client import Client, SignInFailed
 from .discovery import is_issuer
+from .pasted import PastedRedirect
 from .redirect import LoopbackRedirect
 
 DEFAULT_REDIRECT = "http://127.0.0.1/callback"
+
+# What an authorization response says about itself (RFC 6749, RFC 9207, OpenID Connect), and what
+# only the token endpoint may say.
+_RESPONSE_FIELDS = frozenset(
+    {
+        *("code", "state", "iss", "session_state", "scope", "error", "error_description"),
+        *("access_token", "refresh_token", "id_token", "token_type", "expires_in", "expires_at"),
+    }
+)
+_MOST_FIELDS = 20
+_LONGEST_FIELD = 500
 
 
 def with_browser(
@@ -29,6 +43,9 @@ def with_browser(
     issuer: str | None = None,
     iss_required: bool = False,
     redirect_uri: str = DEFAULT_REDIRECT,
+    bind: str | None = None,
+    read_line: Callable[[float], str | None] | None = None,
+    say: Callable[[str], object] = lambda text: None,
     open_browser: bool = True,
     timeout: float = 300.0,
     waiting: Callable[[float], object] = lambda left: None,
@@ -39,7 +56,10 @@ def with_browser(
     opened, then ``waiting(seconds)`` twice a second with the time left. ``keep(token)`` is
     called once to store the token, before the browser reports success. ``issuer`` is compared
     with the ``iss`` of the response; a missing ``iss`` is an error only if ``iss_required``
-    (RFC 9207). :class:`~.redirect.LoopbackRedirect` describes ``redirect_uri``.
+    (RFC 9207). :class:`~.redirect.LoopbackRedirect` describes ``redirect_uri`` and ``bind``.
+    With ``read_line`` nothing listens, and a person pastes the address that the browser ended at
+    (:class:`~.pasted.PastedRedirect`, also for ``say``). What the response says besides the code
+    is kept in the token's ``extra``.
 
     Blocks for at most ``timeout`` seconds and then for one request. Raises
     :class:`SignInFailed`, ``ValueError`` for an invalid URL, and whatever :meth:`Client.redeem`
@@ -51,7 +71,12 @@ def with_browser(
     state = secrets.token_urlsafe(32)
     protocol = WebApplicationClient(client.client_id)
     verifier = protocol.create_code_verifier(64)
-    with LoopbackRedirect(redirect_uri, state) as redirect:
+    listening: LoopbackRedirect | PastedRedirect
+    if read_line is None:
+        listening = LoopbackRedirect(redirect_uri, state, bind)
+    else:
+        listening = PastedRedirect(redirect_uri, state, read_line, say)
+    with listening as redirect:
         url = _with_https(
             authorization_endpoint,
             lambda endpoint: protocol.prepare_request_uri(
@@ -80,12 +105,23 @@ def with_browser(
                 code_verifier=verifier,
                 include_client_id=False,
             )
-            token = client.redeem(body)
+            token = _with_fields(client.redeem(body), query)
             keep(token)
         except OAuth2Error as error:
             raise _refusal(error) from None
         redirect.conclude("Signed in", "You can close this page and go back to the terminal.")
         return token
+
+
+def _with_fields(token: Token, query: str) -> Token:
+    """Return the token with the further fields of the response: QuickBooks' ``realmId``."""
+    fields = {
+        name[:_LONGEST_FIELD]: value[:_LONGEST_FIELD]
+        for name, value in parse_qsl(query)[:_MOST_FIELDS]
+        if name not in _RESPONSE_FIELDS
+    }
+    extra = MappingProxyType(MaskedDict({**fields, **token.extra}))
+    return token.twin(extra=extra) if fields else token
 
 
 def _with_https(url: str, prepare: Callable[[str], str]) -> str:

@@ -13,6 +13,7 @@ from ..grants.answer import EndpointAnswer, NoAnswer, Outcome
 from ..grants.base import contained
 from ..grants.oauth import RefreshTokenGrant
 from ..grants.outcomes import details_of, is_busy, is_success, words_of
+from ..grants.sent import resolved, templates_in
 from ..grants.token_endpoint import TokenEndpoint
 from ..redaction import Secret
 from ..token import Token
@@ -56,7 +57,8 @@ class Client:
     ``parameters`` are added to the authorization request (``audience``, ``prompt``); a sign-in
     sets :data:`OWN_PARAMETERS` itself, so one of these raises ``ValueError``.
     ``network`` holds ``verify``, ``cert`` and ``proxies``. ``timeout`` is in seconds, for one
-    request.
+    request. ``extra`` are more fields of each request, as in a grant; ``resource`` among the
+    parameters is sent with each request, too (RFC 8707 section 2.2).
     """
 
     token_endpoint: str
@@ -67,6 +69,7 @@ class Client:
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     timeout: float = 30.0
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         own = OWN_PARAMETERS & self.parameters.keys()
@@ -131,6 +134,10 @@ def as_client(client: Client, grant_type: str | None = None) -> Token:
     return client.redeem(f"{body}&{extra}" if extra else body)
 
 
+def _resource(client: Client) -> dict[str, str]:
+    return {name: value for name, value in client.parameters.items() if name == "resource"}
+
+
 class _Authenticated(RefreshTokenGrant):
     """A grant that is used only for its client authentication."""
 
@@ -140,6 +147,7 @@ class _Authenticated(RefreshTokenGrant):
             client.client_id,
             client.client_secret,
             client_auth=client.client_auth,
+            extra={**_resource(client), **client.extra},
             **client.network,
         )
 
@@ -147,6 +155,7 @@ class _Authenticated(RefreshTokenGrant):
         self, endpoint: TokenEndpoint, form: dict[str, Any], deadline: float
     ) -> tuple[Outcome, list[Secret]]:
         """Return the outcome, and the secrets that were sent."""
-        message = self._request(form, None)
+        extra = {name: value for name, value in self._extra.items() if not templates_in(value)}
+        message = self._request({**resolved(extra, None), **form}, None)
         codes = [Secret(value) for name, value in form.items() if "code" in name]
         return endpoint.post(message.body, message.headers, deadline), [*message.secrets, *codes]

@@ -22,7 +22,7 @@ from .client import SignInFailed
 _HOSTS = {"127.0.0.1": ("127.0.0.1",), "localhost": ("127.0.0.1", "::1"), "::1": ("::1",)}
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 _FREE_PORTS = 20  # attempts to find a port that is free at every address
-_STEP = 0.5  # seconds between calls of `waiting`; on Windows Ctrl-C does not interrupt a wait
+STEP = 0.5  # seconds between calls of `waiting`; on Windows Ctrl-C does not interrupt a wait
 _PATIENCE = 60.0  # seconds for which a browser waits for the code to be redeemed
 _LAST_WORDS = 2.0  # seconds for which closing waits until the browser has its answer
 
@@ -44,6 +44,9 @@ class LoopbackRedirect:
         loopback addresses.
     ``state``
         The value that the response must contain (RFC 6749 section 10.12).
+    ``bind``
+        Another IP address to listen at, for a container whose port is forwarded to the machine
+        with the browser; the URI then needs a port.
 
     A context manager. The constructor binds the port; entering starts the servers. One Condition
     guards the states: WAITING until the first response with ``state``; ANSWERED while its code
@@ -54,7 +57,7 @@ class LoopbackRedirect:
     Raises ``ValueError`` for another kind of URI and :class:`SignInFailed` if the port is taken.
     """
 
-    def __init__(self, redirect_uri: str, state: str) -> None:
+    def __init__(self, redirect_uri: str, state: str, bind: str | None = None) -> None:
         parts = urlsplit(redirect_uri)
         host, self._path = parts.hostname or "", parts.path or "/"
         has_more = parts.query or parts.fragment or "@" in parts.netloc
@@ -63,13 +66,15 @@ class LoopbackRedirect:
                 f"{redirect_uri!r} is not a redirect URI on this machine: give one such as "
                 "'http://127.0.0.1:8400/callback', or without the port to use any free one"
             )
+        if bind is not None and not parts.port:
+            raise ValueError(f"give {redirect_uri!r} a port, the one that is forwarded to here")
         self._state = state
         self._changed = threading.Condition()
         self._response: str | None = None
         self._conclusion: tuple[str, str] | None = None
         self._answering = 0
         self._ignored = 0
-        self._servers = self._bind(_HOSTS[host], parts.port or 0)
+        self._servers = self._bind((bind,) if bind else _HOSTS[host], parts.port or 0)
         shown = f"[{host}]" if ":" in host else host
         self.uri = f"http://{shown}:{self._servers[0].server_address[1]}{parts.path}"
 
@@ -130,7 +135,7 @@ class LoopbackRedirect:
         while (left := deadline - time.monotonic()) > 0:
             waiting(left)
             with self._changed:
-                self._changed.wait_for(lambda: self._response is not None, min(left, _STEP))
+                self._changed.wait_for(lambda: self._response is not None, min(left, STEP))
                 if self._response is not None:
                     return self._response
         ignored = (
@@ -157,9 +162,8 @@ class LoopbackRedirect:
         parts = urlsplit(target)
         if parts.path != self._path:
             return 404, "Page not found", ""
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
         with self._changed:
-            if not self._is_for_us(pairs):
+            if not is_response(parts.query, self._state):
                 self._ignored += 1
                 return (
                     400,
@@ -174,11 +178,6 @@ class LoopbackRedirect:
             self._changed.wait_for(lambda: self._conclusion, _PATIENCE)
             return (200, *(self._conclusion or ("Still signing in", "Go back to the terminal.")))
 
-    def _is_for_us(self, pairs: list[tuple[str, str]]) -> bool:
-        fields = dict(pairs)
-        given = fields.get("state", "").encode(errors="surrogatepass")
-        return hmac.compare_digest(given, self._state.encode()) and len(fields) == len(pairs)
-
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
         """Mark that a browser is being answered, so that closing waits for it."""
@@ -190,6 +189,14 @@ class LoopbackRedirect:
             with self._changed:
                 self._answering -= 1
                 self._changed.notify_all()
+
+
+def is_response(query: str, state: str) -> bool:
+    """Return whether a query is the response to the sign-in with ``state``, each field once."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    fields = dict(pairs)
+    given = fields.get("state", "").encode(errors="surrogatepass")
+    return hmac.compare_digest(given, state.encode()) and len(fields) == len(pairs)
 
 
 class _Server(ThreadingHTTPServer):

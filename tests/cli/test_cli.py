@@ -295,7 +295,7 @@ def test_a_port_in_use_is_reported(server, command):
         (["--grant-option", "colour=red", "--issuer", "{url}", "--client-id", "c", "--origin",
           "{url}"], 4, "colour"),
         (["--nonsense"], 2, "No such option"),
-        (["--redirect-uri", "https://a.example", "--issuer", "{url}", "--client-id", "c",
+        (["--redirect-uri", "ftp://a.example", "--issuer", "{url}", "--client-id", "c",
           "--origin", "{url}"], 4, "not a redirect URI on this machine"),
     ],
 )  # fmt: skip

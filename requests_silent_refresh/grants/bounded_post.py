@@ -302,6 +302,4 @@ class _Watched(_Connection):
 
 @cache
 def _watched_class(connection_class: type[Any]) -> type[Any]:
-    if issubclass(connection_class, _Watched):
-        return connection_class
     return type(connection_class.__name__, (_Watched, connection_class), {})

@@ -16,7 +16,13 @@ import requests
 from requests_toolbelt.multipart.encoder import MultipartEncoder, MultipartEncoderMonitor
 from wire import at_once, manager_of, session_of, until
 
-from requests_silent_refresh import RefreshTokenGrant, SessionExpired, Token, TokenManager
+from requests_silent_refresh import (
+    MemoryStore,
+    RefreshTokenGrant,
+    SessionExpired,
+    Token,
+    TokenManager,
+)
 from requests_silent_refresh.adapter import resend
 from requests_silent_refresh.manager.uploads import Uploads
 from requests_silent_refresh.testing import AuthorizationServer
@@ -333,6 +339,21 @@ def test_a_token_close_to_its_end_is_refreshed_before_an_upload():
         assert manager.token() is not old
         assert server.counters.exchanges == 1
         assert answer.json()["access_token_serial"] == 2
+        session.close()
+
+
+def test_a_process_that_begins_with_an_upload_refreshes_before_it_too():
+    """P15: the token that it finds in the store is close to its end."""
+    clock, store = Clock(), MemoryStore()
+    with AuthorizationServer(rotation_ends_access_token=True) as server:
+        store.save(server.sign_in_token(), after=None)
+        clock.ahead = 3400
+        grant = RefreshTokenGrant(server.token_endpoint, "client", clock=clock)
+        manager = TokenManager(grant, store, refresh_ahead=0.2, clock=clock)
+        session = session_of(manager, server.url)
+        answer = session.post(server.resource, data=generator())
+        assert answer.json()["access_token_serial"] == 2
+        assert server.counters.exchanges == 1
         session.close()
 
 

@@ -828,6 +828,8 @@ class TestSecrets:
             (RefreshTokenGrant(URL, "me", extra={"client_assertion": CANARY}), "client_assertion"),
             (JSONRefresh(URL, extra={"apiKey": CANARY}), "apiKey"),
             (JSONRefresh(URL, headers={"Authorization": CANARY}), "Authorization"),
+            (JSONRefresh(URL, cookies={"session_token": CANARY}), "cookies"),
+            (JSONRefresh(URL, query={"api_key": CANARY}), "query"),
             (
                 RefreshTokenGrant(URL, "me", proxies={"https": f"http://u:{CANARY}@proxy:1"}),
                 "proxy",

@@ -20,7 +20,7 @@ from requests_silent_refresh import (
 )
 from requests_silent_refresh.sign_in.client import Client, SignInFailed, as_client
 from requests_silent_refresh.sign_in.discovery import DiscoveryFailed, discover
-from requests_silent_refresh.testing import AuthorizationServer
+from requests_silent_refresh.testing import Answer, AuthorizationServer
 
 SECRET = "canary-secret"
 MACHINE = "grant_type=client_credentials"
@@ -279,6 +279,16 @@ class TestEachConstructor:
             assert make(server, verify=ours.bundle, cert=ours.client)(server.sign_in_token())
             with pytest.raises(out_of_reach):
                 make(server, verify=ours.bundle)(server.sign_in_token())
+
+    def test_a_client_that_authenticates_by_its_certificate_alone(self, ours):
+        """A cert takes the place of the client_secret (RFC 8705 section 2)."""
+        with AuthorizationServer(tls=ours.server(asks_for_certificate=True)) as server:
+            grant = ClientCredentialsGrant(
+                server.token_endpoint, "client", verify=ours.bundle, cert=ours.client
+            )
+            granted = Answer.json(200, {"access_token": "new"})
+            server.on("/token", lambda request, answer: granted)  # not for this server's clients
+            assert grant(None).access_token.reveal() == "new"
 
     def test_proxies(self, way, ours, monkeypatch):
         """A given proxy replaces the environment's, and an empty mapping means no proxy."""

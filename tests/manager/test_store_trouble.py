@@ -25,6 +25,7 @@ from requests_silent_refresh import (
     RefreshUnavailable,
     SessionExpired,
     StoreUnavailable,
+    Token,
     TokenManager,
 )
 from requests_silent_refresh.stores.contract import Hold, State, StateMoved
@@ -165,6 +166,27 @@ def test_a_lock_that_is_never_released(store):
     (error,) = errors
     assert isinstance(error, StoreUnavailable)
     assert error.holder == "this process"
+
+
+def test_a_grant_that_does_not_rotate_gets_a_lock_that_is_released_in_time(store, monkeypatch):
+    """P1: it goes on waiting for a lock that somebody holds, and one exchange follows."""
+    monkeypatch.setattr("requests_silent_refresh.manager.refresher.NON_ROTATING_PATIENCE", 0.01)
+    tries, exchanged = [], []
+
+    def refresh(token):
+        exchanged.append(token)
+        return Token("new")
+
+    refresh.rotates = refresh.needs_sign_in = False
+    manager = TokenManager(refresh, store)
+    store.always("lock", lambda: tries.append(1))
+    hold = MemoryStore.exclusive(store, 1)
+    crowd = Crowd(manager.token)
+    until(lambda: len(tries) >= 3)
+    assert exchanged == []
+    hold.release()
+    assert set(crowd.outcomes()) == {manager.token()}
+    assert exchanged == [None]
 
 
 def test_a_sign_in_during_a_read_of_the_store_is_not_overwritten(server, store, manager):

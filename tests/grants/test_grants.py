@@ -710,7 +710,7 @@ class TestSecrets:
             def __call__(self) -> str:
                 raise LookupError(CANARY)
 
-        def broken(path: str) -> str:
+        def broken(path: str, mode: str) -> Any:
             raise OSError(CANARY)
 
         told = []
@@ -718,7 +718,7 @@ class TestSecrets:
             with pytest.raises(RefreshFailed) as caught:
                 RefreshTokenGrant(URL, "me", source)(token())
             told.append(str(caught.value))
-        monkeypatch.setattr("os.path.expanduser", broken)
+        monkeypatch.setattr("requests_silent_refresh.secret_sources.open", broken, raising=False)
         with pytest.raises(RefreshFailed) as caught:
             RefreshTokenGrant(URL, "me", FromFile("/x"))(token())
         assert CANARY not in str(caught.value) + told[0]
@@ -807,14 +807,14 @@ class TestSecrets:
         ],
     )
     def test_a_grant_is_pickled_without_a_secret(
-        self, grant: Any, web: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, grant: Any, web: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """P13: a grant without a literal secret can be pickled, and the copy works."""
         for name in ("NAME", "KEY"):
             monkeypatch.setenv(name, "s")
-        for name in ("HOME", "USERPROFILE"):
-            monkeypatch.setenv(name, str(tmp_path))
-        (tmp_path / "secret").write_text("s")
+        secret = Path("~/secret").expanduser()  # in a home that only the tests have
+        secret.parent.mkdir(parents=True, exist_ok=True)
+        secret.write_text("s")
         again = pickle.loads(pickle.dumps(grant))
         assert repr(again) == repr(grant)
         web.post(URL, json={"access_token": "at-new"})

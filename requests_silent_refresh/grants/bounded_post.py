@@ -21,6 +21,7 @@ import requests
 import urllib3.exceptions
 from requests.adapters import BaseAdapter
 
+from ..system.awake_time import AwakeTime
 from ..system.quiet_pools import QuietHTTPAdapter
 from .answer import SIZE_LIMIT, EndpointAnswer, NoAnswer, Outcome, decode, no_answer
 
@@ -31,7 +32,7 @@ else:
 
 
 class Exchange:
-    """One POST in flight, shared by the thread that sends it and the thread that waits for it.
+    """One request in flight, shared by the thread that sends it and the thread that waits for it.
 
     The talker runs ``_talk``, the waiter :meth:`result`. The lock guards ``_over``, ``_sent``,
     ``_tap`` and ``_outcome``. The only I/O done with it held is the shutdown of the connection,
@@ -43,6 +44,10 @@ class Exchange:
     through it, which wakes the talker from any read. The first descriptor cannot be used: TLS
     moves it to another object, and the talker may close it at any moment, after which its
     number may belong to another file.
+
+    If the process is stopped meanwhile (SIGSTOP, a virtual machine's pause), nothing is sent
+    after the deadline, but the waiter gives the talker the time that was left, to read what
+    has arrived: the server may have rotated the refresh token.
 
     If no thread can be started (the interpreter is exiting, or the process has reached its
     limit), the waiting thread makes the request itself. The deadline then bounds connecting,
@@ -72,7 +77,7 @@ class Exchange:
         self._tap: socket.socket | None = None
         self._connection: socket.socket | None = None
         self._outcome: Outcome = NoAnswer("timeout")
-        self._step = 64 * 1024  # bytes per read
+        self._is_alone = False  # whether no thread could be started
 
     def result(self) -> Outcome:
         """Make the request and return its outcome at the deadline at the latest. Call it once."""
@@ -81,9 +86,11 @@ class Exchange:
             try:
                 talker.start()
             except RuntimeError:
-                self._step = 1  # so that a trickling body meets the deadline between two bytes
+                self._is_alone = True
                 self._talk()
-            self._done.wait(max(0.0, self._deadline - time.monotonic()))
+            limit = AwakeTime(max(0.0, self._deadline - time.monotonic()))
+            while (step := limit.next_step()) > 0 and not self._done.wait(step):
+                pass
         finally:
             self._cut()
         return self._outcome
@@ -156,6 +163,8 @@ class Exchange:
         left = max(0.001, self._deadline - time.monotonic())
         # One address gets a part of the time only: the host's next one may be alive.
         timeout: Any = urllib3.Timeout(connect=min(5, left / 3), total=left)
+        if own is not None and not self._is_alone:
+            timeout.total = None  # reads end when the waiter shuts the connection down
         request = self._request.prepare()
         if own is None:
             self.sending()
@@ -187,11 +196,13 @@ class Exchange:
     def _read(self, response: requests.Response) -> bytes:
         body = bytearray()
         try:
-            while chunk := response.raw.read(self._step, decode_content=False):
+            # One byte, so that a trickling body meets the deadline between two of them.
+            size = 1 if self._is_alone else 64 * 1024
+            while chunk := response.raw.read(size, decode_content=False):
                 body += chunk
                 if len(body) > SIZE_LIMIT:
                     return b""
-                if time.monotonic() >= self._deadline:
+                if self._is_alone and time.monotonic() >= self._deadline:
                     raise TimeoutError("the deadline of the exchange has passed")
         except urllib3.exceptions.ProtocolError:
             if 200 <= response.status_code < 300:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from .awake_time import AwakeTime
 from .foreign import account_of
 from .threads import start_daemon
 
 T = TypeVar("T")
-
-LOOK_INTERVAL = 1.0
 
 
 class LeftBehind(Exception):  # noqa: N818 (named for what happened to the call)
@@ -94,13 +92,16 @@ class Call(Generic[T]):
             raise self._error from None  # the call ran in this thread, so it was meant for it
 
     def wait(self, timeout: float) -> bool:
-        """Block for at most ``timeout`` seconds; return whether the call has ended."""
-        deadline = time.monotonic() + timeout
+        """Block for at most ``timeout`` seconds; return whether the call has ended.
+
+        Time in which the process is stopped does not count.
+        """
+        limit = AwakeTime(timeout)
         if not self.start():
             self._run_here()
-        while not self._ended and (left := deadline - time.monotonic()) > 0:
-            # A waiter that was interrupted may not have released it: look again by oneself.
-            if self._running.acquire(timeout=min(left, LOOK_INTERVAL)):
+        # In steps, because a waiter that was interrupted may not have released the lock.
+        while not self._ended and (step := limit.next_step()) > 0:
+            if self._running.acquire(timeout=step):
                 self._running.release()
             elif not self._taken.locked() and not start_daemon(self._name, self._run):
                 self._run_here()  # the thread that was to start it was interrupted

@@ -49,7 +49,7 @@ def test_threads_that_join_a_call_run_it_once():
 
 def test_a_starter_that_is_interrupted_is_replaced(monkeypatch):
     """P8: an exception of a signal handler just before the start holds nobody up."""
-    monkeypatch.setattr("requests_silent_refresh.system.background_call.LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr("requests_silent_refresh.system.awake_time.STEP", 0.01)
     call = Call(lambda: "result", never_late, "call")
 
     def interrupted(thread):

@@ -51,7 +51,7 @@ def server(engine, monkeypatch):
 
 
 def test_a_fleet_goes_on_after_an_engine_has_stalled(tmp_path, server, engine):
-    """P1, P8: within a second (``SOON``), without a lost session or an exchange that nobody needed."""
+    """P1, P8: within a second (``SOON``), with no session lost and no unneeded exchange."""
     done = []
     order = {"threads": THREADS, "seconds": 3600, "pause": 0.01, "times": True}
     with Fleet(tmp_path, server, engine.url, WAIT_TIMEOUTS, **order) as fleet:

@@ -26,6 +26,7 @@ class GuardedStore(TokenStore):
         self._guard = Guard(name_of(store))
         self._store = store
         self.shared = store.shared
+        self.look_interval = getattr(store, "look_interval", self.look_interval)
 
     def load(self) -> State | None:
         return self._guard(self._store.load, State)

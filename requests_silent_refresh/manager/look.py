@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -22,6 +23,9 @@ logger = logging.getLogger("requests_silent_refresh")
 
 LOOK_INTERVAL = 1.0
 
+# Seconds that a request which has a token waits for a look at the store.
+GLANCE = 0.2
+
 
 class Look:
     """Adopts what is stored, in a thread that can be left behind.
@@ -36,11 +40,13 @@ class Look:
         store: TokenStore,
         stored: StoredSession,
         queue: RefreshQueue,
+        clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._store = store
         self._stored = stored
         self._queue = queue
+        self._clock = clock
         self._monotonic = monotonic
         self.after_fork_in_child()
         reset_in_child(self)
@@ -87,9 +93,7 @@ class Look:
         with self._lock:
             if seen is not None and self._queue.current is not seen:
                 return self._queue.current
-            reading = self._reading
-            if reading is None or reading.ended:
-                self._reading = reading = Call(self._read, lambda _: None, "silent-refresh-look")
+            reading = self._begin()
         if not reading.wait(timeout):
             raise StoreUnavailable(
                 f"{self._store!r} was not read within {timeout:g} s: try again later, or "
@@ -100,11 +104,36 @@ class Look:
             raise read.again()
         return read
 
-    def _read(self) -> Current | SilentRefreshError:
+    def aside(self) -> Current:
+        """Look at the store if that is due, and return what is current then (P17).
+
+        Blocks for at most 0.2 s; a later answer is published all the same. A store that cannot be
+        read, or that has lost everything, changes nothing: the token is valid (P7).
+        """
+        now = self._clock()
+        if now < self._stored.look_at or self._queue.insiders.am_one():
+            return self._queue.current
+        with self._lock:
+            if now < self._stored.look_at:  # another request looks
+                return self._queue.current
+            self._stored.look_at = now + self._store.look_interval
+            reading = self._begin(unless_lost=True)
+        if reading.wait(GLANCE) and isinstance(trouble := reading.result(0), SilentRefreshError):
+            logger.debug("the store cannot be read: %s", trouble)
+        return self._queue.current
+
+    def _begin(self, *, unless_lost: bool = False) -> Call[Current | SilentRefreshError]:
+        """Return the read that is under way, or a new one; must be called with the lock held."""
+        if self._reading is None or self._reading.ended:
+            read = functools.partial(self._read, unless_lost)
+            self._reading = Call(read, lambda _: None, "silent-refresh-look")
+        return self._reading
+
+    def _read(self, unless_lost: bool) -> Current | SilentRefreshError:
         """Read the store; return an error that many threads can raise a copy of."""
         try:
             with self._queue.insiders, self._readers:
-                return self._stored.adopt_stored()
+                return self._stored.adopt_stored(unless_lost=unless_lost)
         except SilentRefreshError as error:
             return share(error)
         except BaseException as error:  # noqa: BLE001 (raised in the thread of a user's store)

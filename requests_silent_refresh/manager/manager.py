@@ -109,13 +109,11 @@ class TokenManager:
         store = guarded(self._store)
         self._sign_in_hint = sign_in_hint
         self._clock = clock
-        if getattr(refresh, "refuses_early", False):
-            refresh_ahead = 0
         self._queue = RefreshQueue(wait_timeout, clock, monotonic)
         self._stored = StoredSession(
             store,
             self._queue,
-            refresh_ahead,
+            0 if getattr(refresh, "refuses_early", False) else refresh_ahead,
             clock,
             getattr(refresh, "needs_refresh_token", False),
             getattr(refresh, "identity", None),
@@ -132,7 +130,7 @@ class TokenManager:
         self._worker = Worker(
             self._queue, self._stored, self._refresher, sign_in_again, self._announcer
         )
-        self._look = Look(store, self._stored, self._queue, monotonic)
+        self._look = Look(store, self._stored, self._queue, clock, monotonic)
         self._uploads = Uploads()
         self.futility = FutilityGuard(monotonic)
 
@@ -141,29 +139,25 @@ class TokenManager:
     def token(self) -> Token:
         """Return a fresh token, refreshing it first if needed.
 
-        With a fresh token this takes no lock and makes no system call but the clock's. A
-        token near its expiry is returned while its refresh begins in the background.
-        Otherwise it blocks for at most ``wait_timeout`` seconds, or ``sign_in_timeout`` if
-        somebody is asked to sign in. Raises ``SessionExpired``, ``RefreshFailed``,
-        ``RefreshUnavailable``, ``RefreshTimeout`` or ``StoreError``.
+        A fresh token takes no lock and no system call but the clock's; once in each
+        ``store.look_interval`` a call waits up to 0.2 s for a look at the store. A token near
+        its expiry is returned while its refresh begins in the background. Otherwise blocks for at
+        most ``wait_timeout`` seconds, or ``sign_in_timeout`` for a sign-in. Raises
+        ``SessionExpired``, ``RefreshFailed``, ``RefreshUnavailable``, ``RefreshTimeout`` or
+        ``StoreError``.
         """
         return self.usable_token() or self.renew(None)
 
     def usable_token(self) -> Token | None:
         """Return what :meth:`token` returns without waiting; ``None`` if it would refresh first.
 
-        For callers that limit how many refreshes one request may trigger. Raises
-        ``StoreError`` if the store has not been read before and cannot be read.
+        For callers that limit how many refreshes a request triggers. Raises ``StoreError`` if
+        the store has not been read before and cannot be read.
         """
-        current = self._queue.current
-        if self._clock() < current.due_at:
+        current, now = self._queue.current, self._clock()
+        if now < current.due_at and now < self._stored.look_at:
             return current.token
-        return self._token_that_is_due(current)
-
-    def _token_that_is_due(self, current: Current) -> Token | None:
-        if current is NOT_LOADED:
-            current = self._first_look()
-        now = self._clock()
+        current, now = self._looked_at(), self._clock()
         if current.token is None or now >= current.wait_at:
             return None
         if now >= current.due_at and not self._uploads.under_way:
@@ -178,9 +172,7 @@ class TokenManager:
         valid is returned (P7). Until :meth:`end_upload` no refresh begins that can wait.
         Blocks and raises as :meth:`token` does.
         """
-        current = self._queue.current
-        if current is NOT_LOADED:
-            current = self._first_look()
+        current = self._looked_at()
         token, now = current.token, self._clock()
         if token is not None and now < current.wait_at and not self._queue.is_replacing(current):
             # With none under way, a refresh that is due goes first.
@@ -198,6 +190,13 @@ class TokenManager:
     def end_upload(self, upload: Upload) -> None:
         """Note that an upload is over: its response came, or none will."""
         self._uploads.end(upload)
+
+    def _looked_at(self) -> Current:
+        """Return what is current, after a look at the store if one is due (P17)."""
+        current = self._queue.current
+        if current is NOT_LOADED:
+            return self._first_look()
+        return current if current.token is None else self._look.aside()
 
     def _first_look(self) -> Current:
         """Read the store for the first time; a grant that needs nothing from it may go without."""
@@ -334,8 +333,7 @@ class TokenManager:
         self._announcer.replayed()
 
     def __repr__(self) -> str:
-        refresh = name_of(self._arguments["refresh"])
-        return f"TokenManager({refresh}, store={name_of(self._store)})"
+        return f"TokenManager({name_of(self._arguments['refresh'])}, store={name_of(self._store)})"
 
     def __copy__(self) -> TokenManager:
         return self

@@ -54,6 +54,10 @@ class StoredSession:
         self._identity = identity
         self._published: weakref.WeakSet[Token] = weakref.WeakSet()
         self.unsaved = UnsavedToken(store, queue, self.adopt_stored)
+        self.look_at = -math.inf
+        """Unix time from which on the next request looks at the store, even if its token is
+        fresh: somebody may have signed out, or in, in another process (P17). Every read puts it
+        off by the store's ``look_interval``, so a process without requests does not look."""
         self.is_copy = False
         """Whether the session was copied by ``fork``, and is the parent's to refresh."""
         reset_in_child(self)
@@ -68,8 +72,10 @@ class StoredSession:
         self.is_copy = False
         self.adopt_stored()
 
-    def adopt_stored(self) -> Current:
+    def adopt_stored(self, *, unless_lost: bool = False) -> Current:
         """Publish what the store holds if it is newer, and return what is current then.
+
+        With ``unless_lost`` a store that holds nothing at all changes nothing.
 
         Loads again until no other thread published in between: in whatever order two
         sign-ins are saved and published, the stored one stays. Raises what :meth:`_load`
@@ -77,7 +83,10 @@ class StoredSession:
         """
         while True:
             seen = self._queue.current
-            adopted = self._adopt(self._load(), seen)
+            stored = self._load()
+            if stored is None and unless_lost:
+                return seen
+            adopted = self._adopt(stored, seen)
             if adopted is not None:
                 return adopted
 
@@ -214,6 +223,7 @@ class StoredSession:
         client there. The session that was used here is over then, so it is published as
         ended. Also raises what ``store.load`` raises.
         """
+        self.look_at = self._clock() + self._store.look_interval
         seen, state = self._queue.current, self._store.load()
         if state is None or self._identity is None:
             return state

@@ -180,6 +180,10 @@ class TokenStore(ABC):
     shared: bool = True
     """Whether other processes, for example a forked child, see the same state."""
 
+    look_interval: float = 30.0
+    """Seconds after which a manager in use looks whether somebody has signed out, or in, in
+    another process. Set it on the store, or in a subclass, before the manager is made."""
+
     @abstractmethod
     def load(self) -> State | None:
         """Return the newest complete state; ``None`` if none was ever stored.

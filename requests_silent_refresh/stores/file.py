@@ -69,6 +69,8 @@ class EncryptedFileStore(TokenStore):
     - *fork*: a child has neither the locks nor the reservation of its parent.
     """
 
+    look_interval = 1.0
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
@@ -26,6 +27,7 @@ class MemoryStore(TokenStore):
     """
 
     shared = False
+    look_interval = math.inf
 
     def __init__(self) -> None:
         self._state: State | None = None

@@ -104,7 +104,7 @@ def test_every_setting_survives(server, manager):
     assert twin.max_retries.total == 3
     pools = twin.poolmanager.connection_pool_kw
     assert (pools["maxsize"], pools["block"]) == (7, True)
-    heard = []
+    heard, bearer = [], bearer_of(manager)
     server.on("/resource", lambda r, a: heard.append(r.headers["X-Token"]) or a.but(status=200))
     server.on("/open", lambda r, a: heard.append(r.headers["X-Token"]))
     with requests.Session() as session:
@@ -113,7 +113,7 @@ def test_every_setting_survives(server, manager):
         session.get(server.url + "/open")
         server.on("/resource", lambda r, a: a.but(status=403))
         assert len(session.get(server.resource).history) == 2
-    assert heard == [bearer_of(manager), None]
+    assert heard == [bearer, None]
 
 
 @pytest.mark.parametrize("transport", [HTTPAdapter(pool_maxsize=3), Plain()])

@@ -88,8 +88,6 @@ class Look:
                 "the store asked for the token that is being read from it and would wait for "
                 "itself: give it a session of its own, without this adapter"
             )
-        if self._queue.insiders.am_one():  # a callback, which holds up no request's thread
-            return self._stored.adopt_stored()
         with self._lock:
             if seen is not None and self._queue.current is not seen:
                 return self._queue.current

@@ -29,9 +29,10 @@ import re
 import socket
 import time
 
-from ..errors import StoreCorrupted, StoreError, WrongKey
+from ..errors import StoreCorrupted, StoreError
 from ..system import private_files
 from .contract import State
+from .envelope import Envelope
 from .state_file import StateFile, Stored
 
 _ROOM = 32 * 1024  # bytes; a token answer with two JWTs is about 10 KiB
@@ -86,23 +87,24 @@ def recover(file: StateFile) -> float | None:
     """Finish or remove what dead holders left. Must be called with the exclusive lock held.
 
     Returns the Unix time at which a refresh of the stored state was interrupted, or
-    ``None`` if none was. A complete result is put in place.
+    ``None`` if none was. A complete result is put in place; if it cannot be read, that is an
+    error, because the stored refresh token is spent.
     """
     stored = file.state()
     interrupted_at = None
     for generation, path in _leftovers(file.path):
         content = _content(path, file.mode)
         if stored is not None and generation > stored.generation and content is not None:
-            finished = _finished(file, content)
-            if finished is None:
+            envelope = _whole(content)
+            if envelope is None:
                 began_at = _began_at(path, content, stored)
                 if began_at is not None:
                     interrupted_at = began_at if interrupted_at is None else interrupted_at
                     continue
-            elif finished.state.lineage == stored.lineage and (
-                finished.state.generation > stored.generation
+            elif envelope.header["lineage"] == stored.lineage and (
+                envelope.header["generation"] > stored.generation
             ):
-                _put_in_place(file, path, finished, stored)
+                _put_in_place(file, path, _finished(file, path, content), stored)
                 stored, interrupted_at = file.state(), None
                 continue
         private_files.remove(path)
@@ -130,11 +132,25 @@ def _content(path: str, mode: int) -> bytes | None:
         return None
 
 
-def _finished(file: StateFile, content: bytes) -> Stored | None:
+def _whole(content: bytes) -> Envelope | None:
+    """Return a complete envelope; ``None`` for a mark, or a result that was being written."""
+    try:
+        return Envelope.from_bytes(content)
+    except StoreCorrupted:
+        return None
+
+
+def _finished(file: StateFile, path: str, content: bytes) -> Stored:
+    """Decrypt a complete result. Raises ``WrongKey`` or ``StoreCorrupted``."""
     try:
         return file.open(content)
-    except (StoreCorrupted, WrongKey):
-        return None
+    except StoreError as error:
+        error.args = (
+            f"{path} holds the result of a finished refresh, and the refresh token in {file.path} "
+            f"is spent, but it cannot be read: {error}",
+            *error.args[1:],
+        )
+        raise
 
 
 def _put_in_place(file: StateFile, path: str, finished: Stored, stored: State) -> None:

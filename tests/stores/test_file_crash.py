@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 from file_faults import fail_with, kill, tapped
 
-from requests_silent_refresh import EncryptedFileStore, StoreError, StoreUnavailable, Token
+from requests_silent_refresh import (
+    EncryptedFileStore,
+    StoreError,
+    StoreUnavailable,
+    Token,
+    WrongKey,
+)
 from requests_silent_refresh.keys import generate_key
 from requests_silent_refresh.stores.contract import State
 
@@ -372,6 +378,33 @@ class TestInterrupted:
         assert store.exclusive(1.0, state) is None
         assert access_token(path) == "new"
         assert beside(path) == []
+
+    def test_a_complete_result_that_cannot_be_read_is_an_error(self, store, path):
+        """P1: without its key the next holder must not send the spent token; nothing is removed."""
+        state = store.save(OLD, None)
+        self.cut_off_before_rename(path, state)
+        other = generate_key()
+        result = Path(f"{path}.next.2")
+        content = result.read_bytes()
+        with_other = EncryptedFileStore(path, key=[other, KEY])
+        with_other.rotate_key()
+        later = EncryptedFileStore(path, key=other)
+        for _ in range(2):
+            with pytest.raises(WrongKey, match=r"next\.2 holds the result of a finished refresh"):
+                later.exclusive(1.0, state)
+        assert result.read_bytes() == content
+        assert with_other.exclusive(1.0, state) is None
+        assert with_other.load().token.access_token.reveal() == "new"
+
+    def test_an_older_state_in_place_of_a_result_is_dropped(self, store, path):
+        """A copy of an earlier state is not taken for a result, whatever its name says."""
+        state = store.save(OLD, None)
+        earlier = path.read_bytes()
+        state = store.save(Token("newer"), state)
+        Path(f"{path}.next.9").write_bytes(earlier)
+        os.chmod(f"{path}.next.9", 0o600)
+        store.exclusive(1.0, state).release()
+        assert access_token(path) == "newer"
 
     def test_a_complete_result_of_a_replaced_session_is_dropped(self, store, path):
         """A result is dropped if there has been a sign-in meanwhile."""

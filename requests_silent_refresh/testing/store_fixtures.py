@@ -23,7 +23,7 @@ ACCESS_TOKEN = "canary-access-0a1b2c3d"  # noqa: S105 (the tests search for it)
 REFRESH_TOKEN = "canary-refresh-4e5f6071"  # noqa: S105
 
 _NEIGHBOUR = """
-import pickle, sys
+import gc, os, pickle, sys
 from requests_silent_refresh import Token
 store = pickle.loads(bytes.fromhex(sys.stdin.readline()))()
 hold = None
@@ -35,6 +35,20 @@ for line in sys.stdin:
         if "begin" in words:
             hold.begin(store.load())
         answer = "held"
+    elif command == "fork":
+        child = os.fork()
+        if not child:
+            hold.release()  # of the child's copy only
+            del hold
+            gc.collect()
+            os._exit(0)
+        answer = f"child ended with {os.waitpid(child, 0)[1]}"
+    elif command == "save-on":
+        print("saving", flush=True)
+        state = store.load()
+        while True:
+            padding = list(range(60_000 + state.generation % 7 * 1_000))  # takes time to write
+            state = store.save(Token(f"token-{len(padding)}", "r", extra={"p": padding}), state)
     elif command == "release":
         hold.release()
         answer = "released"
@@ -62,7 +76,11 @@ class Neighbour:
         assert self.tell(pickle.dumps(opener).hex()) == "ready"
 
     def tell(self, command: str) -> str:
-        """Run ``hold SECONDS [begin]``, ``release``, ``load`` or ``save TOKEN``; return a reply."""
+        """Run a command and return the reply.
+
+        ``hold SECONDS [begin]``, ``release``, ``load``, ``save TOKEN``, ``fork`` (a child that
+        gives up its copy of the lock and ends), or ``save-on`` (until it is killed).
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(command + "\n")
@@ -88,6 +106,10 @@ def taken(store: TokenStore, after: State | None) -> Hold:
 
 class StoreFixtures:
     """The hooks and fixtures that the contract's tests share."""
+
+    watched = 1.5
+    """Seconds for which a lock must be kept by an exchange that takes as long. If your store's
+    lease has a fixed length, make this longer than that."""
 
     def make_store(self, tmp_path: Path) -> TokenStore:
         """Return a store in which nothing was ever stored. Must be overridden."""

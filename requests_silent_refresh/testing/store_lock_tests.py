@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -188,3 +189,32 @@ class LockTests(StoreFixtures):
             assert neighbour.tell("save theirs") == "2"
             assert waiter.result(PATIENCE) is None
         neighbour.tell("release")
+
+    def test_the_lock_of_a_killed_holder_is_freed(
+        self, store: TokenStore, signed_in: State, neighbour: Neighbour
+    ) -> None:
+        """P5: a lock is free soon after its holder was killed, or when its lease has expired."""
+        assert neighbour.tell("hold 5") == "held"
+        neighbour.kill()
+        taken(store, signed_in).release()
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_forked_child_does_not_release_the_lock(
+        self, store: TokenStore, signed_in: State, neighbour: Neighbour
+    ) -> None:
+        """P1: the lock stays with the process that took it, whatever a child of it does."""
+        assert neighbour.tell("hold 5 begin") == "held"
+        assert neighbour.tell("fork") == "child ended with 0"
+        with pytest.raises(StoreUnavailable):
+            store.exclusive(0.0, signed_in)
+        assert neighbour.tell("release") == "released"
+        taken(store, signed_in).release()
+
+    def test_the_lock_lasts_as_long_as_the_exchange(
+        self, store: TokenStore, signed_in: State
+    ) -> None:
+        """P1: after ``begin`` a lease does not end before the exchange may have ended."""
+        with taken(store, signed_in) as hold:
+            hold.begin(signed_in, self.watched)
+            with pytest.raises(StoreUnavailable):
+                self.reopen(store).exclusive(self.watched, signed_in)

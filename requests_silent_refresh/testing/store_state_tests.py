@@ -15,7 +15,7 @@ import pytest
 
 from ..stores.contract import State, StateMoved, TokenStore
 from ..token import Token
-from .store_fixtures import ACCESS_TOKEN, PATIENCE, REFRESH_TOKEN, StoreFixtures, taken
+from .store_fixtures import ACCESS_TOKEN, PATIENCE, REFRESH_TOKEN, Neighbour, StoreFixtures, taken
 
 
 class StateTests(StoreFixtures):
@@ -196,6 +196,27 @@ class StateTests(StoreFixtures):
             finally:
                 done.set()
             assert all(reader.result(PATIENCE) >= 1 for reader in readers)
+
+    def test_killed_in_the_middle_of_a_save(self, store: TokenStore, signed_in: State) -> None:
+        """P5: a writer that is killed at any moment leaves the old or the new state."""
+        if not store.shared:
+            pytest.skip("this store is not shared with other processes")
+        newest = signed_in
+        for _ in range(6):
+            writer = Neighbour(self.opener(store))
+            assert writer.tell("save-on") == "saving"
+            seen = newest
+            while seen.generation < newest.generation + 3:
+                loaded = store.load()
+                assert loaded is not None
+                seen = loaded
+            writer.kill()
+            state = store.load()
+            padding = _token(state).extra["p"]
+            assert _token(state).access_token.reveal() == f"token-{len(padding)}"
+            assert state is not None
+            assert state.generation > newest.generation
+            newest = state
 
     def test_no_secret_shows(self, store: TokenStore, signed_in: State) -> None:
         """P12: the store, its states and its holds print no token."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapter.adapter import SilentRefreshAdapter as SilentRefreshAdapter
     from .adapter.adapter import without_token as without_token
+    from .adapter.rejected_by import RejectedBy as RejectedBy
     from .errors import InsecureTransport as InsecureTransport
     from .errors import RefreshFailed as RefreshFailed
     from .errors import RefreshTimeout as RefreshTimeout
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "adapter.adapter": ["SilentRefreshAdapter", "without_token"],
+    "adapter.rejected_by": ["RejectedBy"],
     "errors": [
         *("InsecureTransport", "RefreshFailed", "RefreshTimeout", "RefreshUnavailable"),
         *("SessionExpired", "SilentRefreshError"),

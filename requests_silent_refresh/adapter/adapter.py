@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from requests import PreparedRequest, RequestException, Response, Session
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3 import HTTPResponse
-from urllib3.util import Retry
 
 from .. import arguments
 from ..errors import SessionExpired, SilentRefreshError
@@ -21,9 +20,11 @@ from ..redaction import HeaderValue
 from ..system.forking import reset_in_child
 from ..system.quiet_pools import QuietHTTPAdapter, unconnected
 from ..token import Token
+from . import placement
 from .boundary import Boundary, without_token
 from .cassettes import mask_in_yaml
 from .challenge import rejects_token
+from .checks import check, is_rejected_of
 from .drain import keep_body
 from .resend import is_rewindable, rewind, show_callers, with_cookies_of, with_header
 
@@ -61,21 +62,23 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         ends streaming. ``None`` means a 401, unless a challenge of ``scheme`` says that
         no refresh helps: ``insufficient_scope`` (RFC 6750 section 3.1),
         ``insufficient_user_authentication`` (RFC 9470), ``insufficient_claims`` or
-        ``use_dpop_nonce``. An API that answers 403 needs a function. What it raises
-        is raised as it is, and closes the response.
+        ``use_dpop_nonce``. For an API that answers 403, or 200 with an error in its body, see
+        :class:`RejectedBy`. What it raises is raised as it is, and closes the response.
     ``skip``
         ``skip(request) -> bool``: True for requests to send without a token.
     ``header``, ``scheme``
         How the token is sent: ``Authorization: Bearer ...`` by default; an empty scheme
         sends the bare token. The adapter replaces this header on its origins.
+    ``cookie``, ``query_parameter``
+        Sends the token in a cookie or query parameter of this name instead, without showing
+        it in a log, an error or ``response.url``. Not with a ``transport``.
     ``allow_insecure_http``
         Sends tokens over plain http too, where others can read them.
 
     Raises ``TypeError`` for an argument of a wrong kind, naming it. Raises ``ValueError``
     for an invalid origin, for a ``header`` or ``scheme`` with a blank, a colon or a line
     break, for ``http_adapter_options`` next to a ``transport``, and for ``max_retries`` that
-    retry a 401 below the adapter. Raises
-    ``InsecureTransport`` for a plain http origin that is not on this machine.
+    retry a 401 below the adapter. Raises ``InsecureTransport`` for a plain http origin elsewhere.
 
     ``close`` closes the adapter's own connections, but not the manager or a given
     transport. Pickling keeps the settings, the manager and the transport.
@@ -90,6 +93,7 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         "_is_rejected",
         "_header",
         "_scheme",
+        "_place",
     ]
 
     def __init__(
@@ -98,10 +102,12 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         origins: str | Origin | Iterable[str | Origin],
         *,
         transport: BaseAdapter | None = None,
-        is_rejected: Callable[[Response], bool] | None = None,
+        is_rejected: Callable[[Response], bool] | Mapping[str, Any] | None = None,
         skip: Callable[[PreparedRequest], bool] | None = None,
         header: str = "Authorization",
         scheme: str = "Bearer",
+        cookie: str | None = None,
+        query_parameter: str | None = None,
         allow_insecure_http: bool = False,
         **http_adapter_options: Any,
     ) -> None:
@@ -109,8 +115,9 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             raise ValueError(
                 f"{', '.join(http_adapter_options)}: give these options to the transport instead"
             )
-        _check(manager, transport, http_adapter_options)
-        arguments.functions(**arguments.given(is_rejected=is_rejected))
+        check(manager, transport, http_adapter_options)
+        if placement.checked(cookie, query_parameter, transport):
+            header, scheme = placement.CARRIER, ""
         arguments.header_tokens(header=header)
         if scheme != "":
             arguments.header_tokens(scheme=scheme)
@@ -118,7 +125,8 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         self._boundary = Boundary(origins, skip, allow_insecure_http)
         self.origins = self._boundary.origins
         self.transport = transport
-        self._is_rejected = is_rejected
+        self._is_rejected = is_rejected_of(is_rejected)
+        self._place = (cookie, query_parameter)
         self._header = header
         self._scheme = scheme
         super().__init__(**http_adapter_options)
@@ -135,6 +143,11 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
         # Set here because unpickling does not call __init__, and no pickle holds a token.
         self._last_value: tuple[Token | None, HeaderValue] = (None, HeaderValue(""))
         reset_in_child(self)
+
+    def adjust(self, manager: Any) -> None:
+        """Make the pools of ``manager`` put the token where it belongs."""
+        super().adjust(manager)
+        placement.place(manager, *self._place)
 
     def after_fork_in_child(self) -> None:
         """Use new connections: on a shared one, parent and child read each other's responses.
@@ -335,15 +348,3 @@ class SilentRefreshAdapter(QuietHTTPAdapter):
             response = self.build_response(request, raw)
         error.request = request
         error.response = response
-
-
-def _check(manager: Any, transport: Any, options: dict[str, Any]) -> None:
-    arguments.able(("usable_token", "renew"), "a TokenManager", manager=manager)
-    expected = "a transport adapter, such as HTTPAdapter()"
-    arguments.able(("send", "close"), expected, **arguments.given(transport=transport))
-    if isinstance(transport, Session):
-        raise arguments.wrong_kind("transport", transport, expected)
-    for name in options.keys() & {"pool_connections", "pool_maxsize"}:
-        arguments.instances(int, "an int", **{name: options[name]})
-    retries = options.get("max_retries")
-    arguments.instances((int, Retry), "an int or a Retry", **arguments.given(max_retries=retries))

@@ -90,6 +90,13 @@ _SETTINGS = (
         help="Argument of the grant's class; VALUE may be JSON; repeatable.",
     ),
     click.option(
+        "--adapter-option",
+        "adapter_options",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Argument of the adapter, such as header=X-Auth-Token; as --grant-option.",
+    ),
+    click.option(
         "--store",
         metavar="WHERE",
         help="file:PATH, a Redis or SQL URL, or environment:NAME of a variable with one.",
@@ -129,9 +136,15 @@ def profile_from(
         grant,
         _store(given, previous),
         _key(given, previous),
-        previous.adapter_options if previous else {},
+        _adapter_options(given, previous),
         {key: value for key, value in sign_in.items() if value not in (None, [], {})},
     )
+
+
+def _adapter_options(given: Mapping[str, Any], previous: Profile | None) -> dict[str, Any]:
+    pairs = parsed_pairs("--adapter-option", given["adapter_options"])
+    old = dict(previous.adapter_options) if previous else {}
+    return old | {name: _json_or_text(value) for name, value in pairs}
 
 
 def _sign_in(given: Mapping[str, Any], method: str | None, old: dict[str, Any]) -> dict[str, Any]:

@@ -84,10 +84,14 @@ class QuietHTTPAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Create the pool manager; ``requests`` calls this at construction and on unpickling."""
         super().init_poolmanager(*args, **kwargs)
-        quiet(self.poolmanager)
+        self.adjust(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         """Return the pool manager for a proxy, which is created at its first use."""
         manager = super().proxy_manager_for(*args, **kwargs)
-        quiet(manager)
+        self.adjust(manager)
         return manager
+
+    def adjust(self, manager: PoolManager) -> None:
+        """Change the pools that ``manager`` will create. A second call has no effect."""
+        quiet(manager)

@@ -189,7 +189,7 @@ class Reader:
         claims = claims_of(token)
         exp, iat = number(claims.get("exp")), number(claims.get("iat"))
         if kept:
-            return None, None, exp
+            return None, None, exp or _end_in_codex(around)
         # A hint that the token has already expired would only cause an exchange at every use.
         if exp is None or iat is None or exp <= iat:
             return None, now, None
@@ -198,6 +198,13 @@ class Reader:
     def _expiry(self, value: object, key: str) -> tuple[str, float] | None:
         unit = "ms" if normal(key).endswith("ms") else self.expires_unit
         return parse_expiry(value, unit, local=normal(key) == _LOCAL_TIME)
+
+
+def _end_in_codex(around: Place) -> float | None:
+    """Return the end of a token that Codex keeps: it refreshes what is older than eight days."""
+    last = _first(around, ("lastrefresh",), _is_time)
+    moment = None if last is None else parse_time(last[2])
+    return None if moment is None else moment + 8 * 86400
 
 
 def _hidden(value: Any, *, numbers: bool) -> Any:

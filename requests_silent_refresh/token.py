@@ -159,7 +159,7 @@ class Token(Confidential):
         extra = found.extra
         if previous is not None:
             if not usable(refresh):
-                refresh = previous.refresh_token
+                refresh = access if _is_sliding(previous) else previous.refresh_token
             extra = MaskedDict(previous.extra, **extra)
         if refresh is not None:
             _checked("refresh_token", refresh)
@@ -190,6 +190,12 @@ class Token(Confidential):
         """Undo :meth:`to_dict`. Raises ``ValueError`` or ``TypeError`` for anything else."""
         fields = MaskedDict(fields)
         return cls(**fields)
+
+
+def _is_sliding(token: Token) -> bool:
+    """Return whether the access token is also what is exchanged, as with sliding JWTs."""
+    refresh = token.refresh_token
+    return refresh is not None and refresh.reveal() == token.access_token.reveal()
 
 
 def _is_given(token: Any) -> bool:

@@ -37,7 +37,7 @@ def import_(name: str, **given: Any) -> None:
     if "method" not in profile.sign_in:
         profile = dataclasses.replace(profile, sign_in={**profile.sign_in, "method": "import"})
     profile, typed = checked(profile, given["client_secret"])
-    token = read_given(_read())
+    token = read_given(_read(), profile.make_grant().read_token)
     conclude(profile, token, typed)
     if token.expires_at == 0:
         new = profile.manager.token()

@@ -183,7 +183,7 @@ class Grant:
         """
         return self._endpoint.identity
 
-    def read(self, payload: Any) -> Token:
+    def read_token(self, payload: Any) -> Token:
         """Read a token that was granted or saved elsewhere, with the paths of this grant.
 
         As :meth:`Token.from_response` without ``received_at``. Raises ``ValueError``.

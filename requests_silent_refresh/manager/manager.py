@@ -272,7 +272,7 @@ class TokenManager:
         if isinstance(token, str):
             token = MaskedDict(refresh_token=token)
         if not isinstance(token, Token):
-            token = Token.from_response(token)
+            token = self._refresher.read_token(token)
         self._stored.sign_in(token)
         logger.info("signed in")
 

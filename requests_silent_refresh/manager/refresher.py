@@ -88,6 +88,9 @@ class Refresher:
         self.adopted = 0
         self.rotates: bool = getattr(refresh, "rotates", True)
         self.needs_sign_in: bool = getattr(refresh, "needs_sign_in", True)
+        self.read_token: Callable[[Any], Token] = getattr(
+            refresh, "read_token", Token.from_response
+        )
         # A grant keeps its own deadline; this one is for callables that cannot be interrupted.
         self.exchange_timeout = timeout_of(refresh) + 0.5
 

@@ -71,6 +71,11 @@ class StoredSession:
         self._store.replace(State.first(token, self._identity), after=None)
         self.is_copy = False
         self.adopt_stored()
+        if self.is_final(token):
+            logger.warning(
+                "there is no refresh token: the session ends with its access token. Ask the "
+                "server for one, often by the scope offline_access"
+            )
 
     def adopt_stored(self, *, unless_lost: bool = False) -> Current:
         """Publish what the store holds if it is newer, and return what is current then.

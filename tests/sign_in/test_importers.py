@@ -123,7 +123,7 @@ def test_a_malformed_refresh_token_is_not_shown():
     with pytest.raises(ValueError, match="refresh_token must be printable") as caught:
         manager.sign_in("canary-refresh\nnext line")
     ours = [entry.frame for entry in caught.traceback[1:]]
-    assert len(ours) == 3
+    assert len(ours) == 4
     assert "canary" not in str(caught.value) + repr([frame.f_locals for frame in ours])
 
 

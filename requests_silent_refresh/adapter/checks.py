@@ -15,7 +15,10 @@ from .rejected_by import RejectedBy
 def is_rejected_of(given: Any) -> Callable[[Response], bool] | None:
     """Return the function that says what is rejected; settings give it as a mapping."""
     if isinstance(given, Mapping):
-        return RejectedBy(**arguments.mapping("is_rejected", given))
+        settings = arguments.mapping("is_rejected", given)
+        for name in settings:
+            arguments.one_of(("statuses", "codes"), **{"each setting of is_rejected": name})
+        return RejectedBy(**settings)
     arguments.functions(**arguments.given(is_rejected=given))
     return given  # type: ignore[no-any-return]
 

@@ -147,6 +147,16 @@ def test_a_state_that_is_replaced_while_it_is_moved_aside(store, redis_server):
         assert client.hget(name, "generation") == b"2"
 
 
+def test_close_closes_the_connections(store, redis_server):
+    """P8: at once, although a step that hangs may still hold the client."""
+    store.load()
+    client = store._engine.client
+    with redis_server.client() as other:
+        number = client.client_id()
+        store.close()
+        wait_until(lambda: number not in {int(c["id"]) for c in other.client_list()}, "the close")
+
+
 def test_a_server_that_refuses_writes_is_an_outage(store, redis_server):
     """P7: a full memory, like a read-only replica, may pass, so it is StoreUnavailable."""
     state = store.save(Token("a", "r"), None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import StoreCorrupted, StoreError, StoreUnavailable
@@ -65,7 +66,7 @@ class Unanswered(LockLost):
 
 
 class Silent(Unanswered):
-    """The engine has not answered in time: it may still carry the step out, until its deadline."""
+    """Nobody waits for the answer: the engine may still carry the step out, until its deadline."""
 
 
 class Engine(ABC):
@@ -218,7 +219,10 @@ class Engine(ABC):
 
     def unavailable(self, error: BaseException) -> StoreUnavailable:
         """Return the error for a step that may succeed later."""
-        return Unanswered(f"{self} is unavailable, try again later: {told_by(error)}")
+        # A driver that stopped waiting has closed its own end only.
+        timed_out = any(isinstance(link, TimeoutError) for link in chain_of(error))
+        kind = Silent if timed_out else Unanswered
+        return kind(f"{self} is unavailable, try again later: {told_by(error)}")
 
     def notes_time(self, now: int) -> None:
         """Note the engine's clock, in milliseconds of Unix time, as an answer told it.
@@ -322,15 +326,21 @@ def told_by(error: BaseException) -> str:
     codes += [a for a in error.args[:1] if isinstance(a, int) and a < 10_000]
     if type(error).__module__.startswith("redis."):
         codes += re.findall(r"^[A-Z]{3,12}(?= )", str(error))
-    link: BaseException | None = error
-    for _ in range(9):
-        number = link.errno if isinstance(link, OSError) else None
-        if number is not None and number in errno.errorcode:
-            codes.append(os.strerror(number))
-            break
-        link = link and (link.__cause__ or link.__context__)
+    numbers = (link.errno for link in chain_of(error) if isinstance(link, OSError))
+    known = (number for number in numbers if number is not None and number in errno.errorcode)
+    codes += [os.strerror(number) for number in itertools.islice(known, 1)]
     told = ", ".join(str(code) for code in codes if code is not None)
     return type(error).__name__ + (f" ({told})" if told else "")
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it; nine at most, because a chain may be a circle."""
+    link: BaseException | None = error
+    for _ in range(9):
+        if link is None:
+            return
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def one_line(error: object) -> str:

@@ -12,7 +12,7 @@ from engines.processes import freeze, thaw, wait_until
 
 from requests_silent_refresh import RedisStore, SQLStore, StoreUnavailable, Token
 from requests_silent_refresh.stores.contract import LockLost
-from requests_silent_refresh.stores.engine import TOO_LATE
+from requests_silent_refresh.stores.engine import TOO_LATE, steady
 from requests_silent_refresh.stores.lease_hold import seen_of
 
 
@@ -87,6 +87,23 @@ def test_a_lease_asked_for_during_a_stall_locks_nobody_out(server):
     with mine.exclusive(30, state):
         assert time.monotonic() - began < 4
     mine.close()
+    theirs.close()
+
+
+def test_a_client_that_gives_up_before_the_deadline_locks_nobody_out(redis_server):
+    """P8: its own timeout closes the connection, but the engine still finds the request."""
+    redis_server.empty()
+    with redis.Redis(port=redis_server.port, socket_timeout=0.1, retry=None) as client:
+        mine, theirs = RedisStore(client, "nightly", key=KEY), opened(redis_server.url)
+        state = mine.save(Token("a", "r"), None)
+        freeze(redis_server.process.pid)
+        with pytest.raises(StoreUnavailable):
+            mine.exclusive(0.0, state)
+        lease = next(iter(mine._leases._in_doubt.values()))
+        thaw(redis_server.process.pid)
+        assert lease.settled_at > steady() + 1
+        with theirs.exclusive(5, state):
+            pass
     theirs.close()
 
 

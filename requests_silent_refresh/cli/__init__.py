@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import click  # noqa: F401
         import oauthlib  # noqa: F401
     except ImportError as missing:
-        print(_MISSING_EXTRA.format(missing.name), file=sys.stderr)
+        if sys.stderr is not None:
+            print(_MISSING_EXTRA.format(missing.name), file=sys.stderr)
         return SETUP
     from .app import run
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import IO, Any
 
 import click
 
+from ..errors import printable
+from ..system.foreign import account_of
 from . import exits
+from .output import say
+
+logger = logging.getLogger("requests_silent_refresh")
 
 _COMMANDS = {
     "sign-in": ("sign_in", "Sign in to a profile, creating it if needed."),
@@ -30,6 +34,30 @@ _COMMANDS = {
 }
 
 
+class _OneLine(logging.Formatter):
+    """Writes a record as one line, without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _log_to_stderr(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_OneLine("%(levelname)s %(message)s"))
+        logging.basicConfig(handlers=[handler])
+        logger.setLevel(logging.DEBUG)
+
+
+_VERBOSE = click.Option(
+    ["--verbose", "-v"],
+    is_flag=True,
+    expose_value=False,
+    callback=_log_to_stderr,
+    help="Log each step to standard error.",
+)
+
+
 class _Lazy(click.Group):
     """A group that imports a command's module only when the command runs."""
 
@@ -43,6 +71,8 @@ class _Lazy(click.Group):
         command: click.Command = getattr(
             module, cmd_name.replace("-", "_").replace("import", "import_")
         )
+        if cmd_name != "demo" and _VERBOSE not in command.params:  # demo parses its own
+            command.params.append(_VERBOSE)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,7 +89,7 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
         version = metadata.version("requests-silent-refresh")
     except metadata.PackageNotFoundError:
         version = "(not installed)"
-    click.echo(f"silent-refresh, version {version}")
+    say(f"silent-refresh, version {version}")
     context.exit()
 
 
@@ -80,39 +110,41 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
     callback=_show_version,
     help="Show the version and exit.",
 )
-@click.option("--verbose", "-v", is_flag=True, help="Log each step to standard error.")
 @click.pass_context
-def app(context: click.Context, verbose: bool) -> None:
+def app(context: click.Context) -> None:
     """Sign in once; every script on this machine just works."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
-    logger = logging.getLogger("requests_silent_refresh")
-    if verbose:
-        logging.basicConfig(format="%(levelname)s %(message)s")
-        logger.setLevel(logging.DEBUG)
-    else:
-        logger.addHandler(logging.NullHandler())  # the error itself says what matters
+        say(*context.get_help().splitlines())
+
+
+app.params.append(_VERBOSE)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code. An expected failure prints one line to stderr."""
-    try:
-        code = app.main(list(arguments), prog_name="silent-refresh", standalone_mode=False)
-    except click.UsageError as error:
-        command = "silent-refresh" if error.ctx is None else error.ctx.command_path
-        message = " ".join(error.format_message().split()).rstrip(".")
-        click.echo(f"silent-refresh: {message}: see {command} --help", err=True)
-        return exits.USAGE
-    except click.ClickException as error:
-        click.echo(exits.line_for(error), err=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("silent-refresh: interrupted: nothing was changed", err=True)
-        return exits.INTERRUPTED
-    except (OSError, ValueError, ImportError) as error:  # includes requests' errors and ours
-        click.echo(exits.line_for(error), err=True)
-        return exits.code_for(error)
+    """Run the command and return its exit code. A failure prints one line to stderr."""
+    logger.addHandler(logging.NullHandler())  # without -v, the error itself says what matters
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: logger.warning("%s", message)
+        try:
+            code = app.main(list(arguments), prog_name="silent-refresh", standalone_mode=False)
+        except click.UsageError as error:
+            command = "silent-refresh" if error.ctx is None else error.ctx.command_path
+            message = " ".join(error.format_message().split()).rstrip(".")
+            return _failed(f"{message}: see {command} --help", exits.USAGE)
+        except click.ClickException as error:
+            return _failed(error, error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            return _failed("interrupted: nothing was changed", exits.INTERRUPTED)
+        except (OSError, ValueError, ImportError) as error:  # includes requests' errors and ours
+            return _failed(error, exits.code_for(error))
+        except Exception as error:  # noqa: BLE001 (a traceback helps nobody at a terminal)
+            return _failed(f"unexpected {account_of(error)}: please report it", exits.FAILED)
     return code if isinstance(code, int) else exits.DONE
+
+
+def _failed(what: object, code: int) -> int:
+    say(exits.line_for(what), err=True)
+    return code
 
 
 @contextlib.contextmanager
@@ -126,9 +158,3 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def is_terminal(stream: IO[Any] | None = None) -> bool:
-    """Return whether ``stream`` (standard error by default) is a terminal."""
-    stream = stream or sys.stderr
-    return stream is not None and stream.isatty()

@@ -6,6 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from .app import app
+from .output import say
 
 
 @click.command()
@@ -18,4 +19,4 @@ def completion(shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 (for the type checker: click supports all three)
-    click.echo(kind(app, {}, "silent-refresh", "_SILENT_REFRESH_COMPLETE").source())
+    say(*kind(app, {}, "silent-refresh", "_SILENT_REFRESH_COMPLETE").source().splitlines())

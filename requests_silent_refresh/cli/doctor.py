@@ -22,6 +22,7 @@ from ..system.directories import weakness
 from ..system.kernel_lock import KernelLock
 from . import exits
 from .options import names_argument
+from .output import say
 from .times import until
 
 _TIMEOUT = 5.0  # seconds for all endpoints, which are asked at the same time
@@ -45,10 +46,10 @@ def doctor(names: tuple[str, ...]) -> int:
     """
     healthy = True
     for name in names or profiles.listed():
-        click.echo(f"{name}:")
+        say(f"{name}:")
         for finding in examine(name):
             healthy = healthy and finding.level != "problem"
-            click.echo(f"  {finding.level:<8} {' '.join(finding.text.split())}")
+            say(f"  {finding.level:<8} {' '.join(finding.text.split())}")
     return exits.DONE if healthy else exits.FAILED
 
 

@@ -49,6 +49,6 @@ def code_for(error: Exception) -> int:
     return FAILED
 
 
-def line_for(error: BaseException) -> str:
-    """Return the error as one line."""
-    return "silent-refresh: " + " ".join((str(error) or type(error).__name__).split())
+def line_for(what: object) -> str:
+    """Return an error, or its message, as one line."""
+    return "silent-refresh: " + " ".join((str(what) or type(what).__name__).split())

@@ -11,6 +11,7 @@ from ..profiles import changes, load
 from ..profiles.paths import key_file
 from .app import uninterrupted
 from .options import name_argument
+from .output import say
 
 
 @click.command("rotate-key")
@@ -35,9 +36,9 @@ def rotate_key(name: str) -> None:
         if path is not None:
             keys.retire_keys(keep=2)
     if key_id is None:
-        click.echo(f"Nobody has signed in to {name} yet: there is nothing to encrypt.")
+        say(f"Nobody has signed in to {name} yet: there is nothing to encrypt.")
     else:
-        click.echo(f"The tokens of {name} are now encrypted with the key {key_id}.")
+        say(f"The tokens of {name} are now encrypted with the key {key_id}.")
 
 
 def _own_key_file(key: Any, name: str) -> str | None:

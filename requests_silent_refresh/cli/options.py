@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import profiles
+from ..origin import Origin
 from ..profiles.profile import NETWORK, Profile, network_options
 from .providers import filled_in
 
@@ -33,6 +34,18 @@ name_argument = click.argument("name", shell_complete=_complete_names)
 names_argument = click.argument(
     "names", metavar="[NAME]...", nargs=-1, shell_complete=_complete_names
 )
+
+
+class Seconds(click.FloatRange):
+    """A duration; ``nan`` and ``inf`` are none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return seconds
 
 
 def setting_options(command: F) -> F:
@@ -126,10 +139,13 @@ def profile_from(
     old_grant = dict(previous.grant) if previous else {}
     old_sign_in = dict(previous.sign_in) if previous else {}
     origins = tuple(given["origins"]) or (previous.origins if previous else ())
-    if not origins:
-        raise click.UsageError("--origin is missing: name the server that may receive the token")
+    for origin in given["origins"]:
+        _check_origin(origin)
     sign_in = _sign_in(given, method, old_sign_in)
     grant = _grant(given, old_grant, sign_in)
+    _check_complete(given, origins, grant, sign_in)
+    if grant["kind"] != "json":
+        _find_endpoints(given, grant, sign_in)
     return Profile(
         name,
         origins,
@@ -188,12 +204,36 @@ def _grant(
         grant.pop("client_secret", None)
     elif given["client_secret"] not in (None, "ask"):
         grant["client_secret"] = secret_reference("--client-secret", given["client_secret"])
-    if not grant.get("client_id"):
-        raise click.UsageError("--client-id is missing")
-    _find_endpoints(given, grant, sign_in)
-    if not grant.get("token_endpoint"):
-        raise click.UsageError("--issuer is missing (or --token-endpoint, for other servers)")
     return grant
+
+
+def _check_origin(text: str) -> None:
+    try:
+        Origin.parse(text)
+    except ValueError as error:
+        raise click.UsageError(f"--origin: {error}") from None
+
+
+def _check_complete(
+    given: Mapping[str, Any],
+    origins: tuple[str, ...],
+    grant: Mapping[str, Any],
+    sign_in: Mapping[str, Any],
+) -> None:
+    """Raise ``click.UsageError`` that names every option that the profile still needs."""
+    is_json = grant["kind"] == "json"
+    endpoint = given["token_endpoint"] or grant.get("token_endpoint") or sign_in.get("issuer")
+    missing = [
+        option
+        for option, is_given in (
+            ("--issuer (or --token-endpoint, for other servers)", is_json or endpoint),
+            ("--client-id", is_json or grant.get("client_id")),
+            ("--origin (the server that may receive the token)", origins),
+        )
+        if not is_given
+    ]
+    if missing:
+        raise click.UsageError(f"{', '.join(missing)}: missing")
 
 
 def _find_endpoints(
@@ -236,20 +276,6 @@ def secret_reference(option: str, text: str) -> dict[str, str]:
         service, _, account = where.partition("/")
         return {"keyring": service, **({"account": account} if account else {})}
     return {kind: where}
-
-
-def read_secret(what: str) -> str:
-    """Prompt for a secret without echo; if standard input is not a terminal, read its first line.
-
-    Raises ``click.UsageError`` if nothing was given.
-    """
-    if sys.stdin.isatty():
-        secret: str = click.prompt(what, hide_input=True, err=True)
-    else:
-        secret = sys.stdin.readline(1024 * 1024)
-    if not secret.strip():
-        raise click.UsageError(f"{what}: nothing was given")
-    return secret.strip()
 
 
 def parsed_pairs(option: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import click
 from .. import providers as known
 from ..providers.description import rows
 from ..providers.provider import ENDPOINTS, Provider
+from .output import say
 
 
 @click.command("providers")
@@ -23,22 +24,21 @@ def providers(name: str | None) -> None:
     """
     if name is None:
         for each in known.listed():
-            click.echo(f"{each:24}{known.named(each).name}")
+            say(f"{each:24}{known.named(each).name}")
         return
     provider = named(name)
-    click.echo(f"{provider.name}\n")
+    say(provider.name, "")
     for label, text in rows(provider):
-        click.echo(f"  {label}: {text}")
-    click.echo("")
+        say(f"  {label}: {text}")
+    say("")
     for quirk in provider.quirks:
-        click.echo(
-            textwrap.fill(
-                quirk, 78, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False
-            )
+        filled = textwrap.fill(
+            quirk, 78, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False
         )
-    click.echo(f"\nFrom these pages, read on {provider.read_on}:")
+        say(*filled.splitlines())
+    say("", f"From these pages, read on {provider.read_on}:")
     for url in provider.pages:
-        click.echo(f"  {url}")
+        say(f"  {url}")
 
 
 def named(name: str) -> Provider:

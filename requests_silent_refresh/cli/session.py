@@ -6,10 +6,14 @@ import time
 
 import click
 
-from ..profiles import changes, load
+from ..errors import StoreCorrupted, WrongKey
+from ..profiles import changes, ending, load
 from .app import uninterrupted
 from .options import name_argument
+from .output import if_interrupted, say
 from .times import until
+
+_FINISHED = "a refresh that has begun is finished and saved before the command ends"
 
 
 @click.command()
@@ -24,12 +28,13 @@ def token(name: str, header: bool) -> None:
       silent-refresh token work --header | curl -H @- https://api.example.com/me
     """
     profile = load(name)
-    secret = profile.manager.token().access_token.reveal()
+    with if_interrupted(_FINISHED):
+        secret = profile.manager.token().access_token.reveal()
     if header:
         scheme = profile.adapter_options.get("scheme", "Bearer")
         field = profile.adapter_options.get("header", "Authorization")
         secret = f"{field}: {f'{scheme} ' if scheme else ''}{secret}"
-    click.echo(secret)
+    say(secret)
 
 
 @click.command()
@@ -38,10 +43,11 @@ def refresh(name: str) -> None:
     """Refresh the token of the profile NAME now, even if it is still valid."""
     manager = load(name).manager
     began = time.time()
-    new = manager.token()
-    if (new.issued_at or 0) < began:  # otherwise it was due and has just been refreshed
-        new = manager.renew(new)
-    click.echo(f"Refreshed {name}: the token expires {until(new.expires_at)}.")
+    with if_interrupted(_FINISHED):
+        new = manager.token()
+        if (new.issued_at or 0) < began:  # otherwise it was due and has just been refreshed
+            new = manager.renew(new)
+    say(f"Refreshed {name}: the token expires {until(new.expires_at)}.")
 
 
 @click.command("sign-out")
@@ -50,14 +56,31 @@ def refresh(name: str) -> None:
 def sign_out(name: str, forget: bool) -> None:
     """Revoke the tokens of the profile NAME at the server, and wipe them here.
 
-    They are wiped even if the server cannot be reached. Running scripts get
-    SessionExpired from then on.
+    They are wiped even if the server cannot be reached, which is then reported on
+    standard error. Running scripts get SessionExpired from then on. With --forget,
+    tokens that cannot be read any more are moved aside, see 'reset'.
     """
     profile = load(name)
-    was_signed_in = profile.manager.signed_in
-    profile.manager.sign_out()
+    ended = None
+    try:
+        with if_interrupted(
+            f"signed out of {name} on this machine; the server may not have been told"
+        ):
+            ended = ending.end(profile)
+    except (WrongKey, StoreCorrupted) as error:
+        if not forget:
+            raise
+        aside = ending.set_aside(profile)
+        say(f"The tokens were moved to {aside}, unrevoked: {error}", err=True)
     if forget:
         with uninterrupted():
             changes.forget(profile)
-    outcome = "Signed out of" if was_signed_in else "Nobody was signed in to"
-    click.echo(f"{outcome} {profile.name}" + (", and removed its settings." if forget else "."))
+    signed_in = ended is None or ended.was_signed_in
+    outcome = "Signed out of" if signed_in else "Nobody was signed in to"
+    say(f"{outcome} {profile.name}" + (", and removed its settings." if forget else "."))
+    if ended is not None and ended.unrevoked is not None:
+        say(
+            "silent-refresh: the server was not told, so the session may still be valid there: "
+            f"{ended.unrevoked}",
+            err=True,
+        )

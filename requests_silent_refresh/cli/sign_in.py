@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from ..errors import SilentRefreshError
-from ..profiles import changes, listed, load
+from ..profiles import changes, ending, listed, load
 from ..profiles.names import normal
 from ..profiles.profile import Profile, network_options
 from ..profiles.references import Kept, resolve
-from ..sign_in.client import Client, as_client
+from ..sign_in.client import OWN_PARAMETERS, Client, as_client
 from ..token import Token
-from .app import is_terminal, uninterrupted
-from .options import name_argument, parsed_pairs, profile_from, read_secret, setting_options
+from .app import uninterrupted
+from .options import Seconds, name_argument, parsed_pairs, profile_from, setting_options
+from .output import countdown, if_interrupted, say
 from .providers import named
 from .standard_input import StandardInput
+from .stdin import read_secret
+from .times import until
 
 Keep = Callable[[Token], object]
 
@@ -72,7 +77,7 @@ Keep = Callable[[Token], object]
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=Seconds(min=1),
     default=300.0,
     show_default=True,
     help="Seconds to wait for the sign-in.",
@@ -99,9 +104,20 @@ def sign_in(name: str, method: str | None, timeout: float, **given: Any) -> None
     profile = profile_from(name, given, method, previous)
     if profile.grant["kind"] == "json":
         raise click.UsageError("there is no sign-in for a JSON API: use silent-refresh import")
+    own = OWN_PARAMETERS & given["parameters"].keys()
+    if own:
+        raise click.UsageError(f"--parameter {min(own)}: the sign-in sets it itself")
     profile, typed = checked(profile, given["client_secret"])
     client = _client(profile, typed, timeout)
-    _METHODS[method](profile, client, lambda token: conclude(profile, token, typed), timeout, given)
+    replaced: list[changes.Earlier | None] = []
+    token = _METHODS[method](
+        profile,
+        client,
+        lambda token: replaced.append(keep(profile, token, typed, revoke=True)),
+        timeout,
+        given,
+    )
+    conclude(profile, token, replaced[0])
 
 
 def known(name: str) -> Profile | None:
@@ -121,43 +137,108 @@ def checked(profile: Profile, client_secret: str | None) -> tuple[Profile, str |
         typed = read_secret("Client secret")
         kept = {"kept": f"client_secret-{secrets.token_hex(4)}"}
         profile = dataclasses.replace(profile, grant={**profile.grant, "client_secret": kept})
-    profile.make_grant()
-    profile.open_store()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        changes.check(profile)
+    for warning in caught:
+        say(f"Warning: {warning.message}", err=True)
     return profile, typed
 
 
-def conclude(profile: Profile, token: Token, typed: str | None) -> None:
-    """Store the new session and settings, and report them."""
-    before = changes.load_or_none(profile.name)
-    with uninterrupted():
-        if typed is not None:
-            Kept(profile.name, profile.grant["client_secret"]["kept"]).keep(typed)
-        earlier = changes.sign_in(profile, token)
-        _forget_kept(before, profile)
+@contextlib.contextmanager
+def keeping(profile: Profile, typed: str | None) -> Iterator[None]:
+    """Keep a typed client secret, if there is one; it is forgotten if the body fails."""
+    if typed is None:
+        yield
+        return
+    kept = Kept(profile.name, profile.grant["client_secret"]["kept"])
+    kept.keep(typed)
+    try:
+        yield
+    except BaseException:
+        kept.forget()
+        raise
+
+
+def keep(
+    profile: Profile, token: Token, typed: str | None, *, revoke: bool
+) -> changes.Earlier | None:
+    """Store the new session and settings, and return the session that they replaced.
+
+    If that fails and ``revoke`` is true, the token is revoked: nobody else has it.
+    """
+    with uninterrupted(), keeping(profile, typed):
+        try:
+            return changes.sign_in(profile, token)
+        except BaseException:
+            if revoke and (problem := ending.revoke(profile, token)):
+                say(f"The new session could not be revoked at the server: {problem}", err=True)
+            raise
+
+
+def conclude(
+    profile: Profile, token: Token, earlier: changes.Earlier | None, given: Token | None = None
+) -> None:
+    """End the earlier session and report the new one.
+
+    ``given`` is the token that ``token`` was exchanged for, if any.
+    """
+    told = None
+    with if_interrupted(
+        f"signed in to {profile.name}; its earlier session may still be valid at the server"
+    ):
+        if earlier is not None and not _is_continued(earlier.token, token, given):
+            told = _end_session(earlier)
+        if earlier is not None:
+            _forget_kept(earlier.profile, profile)
     subject = changes.subject_of(token)
-    click.echo(f"Signed in to {profile.name}" + (f" as {subject}" if subject else "") + ".")
-    click.echo(
+    say(f"Signed in to {profile.name}" + (f" as {subject}" if subject else "") + ".")
+    if token.refresh_token is None and getattr(profile.make_grant(), "needs_sign_in", True):
+        say(f"The server gave no refresh token: the session ends {until(token.expires_at)}.")
+    say(
         "In a script: from requests_silent_refresh import profiles; "
         f"profiles.load({profile.name!r}).mount_on(session)"
     )
-    if earlier is not None:
-        _end_session(earlier)
+    if told:
+        say(told)
 
 
-def _forget_kept(before: Profile | None, profile: Profile) -> None:
+def _is_continued(earlier: Token | None, *present: Token | None) -> bool:
+    """Return whether the earlier refresh token belongs to the present session as well.
+
+    Also for a session without one: revoking an access token may end more than that.
+    """
+    if earlier is None:
+        return False
+    return earlier.refresh_token is None or any(
+        one is not None
+        and one.refresh_token is not None
+        and one.refresh_token.reveal() == earlier.refresh_token.reveal()
+        for one in present
+    )
+
+
+def _end_session(earlier: changes.Earlier) -> str | None:
+    """Revoke, and if it is stored elsewhere wipe, the session that was replaced."""
+    try:
+        if earlier.token is None:
+            was_signed_in, problem = ending.end(earlier.profile)
+        else:
+            was_signed_in, problem = True, ending.revoke(earlier.profile, earlier.token)
+    except SilentRefreshError as error:
+        say(f"The profile's earlier session could not be ended: {error}", err=True)
+        return None
+    if problem is None:
+        return "The profile's earlier session was ended." if was_signed_in else None
+    say(f"The profile's earlier session could not be revoked at the server: {problem}", err=True)
+    return None
+
+
+def _forget_kept(before: Profile, profile: Profile) -> None:
     """Wipe the earlier typed secret if the new settings no longer refer to it."""
-    old = before.grant.get("client_secret") if before else None
+    old = before.grant.get("client_secret")
     if isinstance(old, dict) and "kept" in old and old != profile.grant.get("client_secret"):
         Kept(profile.name, old["kept"]).forget()
-
-
-def _end_session(earlier: Profile) -> None:
-    """End the session with the server or client that the profile used before."""
-    try:
-        earlier.manager.sign_out()
-        click.echo("The profile's earlier session with another server or client was ended.")
-    except SilentRefreshError as error:
-        click.echo(f"The profile's earlier session could not be ended: {error}", err=True)
 
 
 def _client(profile: Profile, typed: str | None, timeout: float) -> Client:
@@ -189,7 +270,7 @@ def _endpoint(profile: Profile, name: str, alternative: str) -> str:
 
 def _with_browser(
     profile: Profile, client: Client, keep: Keep, timeout: float, given: Mapping[str, Any]
-) -> None:
+) -> Token:
     from ..sign_in.browser import DEFAULT_REDIRECT, with_browser
 
     endpoint = _endpoint(profile, "authorization_endpoint", "--device")
@@ -198,62 +279,57 @@ def _with_browser(
 
     def show(url: str, opening: bool) -> None:
         lead = "Opening a browser. If none opens, visit" if opening else "To sign in, visit"
-        click.echo(f"{lead}:\n\n  {url}\n")
+        say(f"{lead}:", "", f"  {url}", "")
         if pasting:
-            click.echo(
+            say(
                 "In the end the browser shows an error, or an empty page. Paste the address that "
                 "it ended at here:"
             )
 
-    with_browser(
-        client,
-        endpoint,
-        show,
-        keep,
-        issuer=profile.sign_in.get("issuer_name"),
-        iss_required=bool(profile.sign_in.get("iss_in_callback")),
-        redirect_uri=redirect_uri,
-        bind=given["bind"],
-        read_line=StandardInput() if pasting else None,
-        say=click.echo,
-        open_browser=not given["no_browser"],
-        timeout=timeout,
-    )
+    with countdown() as waiting:
+        return with_browser(
+            client,
+            endpoint,
+            show,
+            keep,
+            issuer=profile.sign_in.get("issuer_name"),
+            iss_required=bool(profile.sign_in.get("iss_in_callback")),
+            redirect_uri=redirect_uri,
+            bind=given["bind"],
+            read_line=StandardInput() if pasting else None,
+            say=say,
+            open_browser=not given["no_browser"],
+            timeout=timeout,
+            waiting=(lambda left: None) if pasting else waiting,
+        )
 
 
 def _with_device(
     profile: Profile, client: Client, keep: Keep, timeout: float, given: Mapping[str, Any]
-) -> None:
+) -> Token:
     from ..sign_in.device import DeviceCode, with_device
 
     endpoint = _endpoint(profile, "device_authorization_endpoint", "--browser")
 
     def show(code: DeviceCode) -> None:
-        click.echo(f"On any device visit {code.verification_uri} and enter the code:\n")
-        click.echo(f"  {code.user_code}\n")
+        say(f"On any device visit {code.verification_uri} and enter the code:", "")
+        say(f"  {code.user_code}", "")
         if code.verification_uri_complete:
-            click.echo(f"or visit {code.verification_uri_complete}\n")
+            say(f"or visit {code.verification_uri_complete}", "")
 
-    def count_down(seconds: float) -> None:
-        minutes, rest = divmod(int(seconds), 60)
-        rewrite(f"Waiting for you to enter the code: {minutes}:{rest:02d} left")
-
-    def rewrite(line: str) -> None:
-        if is_terminal():
-            click.echo(f"\r\x1b[2K{line}", nl=False, err=True)
-
-    try:
-        token = with_device(client, endpoint, show, count_down, timeout=timeout)
-    finally:
-        rewrite("")
+    with countdown() as waiting:
+        token = with_device(client, endpoint, show, waiting, timeout=timeout)
     keep(token)
+    return token
 
 
 def _as_client(
     profile: Profile, client: Client, keep: Keep, timeout: float, given: Mapping[str, Any]
-) -> None:
+) -> Token:
     """Check once that the client's credentials work; the grant then refreshes on its own."""
-    keep(as_client(client, profile.grant.get("grant_type")))
+    token = as_client(client, profile.grant.get("grant_type"))
+    keep(token)
+    return token
 
 
 _METHODS = {"browser": _with_browser, "device": _with_device, "client-credentials": _as_client}

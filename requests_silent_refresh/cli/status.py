@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
 import time
 from typing import Any
 
 import click
 
 from .. import profiles
-from ..errors import SilentRefreshError
+from ..errors import SilentRefreshError, printable
 from ..profiles import changes, paths
 from . import exits
-from .app import is_terminal
 from .options import names_argument
+from .output import is_terminal, say
 from .times import since, until
 
 
@@ -47,11 +49,11 @@ def status(names: tuple[str, ...], as_json: bool) -> int:
     """
     found = [status_of(name) for name in names or profiles.listed()]
     if as_json:
-        click.echo(json.dumps([_as_json(one) for one in found], indent=2))
+        say(*json.dumps([_as_json(one) for one in found], indent=2).splitlines())
     elif found:
         _print(found)
     else:
-        click.echo("There are no profiles. To create one, see silent-refresh sign-in --help")
+        say("There are no profiles. To create one, see silent-refresh sign-in --help")
     if any(one.error for one in found):
         return exits.FAILED
     return exits.SIGNED_OUT if names and not all(one.signed_in for one in found) else exits.DONE
@@ -93,33 +95,50 @@ _HEAD = ("PROFILE", "SIGNED IN", "SCOPE", "EXPIRES", "GEN.", "REFRESHED", "STORE
 
 
 def _row(one: Status) -> tuple[str, ...]:
-    if one.error is not None:
-        return (one.name, "?", "", "", "", "", " ".join(one.error.split()))
     # The default path is not worth a column; `--json` and `doctor` show it.
     store = "file" if paths.is_default(one.store or "") else one.store or ""
+    generation = "" if one.generation is None else str(one.generation)
+    if one.error is not None:
+        return (one.name, "?", "", "", "", "", " ".join(one.error.split()))
     if not one.signed_in:
-        generation = "" if one.generation is None else str(one.generation)
         return (one.name, "no", "", "", generation, "", store)
     return (
         one.name,
         one.subject or "yes",
         " ".join(one.scope),
         "unknown" if one.expires_at is None else until(one.expires_at),
-        str(one.generation),
+        generation,
         since(one.refreshed_at),
         store,
     )
 
 
 def _print(found: list[Status]) -> None:
-    """Print one line for each profile, readable and easy to grep.
+    """Print a table, or if the terminal is too narrow for it, a block for each profile.
 
     Does not use rich: importing it and laying out a hundred rows would double
     the command's run time.
     """
-    rows = [_HEAD, *(_row(one) for one in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    bold = is_terminal(sys.stdout)
-    for row in rows:
+    rows = [tuple(map(printable, _row(one))) for one in found]
+    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        for row in rows:
+            say(row[0], bold=True)
+            for name, cell in zip(_HEAD[1:], row[1:], strict=True):
+                if cell:
+                    say(*_wrapped(f"  {name.lower():<10} ", cell, width))
+        return
+    for row in (_HEAD, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(click.style("  ".join(cells).rstrip(), bold=bold and row is _HEAD))
+        say("  ".join(cells).rstrip(), bold=row is _HEAD)
+
+
+def _wrapped(label: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 2 * len(label)),
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_on_hyphens=False,
+    )

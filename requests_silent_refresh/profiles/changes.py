@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+from ..errors import StoreUnavailable
 from ..jwt import claims_of
+from ..keys import as_source
 from ..stores.contract import State, StateMoved, TokenStore
-from ..system.kernel_lock import KernelLock
 from ..token import Token
-from . import paths, settings
+from . import settings
 from .profile import Profile, load
 from .references import Kept, resolve
 from .settings import ProfileError
 
-_TIMEOUT = 10.0  # seconds; the lock is held only for a save and a rename
+_TIMEOUT = 10.0  # seconds
 
 
-def sign_in(profile: Profile, token: Token) -> Profile | None:
+class Earlier(NamedTuple):
+    """The session that a sign-in replaced, and the profile it belonged to.
+
+    ``token`` is ``None`` if the session is still stored, in another place.
+    """
+
+    profile: Profile
+    token: Token | None
+
+
+def check(profile: Profile) -> None:
+    """Raise what would keep the next sign-in to ``profile`` from being stored, or from being used.
+
+    Called before a person is asked to sign in. Checks the origins, the place of the settings,
+    the store and the key, and stores nothing. Blocks for at most 10 s, plus the time that the
+    store takes. Raises ``StoreError`` or :class:`ProfileError`.
+    """
+    profile.adapter  # noqa: B018 (creates it, so that its arguments are checked)
+    with settings.locked(profile.name):
+        settings.Draft(profile.name, profile.to_settings()).discard()
+    store = opened(profile)
+    store.load()
+    try:
+        hold = store.exclusive(_TIMEOUT)
+    except StoreUnavailable as held:
+        if held.holder is None:
+            raise
+    else:
+        if hold is not None:
+            hold.release()
+    key: Any = profile.make_key()
+    first = key[0] if isinstance(key, list) else key  # the one that encrypts
+    if first is not None and not getattr(first, "make", False):
+        as_source(first).for_writing(None)
+
+
+def sign_in(profile: Profile, token: Token) -> Earlier | None:
     """Make ``token`` the profile's session and ``profile`` its settings.
 
     The last writer wins; settings and session are replaced together, under a
     lock that excludes other sign-ins. If server and client are the same, running
-    scripts adopt the new session, as after any sign-in elsewhere. Otherwise the
-    profile's old session is in another place: the old profile is returned, and
-    the caller should end that session. Returns ``None`` if there is none.
+    scripts adopt the new session, as after any sign-in elsewhere. Returns the session
+    that was replaced, which the caller should end or revoke; ``None`` if there was none.
 
     The state if this process dies after each step:
 
@@ -42,14 +77,12 @@ def sign_in(profile: Profile, token: Token) -> Profile | None:
     except that step 2 may have wiped a session. Blocks for at most 10 s, plus
     the time the store takes.
     """
-    with _locked(profile.name):
+    with settings.locked(profile.name):
         return _sign_in(profile, token)
 
 
-def _sign_in(profile: Profile, token: Token) -> Profile | None:
-    store = profile.open_store()
-    if hasattr(store, "create_table"):
-        store.create_table()
+def _sign_in(profile: Profile, token: Token) -> Earlier | None:
+    store = opened(profile)
     previous = load_or_none(profile.name)
     state = State.first(token, profile.make_grant().identity)
     subject = subject_of(token)
@@ -57,6 +90,7 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
         profile, signed_in={"lineage": state.lineage} | ({"subject": subject} if subject else {})
     )
     draft = settings.Draft(profile.name, profile.to_settings())
+    replaced = None
     try:
         must_wipe = (
             previous is not None
@@ -64,20 +98,42 @@ def _sign_in(profile: Profile, token: Token) -> Profile | None:
             and previous.identity != profile.identity
         )
         if must_wipe:
-            wipe(store)
+            replaced = wipe(store)
             draft.put_in_place()
-        store.replace(state, after=None)
+        replaced = _replace(store, state) or replaced
         if not must_wipe:
             draft.put_in_place()
     except BaseException:
         draft.discard()
         raise
-    return previous if previous is not None and previous.place != profile.place else None
+    if previous is not None and previous.place != profile.place:
+        return Earlier(previous, None)
+    return None if replaced is None else Earlier(previous or profile, replaced)
+
+
+def _replace(store: TokenStore, new: State) -> Token | None:
+    """Store ``new``, and return the token that it replaced."""
+    stored = store.load()
+    while True:
+        try:
+            store.replace(new, after=stored)
+        except StateMoved as moved:  # refreshed meanwhile
+            stored = moved.state
+        else:
+            return None if stored is None else stored.token
+
+
+def opened(profile: Profile) -> TokenStore:
+    """Return the profile's store, ready to be written."""
+    store = profile.open_store()
+    if hasattr(store, "create_table"):
+        store.create_table()
+    return store
 
 
 def forget(profile: Profile) -> None:
     """Remove the profile's settings and its kept secret; the session must have been ended."""
-    with _locked(profile.name):
+    with settings.locked(profile.name):
         settings.remove(profile.name)
         kept = _kept(profile)
         if kept is not None:
@@ -96,13 +152,18 @@ def _kept(profile: Profile) -> Kept | None:
     return secret if isinstance(secret, Kept) else None
 
 
-def wipe(store: TokenStore) -> None:
-    """Replace the stored session with a tombstone, even if it is refreshed at the same time."""
+def wipe(store: TokenStore) -> Token | None:
+    """Replace the stored session with a tombstone, and return the token that was wiped.
+
+    Goes on if the session is refreshed at the same time.
+    """
     while (state := store.load()) is not None and state.token is not None:
         try:
             store.clear(after=state)
         except StateMoved:
             continue
+        return state.token
+    return None
 
 
 def subject_of(token: Token) -> str | None:
@@ -126,15 +187,3 @@ def load_or_none(name: str) -> Profile | None:
         return load(name)
     except ProfileError:
         return None
-
-
-@contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """Hold the lock for changes of a profile's settings; waits at most 10 s to get it."""
-    lock = KernelLock(paths.settings_file(name) + ".lock")
-    try:
-        lock.acquire(_TIMEOUT)
-        lock.sign()
-        yield
-    finally:
-        lock.release()

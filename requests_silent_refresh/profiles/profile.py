@@ -161,12 +161,20 @@ class Profile:
                 raise ValueError(f"grant: kind must be one of {', '.join(kinds)}, not {kind!r}")
             return kinds[kind](**arguments)
 
+    def make_key(self) -> Any:
+        """Return the ``key`` argument of the store; ``None`` for the profile's own key file.
+
+        Raises :class:`ProfileError` as for the grant.
+        """
+        with _as_profile_error(self.name):
+            return _key(self.key, self.name)
+
     def open_store(self) -> TokenStore:
         """Return the store; no file is opened. Raises :class:`ProfileError` as for the grant."""
         arguments = dict(self.store)
         kind = arguments.pop("kind", "file")
+        key = self.make_key()
         with _as_profile_error(self.name):
-            key = _key(self.key, self.name)
             if kind == "file":
                 from ..keys import KeyFile
                 from ..stores.file import EncryptedFileStore
@@ -184,9 +192,11 @@ class Profile:
     def save(self) -> None:
         """Write the settings, replacing any of the same name; the session is not changed.
 
-        Raises :class:`ProfileError` if they cannot be written.
+        Waits at most 10 s for another process that changes the profile. Raises
+        :class:`ProfileError` if they cannot be written.
         """
-        settings.Draft(self.name, self.to_settings()).put_in_place()
+        with settings.locked(self.name):
+            settings.Draft(self.name, self.to_settings()).put_in_place()
 
     def to_settings(self) -> dict[str, Any]:
         """Return the settings as they are written to JSON."""

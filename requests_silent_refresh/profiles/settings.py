@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import SilentRefreshError
 from ..system import private_files
+from ..system.kernel_lock import KernelLock
 from . import paths
 
 FORMAT = "requests-silent-refresh profile"
 VERSION = 1
+
+_TIMEOUT = 10.0  # seconds; the lock is held only for a save and a rename
 
 
 class ProfileError(SilentRefreshError):
@@ -50,7 +53,10 @@ def read(name: str) -> dict[str, Any] | None:
 
 
 class Draft:
-    """New settings, written to a file beside the current one; ``ProfileError`` if that fails."""
+    """New settings, written to a file beside the current one; ``ProfileError`` if that fails.
+
+    Must be created, and put in place or discarded, with the profile's lock held.
+    """
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         self._path = paths.settings_file(name)
@@ -63,7 +69,7 @@ class Draft:
             raise ProfileError(f"the settings cannot be written: {error}") from None
 
     def put_in_place(self) -> None:
-        """Make these the settings, durably. Must be called with the profile's lock held."""
+        """Make these the settings, durably."""
         try:
             private_files.rename(self._path + ".new", self._path)
         except OSError as error:
@@ -74,6 +80,23 @@ class Draft:
         """Remove the new file if it was not put in place."""
         with contextlib.suppress(OSError):
             private_files.remove(self._path + ".new")
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the lock for changes of a profile; waits at most 10 s, then ``StoreUnavailable``."""
+    lock = KernelLock(paths.settings_file(name) + ".lock")
+    try:
+        try:
+            lock.acquire(_TIMEOUT)
+        except OSError as error:
+            if isinstance(error, SilentRefreshError):
+                raise
+            raise ProfileError(f"the settings cannot be locked: {error}") from None
+        lock.sign()
+        yield
+    finally:
+        lock.release()
 
 
 def remove(name: str) -> None:

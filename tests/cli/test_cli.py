@@ -197,7 +197,7 @@ def test_another_client_ends_the_session_of_the_first(server, work, command):
         answer(terminal.find(r"http\S+/authorize\S+"))
         done = terminal.finish()
         assert done.code == 0, done
-        assert "earlier session with another server or client was ended" in done.out
+        assert "The profile's earlier session was ended." in done.out
         assert server.counters.revocations == 1
         assert work.open_store().load().token is None
         assert profiles.load("work").origins == (other.url,)
@@ -263,9 +263,16 @@ def test_a_port_in_use_is_reported(server, command):
     ("arguments", "code", "message"),
     [
         (["--issuer", "{url}/other", "--client-id", "c", "--origin", "{url}"], 4, "no metadata"),
-        (["--issuer", "{url}", "--client-id", "c"], 2, "--origin is missing"),
-        (["--issuer", "{url}", "--origin", "{url}"], 2, "--client-id is missing"),
-        (["--client-id", "c", "--origin", "{url}"], 2, "--issuer is missing"),
+        (["--issuer", "{url}", "--client-id", "c"], 2,
+         "--origin (the server that may receive the token): missing"),
+        ([], 2, "--issuer (or --token-endpoint, for other servers), --client-id, --origin"),
+        (["--issuer", "{url}", "--client-id", "c", "--origin", "{url}", "--origin", "a.example"],
+         2, "'a.example' is not an origin"),
+        (["--issuer", "{url}", "--client-id", "c", "--origin", "http://a.example"], 4, "https"),
+        (["--issuer", "{url}", "--client-id", "c", "--origin", "{url}", "--parameter", "state=x"],
+         2, "--parameter state: the sign-in sets it itself"),
+        (["--issuer", "{url}", "--client-id", "c", "--origin", "{url}", "--timeout", "nan"], 2,
+         "not a number of seconds"),
         (["--issuer", "no url", "--client-id", "c", "--origin", "{url}"], 4, "not a valid issuer"),
         (["--issuer", "http://a.example", "--client-id", "c", "--origin", "{url}"], 4, "use https"),
         (
@@ -652,15 +659,54 @@ def test_import_accepts_a_token_endpoints_answer(server, command):
 
 
 def test_import_accepts_a_refresh_token_alone(server, command):
-    """Import: it is exchanged at once, by the manager, so that no token is lost (P5)."""
+    """Import: it is exchanged at once, and stored with the access token that it brought."""
     refresh_token = server.sign_in()["refresh_token"]
     code, out, err = command("import", "work", *set_up(server), stdin=refresh_token + "\n")
     assert (code, err) == (0, "")
     assert "Refreshed: the token expires in 59 min." in out
     assert server.counters.granted == 1
-    assert profiles.load("work").open_store().load().generation == 2
-    line = failed(command("import", "work", stdin="rt-unknown"), exits.SIGNED_OUT)
-    assert "run silent-refresh sign-in work" in line
+    assert profiles.load("work").open_store().load().generation == 1
+
+
+@pytest.mark.parametrize(
+    "given", ["rt-unknown", '{"access_token": "a", "refresh_token": "rt-unknown"}']
+)
+def test_import_tries_what_it_was_given_before_the_old_session_goes(
+    server,
+    work,
+    command,
+    home,  # noqa: F811
+    given,
+):
+    """Import: a typo loses no session, neither here nor at the server."""
+    before = files_in(home)
+    line = failed(command("import", "work", stdin=given), exits.NOT_COMPLETED)
+    assert "the refresh token that was given is not accepted" in line
+    assert files_in(home) == before
+    assert command("refresh", "work")[0] == 0
+
+
+def test_import_of_the_same_tokens_again_revokes_nothing(server, command):
+    """Import: the session that is replaced may be the one that was given."""
+    tokens = json.dumps(server.sign_in())
+    assert command("import", "work", *set_up(server), stdin=tokens)[0] == 0
+    assert command("import", "work", stdin=tokens)[0] == 0
+    assert command("refresh", "work")[0] == 0
+    assert (server.counters.revocations, server.counters.reuse_detections) == (0, 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_import_knows_the_encodings_of_windows(server, encoding):
+    """Import: a byte order mark, and what a redirection of PowerShell writes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "requests_silent_refresh", "import", "work", *set_up(server)],
+        input=json.dumps(server.sign_in()).encode(encoding),
+        cwd=ROOT,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_import_for_a_json_api(server, command):

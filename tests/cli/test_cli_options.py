@@ -13,7 +13,7 @@ from signing_in import home, keyring_in_memory, run, set_up  # noqa: F401 (two f
 from requests_silent_refresh import Token, cli, profiles
 from requests_silent_refresh.cli import exits
 from requests_silent_refresh.cli.app import uninterrupted
-from requests_silent_refresh.cli.sign_in import conclude
+from requests_silent_refresh.cli.sign_in import conclude, keep
 from requests_silent_refresh.keys import generate_key
 from requests_silent_refresh.profiles import Profile, changes, paths
 from requests_silent_refresh.testing import AuthorizationServer
@@ -116,7 +116,7 @@ def test_endpoints_in_options_override_those_of_an_issuer(server, imported):
     ("option", "reference"),
     [
         ("environment:NAME", {"environment": "NAME"}),
-        ("file:~/secret", {"file": "~/secret"}),
+        ("file:~/secret", {"file": os.path.expanduser("~/secret")}),
         ("keyring:service/account", {"keyring": "service", "account": "account"}),
         ("keyring:service", {"keyring": "service"}),
     ],
@@ -136,21 +136,22 @@ def test_a_client_secret_is_stored_as_a_reference(imported, option, reference):
         (["environment:TEST_KEY"], {"environment": "TEST_KEY"}),
         (["keyring:service/account"], {"keyring": "service", "account": "account"}),
         (["passphrase-environment:TEST_KEY"], {"passphrase": {"environment": "TEST_KEY"}}),
-        (["passphrase-file:phrase"], {"passphrase": {"file": "phrase"}}),
+        (["passphrase-file:phrase"], {"passphrase": {"file": "=phrase"}}),
         (
             ["key-file:a", "key-file:b"],
-            [{"key_file": "a", "make": True}, {"key_file": "b", "make": True}],
+            [{"key_file": "=a", "make": True}, {"key_file": "=b", "make": True}],
         ),
     ],
 )
 @pytest.mark.usefixtures("keyring_in_memory")
 def test_a_key_is_stored_as_a_reference(imported, options, key, tmp_path, monkeypatch):
-    """P12: each source of keys has an option, and several of them allow a rotation."""
+    """P12: each source of keys has an option. A path, written ``=`` here, is made absolute."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TEST_KEY", generate_key())
     (tmp_path / "phrase").write_text("a long passphrase")
     profile = imported(*(word for option in options for word in ("--key", option)))
-    assert profile.key == key
+    made_absolute = json.loads(json.dumps(key).replace('": "=', f'": "{tmp_path}/'))
+    assert profile.key == made_absolute
     assert profile.manager.signed_in
     assert not os.path.exists(paths.key_file("work")), "the profile has no key file of its own"
 
@@ -218,7 +219,8 @@ def test_an_earlier_session_that_cannot_be_ended_is_reported(server, capsys, tmp
 
     changes.sign_in(profile("old", "old"), server.sign_in_token())
     (tmp_path / "old").write_bytes(b"damaged")
-    conclude(profile("new", "new"), Token("a"), None)
+    new = profile("new", "new")
+    conclude(new, Token("a"), changes.sign_in(new, Token("a")))
     out, err = capsys.readouterr()
     assert "Signed in to work." in out
     assert "earlier session could not be ended" in err
@@ -233,7 +235,7 @@ def test_a_sign_in_replaces_broken_settings(server, capsys):
         file.write("{")
     assert cli.main(["sign-in", "work", *set_up(server)]) == exits.SETUP
     assert "repair or remove it" in capsys.readouterr().err
-    conclude(profile, Token("a"), None)
+    keep(profile, Token("a"), None, revoke=True)
     assert profiles.load("work").manager.signed_in
 
 

@@ -85,13 +85,24 @@ def test_a_countdown_shows_how_long_the_code_is_valid(server):
     server.authorizations.device_code_lifetime = 90.0
     screen = Screen("sign-in", "work", "--device", *set_up(server))
     code = screen.find("[A-Z]{4}-[A-Z]{4}")
-    screen.find("Waiting for you to enter the code: 1:(30|29) left")
+    screen.find("Waiting: 1:(30|29) left, Ctrl-C gives up")
     screen.find("1:2[0-8] left")
     assert server.authorizations.decide(code, "ann")
     screen.type("\x03")
     assert screen.finish() == exits.INTERRUPTED
     assert "silent-refresh: interrupted: nothing was changed" in screen.text
     assert profiles.listed() == []
+
+
+def test_a_countdown_shows_how_long_the_browser_is_waited_for(server):
+    """Sign-in: a person sees that the command waits, for how long, and how to end it."""
+    screen = Screen("sign-in", "work", *set_up(server))
+    screen.find("authorize")
+    screen.find("Waiting: (5:00|4:59) left, Ctrl-C gives up")
+    screen.find("4:5[0-8] left")
+    screen.type("\x03")
+    assert screen.finish() == exits.INTERRUPTED
+    assert "silent-refresh: interrupted: nothing was changed" in screen.text
 
 
 def test_a_secret_is_typed_without_echo():

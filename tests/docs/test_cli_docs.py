@@ -108,7 +108,10 @@ def test_every_command_of_the_page_runs(shell, server):
     found = [line for line in commands() if not line.startswith("pip install")]
     for line in found:
         done = shell(line)
-        assert (done.returncode, done.stderr) == (0, ""), (line, done)
+        # The JSON API of the page has no revocation endpoint, which the command says.
+        told = "the server was not told" if "sign-out shop" in line else ""
+        assert done.returncode == 0, (line, done)
+        assert told in done.stderr if told else done.stderr == "", (line, done)
     assert {name for line in found for name in re.findall(r"silent-refresh ([a-z-]+)", line)} == {
         "sign-in", "import", "status", "doctor", "token", "refresh", "rotate-key", "sign-out",
         "completion", "providers",

@@ -440,10 +440,14 @@ def test_tokens_of_another_client_are_another_session(server):
     grant = refresh_grant(server.token_endpoint, client_id="another")
     earlier = changes.sign_in(profile_for(server, grant=grant), token)
     assert earlier is not None
-    assert earlier.identity == old.identity
-    assert earlier.place != profiles.load("work").place
+    assert earlier.profile.identity == old.identity
+    assert earlier.profile.place != profiles.load("work").place
+    assert earlier.token is None
     assert old.manager.signed_in
-    assert changes.sign_in(profile_for(server, grant=grant), server.sign_in_token()) is None
+    again = changes.sign_in(profile_for(server, grant=grant), server.sign_in_token())
+    assert again is not None
+    assert again.token is not None
+    assert again.token.access_token.reveal() == token.access_token.reveal()
 
 
 def test_a_session_of_another_client_in_the_same_place_is_wiped_first(server, tmp_path):

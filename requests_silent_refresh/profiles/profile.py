@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..stores.contract import TokenStore
 
 #: A grant's connection settings. The sign-in and the other commands use the same ones.
-NETWORK = ("verify", "cert", "proxies")
+NETWORK = ("verify", "cert", "proxies", "allow_insecure_http")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +255,7 @@ def network_options(grant: Mapping[str, Any]) -> dict[str, Any]:
 
     options = {name: grant[name] for name in NETWORK if name in grant}
     try:
-        checked_network(**options)
+        checked_network(*(options.get(name) for name in NETWORK[:3]))
     except TypeError as error:
         raise ValueError(f"grant: {error}") from None
     return options

@@ -18,6 +18,7 @@ from ..grants.token_endpoint import TokenEndpoint
 from ..profiles import paths
 from ..profiles.profile import Profile, network_options
 from ..profiles.references import resolve
+from ..system import private_files
 from ..system.directories import weakness
 from ..system.kernel_lock import KernelLock
 from . import exits
@@ -45,11 +46,12 @@ def doctor(names: tuple[str, ...]) -> int:
     no token and no secret, and changes nothing. Exits with 1 if there is a problem.
     """
     healthy = True
-    for name in names or profiles.listed():
-        say(f"{name}:")
-        for finding in examine(name):
-            healthy = healthy and finding.level != "problem"
-            say(f"  {finding.level:<8} {' '.join(finding.text.split())}")
+    with private_files.looking_only():
+        for name in names or profiles.listed():
+            say(f"{name}:")
+            for finding in examine(name):
+                healthy = healthy and finding.level != "problem"
+                say(f"  {finding.level:<8} {' '.join(finding.text.split())}")
     return exits.DONE if healthy else exits.FAILED
 
 
@@ -69,8 +71,11 @@ def examine(name: str) -> Iterator[Finding]:
     yield from _network(profile)
 
 
-def _modes(path: str, what: str) -> Iterator[Finding]:
-    """Check whether other users can read or replace a file."""
+def _modes(path: str, what: str, *, key_of: str | None = None) -> Iterator[Finding]:
+    """Check whether other users can read or replace a file.
+
+    ``key_of`` is the profile whose key it is: a key that others could read may be known.
+    """
     try:
         found, danger = os.lstat(path), weakness(os.path.dirname(path))
     except FileNotFoundError:
@@ -78,9 +83,10 @@ def _modes(path: str, what: str) -> Iterator[Finding]:
         return
     mode = stat.S_IMODE(found.st_mode)
     if os.name == "posix" and mode & 0o077:
+        advice = "" if key_of is None else f", then silent-refresh rotate-key {key_of}"
         yield Finding(
-            "warning",
-            f"{what}: {path} can be opened by other users (mode {mode:o}): chmod go= {path}",
+            "warning" if key_of is None else "problem",
+            f"{what}: {path} can be opened by others (mode {mode:o}): chmod go= {path}{advice}",
         )
     elif danger is not None:
         yield Finding("problem", f"{what}: other users can replace {path}: {danger}")
@@ -101,12 +107,24 @@ def _grant(profile: Profile) -> Iterator[Finding]:
 
 
 def _key(profile: Profile) -> Iterator[Finding]:
-    if profile.key is None and profile.store.get("kind", "file") == "file":
-        yield from _modes(paths.key_file(profile.name), "key file")
-    elif isinstance(profile.key, dict) and "key_file" in profile.key:
-        yield from _modes(os.path.expanduser(profile.key["key_file"]), "key file")
-    else:
-        yield Finding("ok", f"key: {profile.key}")
+    keys = profile.key if isinstance(profile.key, list) else [profile.key]
+    for key in keys:
+        inner = key.get("passphrase", key) if isinstance(key, dict) else key
+        if key is None and profile.store.get("kind", "file") == "file":
+            path: str | None = paths.key_file(profile.name)
+        else:
+            path = (inner.get("key_file") or inner.get("file")) if inner else None
+        if path is None:
+            yield Finding("ok", f"key: {key}")
+        elif "file" in (inner or {}) and not _is_writable_by_others(path):
+            # A platform that mounts secrets gives them modes of its own.
+            yield Finding("ok", f"key: {path}")
+        else:
+            yield from _modes(path, "key file", key_of=profile.name)
+
+
+def _is_writable_by_others(path: str) -> bool:
+    return os.name == "posix" and bool(os.stat(path).st_mode & 0o022)
 
 
 def _state(profile: Profile) -> Iterator[Finding]:

@@ -115,7 +115,11 @@ class Look:
             if now < self._stored.look_at:  # another request looks
                 return self._queue.current
             self._stored.look_at = now + self._store.look_interval
+            if self._reading is not None and not self._reading.ended:
+                return self._queue.current  # the store hangs: one request has waited for it
             reading = self._begin(unless_lost=True)
+        if not reading.start():  # no thread can be started, and the store may hang
+            return self._queue.current
         if reading.wait(GLANCE) and isinstance(trouble := reading.result(0), SilentRefreshError):
             logger.debug("the store cannot be read: %s", trouble)
         return self._queue.current

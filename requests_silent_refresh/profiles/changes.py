@@ -10,7 +10,7 @@ from ..jwt import claims_of
 from ..keys import as_source
 from ..stores.contract import State, StateMoved, TokenStore
 from ..token import Token
-from . import settings
+from . import paths, settings
 from .profile import Profile, load
 from .references import Kept, resolve
 from .settings import ProfileError
@@ -38,7 +38,7 @@ def check(profile: Profile) -> None:
     profile.adapter  # noqa: B018 (creates it, so that its arguments are checked)
     with settings.locked(profile.name):
         settings.Draft(profile.name, profile.to_settings()).discard()
-    store = opened(profile)
+    store = opened(profile, load_or_none(profile.name))
     store.load()
     try:
         hold = store.exclusive(_TIMEOUT)
@@ -82,8 +82,8 @@ def sign_in(profile: Profile, token: Token) -> Earlier | None:
 
 
 def _sign_in(profile: Profile, token: Token) -> Earlier | None:
-    store = opened(profile)
     previous = load_or_none(profile.name)
+    store = opened(profile, previous)
     state = State.first(token, profile.make_grant().identity)
     subject = subject_of(token)
     profile = dataclasses.replace(
@@ -123,12 +123,23 @@ def _replace(store: TokenStore, new: State) -> Token | None:
             return None if stored is None else stored.token
 
 
-def opened(profile: Profile) -> TokenStore:
-    """Return the profile's store, ready to be written."""
+def opened(profile: Profile, previous: Profile | None) -> TokenStore:
+    """Return the profile's store, ready to be written.
+
+    What is stored there may be encrypted with the key of the ``previous`` settings.
+    """
+    if previous is not None and previous.place == profile.place and previous.key != profile.key:
+        profile = dataclasses.replace(profile, key=[*_keys(profile), *_keys(previous)])
     store = profile.open_store()
     if hasattr(store, "create_table"):
         store.create_table()
     return store
+
+
+def _keys(profile: Profile) -> list[Any]:
+    if profile.key is None:
+        return [{"key_file": paths.key_file(profile.name), "make": True}]
+    return list(profile.key) if isinstance(profile.key, list) else [profile.key]
 
 
 def forget(profile: Profile) -> None:

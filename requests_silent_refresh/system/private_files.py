@@ -206,8 +206,27 @@ def check(fd: int, path: str, mode: int = PRIVATE) -> os.stat_result:
 _left_open: set[str] = set()
 
 
+_looking_only = False
+
+
+@contextlib.contextmanager
+def looking_only() -> Iterator[None]:
+    """Leave modes as they are while the body runs, for a program that only examines files.
+
+    Not thread-safe.
+    """
+    global _looking_only  # noqa: PLW0603 (one examination at a time)
+    _looking_only = True
+    try:
+        yield
+    finally:
+        _looking_only = False
+
+
 def _change_mode(change: Callable[[_Target, int], None], target: _Target, mode: int) -> bool:
     """Change a mode, and return whether the file system took it."""
+    if _looking_only:
+        return False
     try:
         call(change, target, mode)
     except OSError as error:

@@ -818,7 +818,8 @@ def test_doctor_finds_what_is_wrong(server, work, command, tmp_path):
     os.chmod(os.path.dirname(work.place), 0o777)
     code, out, _ = command("doctor", "work")
     assert code == exits.FAILED
-    assert re.search("warning +key file: .* can be opened by other users", out)
+    assert re.search("problem +key file: .* can be opened by others .*rotate-key work", out)
+    assert os.stat(paths.key_file("work")).st_mode & 0o777 == 0o644, "doctor changes nothing"
     assert re.search("problem +tokens: other users can replace", out)
     grant = {**profile(server).grant, "client_secret": {"environment": "TEST_UNSET"}}
     grant["revocation_endpoint"] = "https://127.0.0.1:1/revoke"

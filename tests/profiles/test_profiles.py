@@ -36,6 +36,7 @@ from requests_silent_refresh import (
     keys,
     profiles,
 )
+from requests_silent_refresh.keys import generate_key
 from requests_silent_refresh.profiles import Profile, ProfileError, changes, names, paths
 from requests_silent_refresh.profiles.references import Kept
 from requests_silent_refresh.system import private_files
@@ -637,3 +638,15 @@ def test_loading_a_profile_takes_no_lock(server, home):  # noqa: F811
         assert time.monotonic() - began < 5
     tokens = Path(profile.place).name
     assert {"work.json.lock", f"{tokens}.lock", f"{tokens}.write.lock"} <= names
+
+
+def test_a_sign_in_with_another_key_replaces_the_session(server, monkeypatch):
+    """What is stored is read with the key of the earlier settings, and ended."""
+    monkeypatch.setenv("TEST_KEY", generate_key())
+    signed_in(server)
+    new = profile_for(server, key={"environment": "TEST_KEY"})
+    changes.check(new)
+    replaced = changes.sign_in(new, server.sign_in_token())
+    assert replaced is not None
+    assert replaced.token is not None
+    assert profiles.load("work").manager.signed_in

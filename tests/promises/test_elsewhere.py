@@ -178,3 +178,14 @@ def test_an_engine_is_looked_at_every_thirty_seconds_or_as_set(request, clock, k
         with pytest.raises(SessionExpired):
             mine.token()
         store.close()
+
+
+def test_a_look_that_needs_a_thread_is_left_out_without_one(mine, store, clock, monkeypatch):
+    """P8: the store may hang, and the request would read it without a bound."""
+    monkeypatch.setattr(
+        "requests_silent_refresh.system.background_call.start_daemon", lambda *work: False
+    )
+    loads = store.loads
+    clock.advance(5.1)
+    assert bearer(mine) == "ada"
+    assert store.loads == loads

@@ -57,8 +57,8 @@ class Client:
     ``parameters`` are added to the authorization request (``audience``, ``prompt``); a sign-in
     sets :data:`OWN_PARAMETERS` itself, so one of these raises ``ValueError``.
     ``network`` holds ``verify``, ``cert``, ``proxies`` and ``allow_insecure_http``. ``timeout`` is
-    in seconds, for one request. ``extra`` are more fields of each request, as in a grant; ``resource`` among the
-    parameters is sent with each request, too (RFC 8707 section 2.2).
+    in seconds, for one request. ``extra`` are more fields of each request, as in a grant;
+    ``resource`` among the parameters is sent with each request, too (RFC 8707 section 2.2).
     """
 
     token_endpoint: str

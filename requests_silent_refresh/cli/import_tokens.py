@@ -16,8 +16,9 @@ from ..sign_in.client import SignInFailed
 from ..sign_in.from_elsewhere import read_given
 from ..token import Token
 from .app import uninterrupted
-from .options import name_argument, profile_from, setting_options
+from .options import name_argument, setting_options
 from .output import is_terminal, say
+from .settings_from import profile_from
 from .sign_in import checked, conclude, keep, keeping, known
 from .stdin import read_secret, read_stdin
 from .times import until

@@ -19,9 +19,10 @@ from ..profiles.references import Kept, resolve
 from ..sign_in.client import OWN_PARAMETERS, Client, as_client
 from ..token import Token
 from .app import uninterrupted
-from .options import Seconds, name_argument, parsed_pairs, profile_from, setting_options
+from .options import Seconds, name_argument, setting_options
 from .output import countdown, if_interrupted, say
 from .providers import named
+from .settings_from import parsed_pairs, profile_from
 from .standard_input import StandardInput
 from .stdin import read_secret
 from .times import until

@@ -9,6 +9,7 @@ from ..errors import StoreUnavailable
 from ..jwt import claims_of
 from ..keys import as_source
 from ..stores.contract import State, StateMoved, TokenStore
+from ..stores.moving import copy_state
 from ..token import Token
 from . import paths, settings
 from .profile import Profile, load
@@ -134,6 +135,22 @@ def opened(profile: Profile, previous: Profile | None) -> TokenStore:
     if hasattr(store, "create_table"):
         store.create_table()
     return store
+
+
+def move(profile: Profile, new: Profile) -> None:
+    """Move the session to the place of ``new``, and make that the profile's settings.
+
+    If this process dies in between, a repeated call completes the move. Blocks for at most 10 s
+    for each lock. Raises ``StoreError`` or :class:`ProfileError`.
+    """
+    with settings.locked(profile.name):
+        draft = settings.Draft(new.name, new.to_settings())
+        try:
+            copy_state(profile.open_store(), opened(new, None), _TIMEOUT)
+            draft.put_in_place()
+        except BaseException:
+            draft.discard()
+            raise
 
 
 def _keys(profile: Profile) -> list[Any]:

@@ -114,7 +114,7 @@ def test_every_command_of_the_page_runs(shell, server):
         assert told in done.stderr if told else done.stderr == "", (line, done)
     assert {name for line in found for name in re.findall(r"silent-refresh ([a-z-]+)", line)} == {
         "sign-in", "import", "status", "doctor", "token", "refresh", "rotate-key", "sign-out",
-        "completion", "providers",
+        "completion", "providers", "settings", "move",
     }  # fmt: skip
     assert profiles.listed() == ["bot", "work"]
     assert not profiles.load("work").manager.signed_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -10,38 +11,52 @@ from ..keys import KeyFile
 from ..profiles import changes, load
 from ..profiles.paths import key_file
 from .app import uninterrupted
-from .options import name_argument
+from .options import key_option, name_argument
 from .output import say
+from .settings_from import place_from
 
 
 @click.command("rotate-key")
 @name_argument
-def rotate_key(name: str) -> None:
+@key_option
+def rotate_key(name: str, **given: Any) -> None:
     """Encrypt the tokens of the profile NAME with a new key. Running scripts continue.
 
-    If the profile uses a key file, a new key is added to it. With any other
-    kind of key, first list the new key before the old one (--key NEW --key OLD).
-    The old key can still decrypt until the next rotation, in case another
-    process is just saving with it.
+    If the profile uses a key file, a new key is added to it; if it has several keys,
+    the first encrypts from now on. Otherwise name the new key: --key NEW. The key
+    before can still decrypt. Keys that other profiles or hosts may use are never
+    removed. Scripts that run have to be restarted after --key; for several hosts
+    see docs/fleet.rst.
     """
     profile = load(name)
-    store: Any = profile.open_store()  # every store that a profile can have rotates keys
+    file = _key_file(profile.key, name)
+    if not given["keys"] and file is None and not isinstance(profile.key, list):
+        raise click.UsageError("--key is missing: name the new key, which encrypts from now on")
     with uninterrupted():
-        path = _own_key_file(profile.key, name)
-        if path is not None:
-            keys = KeyFile(path, make=True)
-            keys.add_key()
+        if given["keys"]:
+            before = profile.key if isinstance(profile.key, list) else [profile.key]
+            new = place_from({**given, "store": None, "store_name": None}, profile).key
+            keys = [*(new if isinstance(new, list) else [new])]
+            old = before[0] or {"key_file": key_file(name), "make": True}
+            profile = dataclasses.replace(profile, key=[*(k for k in keys if k != old), old])
+            profile.save()
+        elif file is not None:
+            file.add_key()
+        store: Any = profile.open_store()  # every store that a profile can have rotates keys
         key_id = store.rotate_key()
         changes.rotate_kept(profile)
-        if path is not None:
-            keys.retire_keys(keep=2)
+        if not given["keys"] and file is not None and profile.key is None:
+            file.retire_keys(keep=2)  # the profile's own, which nobody else uses
     if key_id is None:
         say(f"Nobody has signed in to {name} yet: there is nothing to encrypt.")
     else:
         say(f"The tokens of {name} are now encrypted with the key {key_id}.")
 
 
-def _own_key_file(key: Any, name: str) -> str | None:
+def _key_file(key: Any, name: str) -> KeyFile | None:
+    """Return the key file that the profile uses alone; ``None`` for other keys and several."""
     if key is None:
-        return key_file(name)
-    return str(key["key_file"]) if isinstance(key, dict) and "key_file" in key else None
+        return KeyFile(key_file(name), make=True)
+    return (
+        KeyFile(key["key_file"], make=True) if isinstance(key, dict) and "key_file" in key else None
+    )

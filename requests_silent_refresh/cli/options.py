@@ -45,6 +45,11 @@ def setting_options(command: F) -> F:
     return command
 
 
+def key_option(command: F) -> F:
+    """Add the option that names keys."""
+    return _KEY(command)
+
+
 def place_options(command: F) -> F:
     """Add the options that say where a session is stored, and with which key."""
     for option in reversed((*_STORE, _KEY)):

@@ -104,7 +104,9 @@ class Keys:
         derived = "" if kdf is None else " (derived from a passphrase)"
         return WrongKey(
             f"the tokens were encrypted with key {stored}{derived}, and {found}. Give the store "
-            "that key, or call the store's reset() and sign in again",
+            "that key; while a key is being replaced, every process needs the new one before any "
+            "of them encrypts with it. If the key is lost, call the store's reset() and sign in "
+            "again",
             stored_key_id=stored,
             key_ids=tried,
         )

@@ -7,12 +7,14 @@ import binascii
 import dataclasses
 import hashlib
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from ..errors import StoreError, StoreUnavailable
 from ..secret_sources import ask
+from ..system.forking import reset_in_child
 
 KDFParameters: TypeAlias = Mapping[str, Any]
 
@@ -125,10 +127,19 @@ class Literal(KeySource):
 
 
 class Remembered(KeySource):
-    """A source that is read once, and again after :meth:`forget`."""
+    """A source that is read once, and again after :meth:`forget`.
+
+    Threads that need the keys at the same time wait for one of them to read.
+    """
 
     def __init__(self) -> None:
         self._keys: tuple[Key, ...] = ()
+        self.after_fork_in_child()
+        reset_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Replace the lock, which a thread of the parent may hold."""
+        self._reading = threading.RLock()  # a source may read a store that has it as its key
 
     @abstractmethod
     def fetch(self) -> tuple[Key, ...]:
@@ -136,7 +147,8 @@ class Remembered(KeySource):
 
     def for_reading(self, kdf: KDFParameters | None) -> Sequence[Key]:
         if not self._keys:
-            self._keys = self.fetch()
+            with self._reading:
+                self._keys = self._keys or self.fetch()
         return self._keys
 
     def forget(self) -> bool:

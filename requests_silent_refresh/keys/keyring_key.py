@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +12,7 @@ from .. import arguments
 from ..errors import StoreError, StoreUnavailable
 from ..redaction import strip
 from ..system.background_call import Call, LeftBehind
-from ..system.forking import reset_in_child
+from ..system.kernel_lock import KernelLock
 from .key_source import KDFParameters, Key, Remembered, found_key, generate_key
 
 _Keys = tuple[Key, ...]
@@ -36,18 +39,18 @@ class KeyringKey(Remembered):
         self.service = service
         self.account = account
         self.timeout = timeout
-        self._pending: Call[_Keys] | None = None
-        reset_in_child(self)
 
     def after_fork_in_child(self) -> None:
-        self._pending = None
+        super().after_fork_in_child()
+        self._pending: Call[_Keys] | None = None
 
     def fetch(self) -> _Keys:
         return self._bounded(self._get)
 
     def for_writing(self, kdf: KDFParameters | None) -> Key:
-        if not self.for_reading(kdf):
-            self._keys = self._bounded(self._make)
+        with self._reading:
+            if not self.for_reading(kdf):
+                self._keys = self._bounded(self._make)
         return super().for_writing(kdf)
 
     def absence(self) -> str:
@@ -60,9 +63,23 @@ class KeyringKey(Remembered):
         return (found_key(text, f"what the keyring holds for {self.service!r}"),)
 
     def _make(self) -> _Keys:
+        """Make the key unless another process has: a second one would replace the first."""
+        from platformdirs import user_runtime_dir
+
+        # One place for each user, as the keyring is, whatever HOME says.
+        folder = user_runtime_dir("requests-silent-refresh", appauthor=False)
+        entry = hashlib.sha256(f"{self.service}\0{self.account}".encode()).hexdigest()[:16]
+        lock = KernelLock(os.path.join(folder, f"keyring-{entry}.lock"))
+        try:
+            with contextlib.suppress(OSError):  # nothing can be written there
+                lock.acquire(self.timeout)
+            return self._get() or self._make_locked()
+        finally:
+            lock.release()
+
+    def _make_locked(self) -> _Keys:
         _usable_backend().set_password(self.service, self.account, generate_key())
-        # Read it back: another process may have been first, and some backends
-        # silently keep nothing.
+        # Read it back: some backends silently keep nothing.
         keys = self._get()
         if not keys:
             raise StoreError(

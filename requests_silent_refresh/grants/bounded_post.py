@@ -81,6 +81,8 @@ class Exchange:
 
     def result(self) -> Outcome:
         """Make the request and return its outcome at the deadline at the latest. Call it once."""
+        # Before the talker begins, because the process may be stopped as soon as it has sent.
+        limit = AwakeTime(max(0.0, self._deadline - time.monotonic()))
         talker = threading.Thread(target=self._talk, name="token-endpoint", daemon=True)
         try:
             try:
@@ -88,7 +90,6 @@ class Exchange:
             except RuntimeError:
                 self._is_alone = True
                 self._talk()
-            limit = AwakeTime(max(0.0, self._deadline - time.monotonic()))
             while (step := limit.next_step()) > 0 and not self._done.wait(step):
                 pass
         finally:

@@ -99,7 +99,7 @@ def _grant(profile: Profile) -> Iterator[Finding]:
     reference = profile.grant.get("client_secret")
     if reference is not None:
         try:
-            resolve(reference, profile.name)()
+            resolve(reference, profile.name, profile.make_key())()
         except (LookupError, OSError, ValueError, ImportError) as error:
             yield Finding("problem", f"client secret: {error}")
         else:

@@ -129,14 +129,22 @@ def known(name: str) -> Profile | None:
 def checked(profile: Profile, client_secret: str | None) -> tuple[Profile, str | None]:
     """Check the settings, and return the profile and the client secret if one was typed.
 
-    A typed secret is kept under a new name each time, so that settings and
-    secret take effect together, by one rename. Raises ``ProfileError`` for
+    A typed secret of another client is kept under a new name, so that settings and
+    secret take effect together, by one rename. For the same client the name stays, so
+    that running scripts find the new secret. Raises ``ProfileError`` for
     invalid settings, before the person is asked to sign in.
     """
     typed = None
     if client_secret == "ask":  # noqa: S105 (not a secret)
         typed = read_secret("Client secret")
-        kept = {"kept": f"client_secret-{secrets.token_hex(4)}"}
+        kept = profile.grant.get("client_secret")
+        before = changes.load_or_none(profile.name)
+        is_same = before is not None and (before.identity, before.key) == (
+            profile.identity,
+            profile.key,
+        )
+        if not (is_same and isinstance(kept, dict) and "kept" in kept):
+            kept = {"kept": f"client_secret-{secrets.token_hex(4)}"}
         profile = dataclasses.replace(profile, grant={**profile.grant, "client_secret": kept})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -148,16 +156,19 @@ def checked(profile: Profile, client_secret: str | None) -> tuple[Profile, str |
 
 @contextlib.contextmanager
 def keeping(profile: Profile, typed: str | None) -> Iterator[None]:
-    """Keep a typed client secret, if there is one; it is forgotten if the body fails."""
+    """Keep a typed client secret, if there is one; if the body fails, the one before is kept."""
     if typed is None:
         yield
         return
-    kept = Kept(profile.name, profile.grant["client_secret"]["kept"])
+    what, before = profile.grant["client_secret"]["kept"], None
+    kept = Kept(profile.name, what, profile.make_key())
+    with contextlib.suppress(LookupError):
+        before = kept()
     kept.keep(typed)
     try:
         yield
     except BaseException:
-        kept.forget()
+        kept.forget() if before is None else kept.keep(before)
         raise
 
 
@@ -239,12 +250,12 @@ def _forget_kept(before: Profile, profile: Profile) -> None:
     """Wipe the earlier typed secret if the new settings no longer refer to it."""
     old = before.grant.get("client_secret")
     if isinstance(old, dict) and "kept" in old and old != profile.grant.get("client_secret"):
-        Kept(profile.name, old["kept"]).forget()
+        Kept(profile.name, old["kept"], before.make_key()).forget()
 
 
 def _client(profile: Profile, typed: str | None, timeout: float) -> Client:
     grant, sign_in = profile.grant, profile.sign_in
-    secret = resolve(grant.get("client_secret"), profile.name)
+    secret = resolve(grant.get("client_secret"), profile.name, profile.make_key())
     return Client(
         grant["token_endpoint"],
         grant["client_id"],

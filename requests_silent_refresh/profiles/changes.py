@@ -176,7 +176,7 @@ def rotate_kept(profile: Profile) -> None:
 
 
 def _kept(profile: Profile) -> Kept | None:
-    secret = resolve(profile.grant.get("client_secret"), profile.name)
+    secret = resolve(profile.grant.get("client_secret"), profile.name, profile.make_key())
     return secret if isinstance(secret, Kept) else None
 
 

@@ -155,7 +155,8 @@ class Profile:
             "json_login": JSONLogin,
         }
         with _as_profile_error(self.name):
-            arguments = {k: references.resolve(v, self.name) for k, v in self.grant.items()}
+            key = _key(self.key, self.name)
+            arguments = {k: references.resolve(v, self.name, key) for k, v in self.grant.items()}
             kind = arguments.pop("kind", None)
             if kind not in kinds:
                 raise ValueError(f"grant: kind must be one of {', '.join(kinds)}, not {kind!r}")

@@ -25,6 +25,8 @@ class Kept:
 
     profile: str
     what: str
+    key: Any = None
+    """The ``key`` of the profile's store; ``None`` for the profile's own key file."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_-]{1,60}", self.what):
@@ -64,8 +66,10 @@ class Kept:
         from ..keys import KeyFile
         from ..stores.file import EncryptedFileStore
 
-        key = KeyFile(paths.key_file(self.profile), make=True)
-        return EncryptedFileStore(paths.kept_file(self.profile, self.what), key)
+        # The own key file comes last: what an earlier version kept is encrypted with it.
+        keys = [self.key] if self.key is not None and not isinstance(self.key, list) else self.key
+        own = KeyFile(paths.key_file(self.profile), make=True)
+        return EncryptedFileStore(paths.kept_file(self.profile, self.what), [*(keys or ()), own])
 
 
 def is_reference(value: object) -> bool:
@@ -73,15 +77,17 @@ def is_reference(value: object) -> bool:
     return isinstance(value, Mapping) and any(kind in value for kind in KINDS)
 
 
-def resolve(value: Any, profile: str) -> Any:
+def resolve(value: Any, profile: str, key: Any = None) -> Any:
     """Return the callable for a reference. References inside other mappings are resolved too.
+
+    ``key`` is that of the profile's store, which encrypts what is kept.
 
     Raises ``ValueError`` if a reference has unknown fields.
     """
     if not isinstance(value, Mapping):
         return value
     if not is_reference(value):
-        return {name: resolve(field, profile) for name, field in value.items()}
+        return {name: resolve(field, profile, key) for name, field in value.items()}
     fields = dict(value)
     source: Callable[[], str]
     if "environment" in fields:
@@ -91,7 +97,7 @@ def resolve(value: Any, profile: str) -> Any:
     elif "keyring" in fields:
         source = FromKeyring(fields.pop("keyring"), fields.pop("account", profile))
     else:
-        source = Kept(profile, fields.pop("kept"))
+        source = Kept(profile, fields.pop("kept"), key)
     if fields:
         raise ValueError(f"a reference to a secret has unknown fields: {', '.join(fields)}")
     return source

@@ -45,6 +45,7 @@ from requests_silent_refresh import (
 )
 from requests_silent_refresh.cli import exits
 from requests_silent_refresh.cli.times import since, span, until
+from requests_silent_refresh.keys import generate_key
 from requests_silent_refresh.profiles import Profile, changes, paths
 from requests_silent_refresh.testing import Answer, AuthorizationServer
 
@@ -181,13 +182,34 @@ def test_a_typed_secret_is_kept_encrypted(home):  # noqa: F811
         wrong = run("sign-in", "bot", "--client-secret", "ask", stdin="wrong\n")
         assert "invalid_client" in one_line(wrong)
         assert run("refresh", "bot").code == 0
+        running = profiles.load("bot").manager
+        token = running.token()
         assert run("sign-in", "bot", "--client-secret", "ask", stdin="s3cret\n").code == 0
-        assert profiles.load("bot").grant["client_secret"] != first
+        assert profiles.load("bot").grant["client_secret"] == first
+        assert running.renew(token) is not token, "a running script finds the new secret"
         assert run("rotate-key", "bot").code == 0
         assert run("refresh", "bot").code == 0
         done = run("sign-out", "bot", "--forget")
         assert (done.code, done.out) == (0, "Signed out of bot, and removed its settings.\n")
         assert profiles.listed() == []
+
+
+def test_a_typed_secret_needs_the_key_of_the_profile(home, monkeypatch):  # noqa: F811
+    """P12: with --key the files of the home directory alone do not reveal it."""
+    monkeypatch.setenv("TEST_KEY", generate_key())
+    with AuthorizationServer(client_secret="s3cret") as server:
+        options = [*set_up(server), "--client-credentials", "--client-secret", "ask"]
+        key = ["--key", "environment:TEST_KEY"]
+        assert run("sign-in", "bot", *options, *key, stdin="s3cret\n").code == 0
+        assert run("refresh", "bot").code == 0
+        monkeypatch.setenv("TEST_KEY", generate_key())
+        assert run("refresh", "bot").code == exits.SETUP
+        # Another key takes another file, and the old one goes.
+        again = [*options, "--key", "passphrase-environment:TEST_PHRASE"]
+        monkeypatch.setenv("TEST_PHRASE", "a long enough passphrase")
+        assert run("sign-out", "bot", "--forget").code == 0
+        assert run("sign-in", "bot", *again, stdin="s3cret\n").code == 0
+        assert run("refresh", "bot").code == 0
 
 
 def test_another_client_ends_the_session_of_the_first(server, work, command):

@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import arguments
+from ..errors import StoreCorrupted, WrongKey
 from ..secret_sources import FromEnvironment, FromFile, FromKeyring
+from ..system import private_files
 from . import paths
 
 KINDS = ("environment", "file", "keyring", "kept")
@@ -52,9 +54,13 @@ class Kept:
         self._store().save(Token("none", extra={"secret": secret}), after=None)
 
     def forget(self) -> None:
-        """Wipe the secret."""
+        """Wipe the secret; its file goes if nobody can read it any more."""
         store = self._store()
-        state = store.load()
+        try:
+            state = store.load()
+        except (WrongKey, StoreCorrupted):
+            private_files.remove(store.path)
+            return
         if state is not None:
             store.clear(after=state)
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, quote_plus
 
-from .patterns import MASK, redact
+from .patterns import MASK, redact, redact_data
 
 _Error = TypeVar("_Error", bound=BaseException)
 _Self = TypeVar("_Self", bound="Confidential")
@@ -304,10 +304,10 @@ class RedactingFilter(logging.Filter):
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
             record.exc_text = self._formatter.formatException(record.exc_info)
         for name, value in list(vars(record).items()):  # also stack_info and `extra=` fields
-            if isinstance(value, str):
-                setattr(record, name, redact(value))
-                if name == "exc_text" and record.exc_text != value:
-                    record.exc_info = None  # otherwise a custom formatter might show it
+            if name != "args":  # the message shows them
+                vars(record)[name] = redact_data(value)
+            if name == "exc_text" and record.exc_text != value:
+                record.exc_info = None  # otherwise a custom formatter might show it
         return True
 
 

@@ -516,8 +516,52 @@ def test_redacting_never_raises_and_is_idempotent(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "template",
+    [
+        "refresh_token: {}",
+        "body=%7B%22refresh_token%22%3A%22{}%22%7D",
+        "GET /cb?next=%2Fx%3Faccess_token%3D{}",
+        "Set-Cookie: session={}",
+        "X-Api-Key: {}",
+        "proxy http://user:{}@proxy:3128",
+        'Authorization: Token token="{}"',
+        "Client(client_secret='{}')",
+        "refresh_token = '{}'",
+        "APP_REFRESH_TOKEN={}",
+    ],
+)
+def test_credentials_in_other_notations_are_masked(template: str) -> None:
+    """P12: YAML, encoded text, cookies, headers with keys, URLs, arguments and variables."""
+    text = redact(template.format("s3cr3t-value-0123456789"))
+    assert "s3cr3t" not in text
+    assert "***" in text
+
+
+def test_data_of_a_record_is_masked() -> None:
+    """P12: ``extra=`` fields that a JSON formatter writes, nested or as bytes."""
+    handler = logging.NullHandler()
+    logger = logging.getLogger("test_data_of_a_record")
+    logger.addHandler(handler)
+    redaction.install(logger)
+    record = logging.LogRecord("app", 30, "x.py", 1, "sent", (), None)
+    vars(record).update(
+        headers={"Authorization": "Bearer " + CANARY, "Accept": "*/*"},
+        body=b"refresh_token=" + CANARY.encode(),
+        nested=[({"APP_REFRESH_TOKEN": CANARY, "n": 7},)],
+    )
+    assert handler.filter(record)
+    assert CANARY not in str(vars(record))
+    assert vars(record)["headers"]["Accept"] == "*/*"
+    assert vars(record)["nested"][0][0]["n"] == 7
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
     "piece",
-    ["eyJ-", "eyJ.", "Authorization: ", "authorization=a ", '"token":', "\\'token", "bearer "],
+    [
+        *("eyJ-", "eyJ.", "Authorization: ", "authorization=a ", '"token":', "\\'token", "bearer "),
+        *("x-a-", "x-key: ", "cookie: a", "://a:", "token%3a", "token = ", "a.b", "password: a\n"),
+    ],
 )
 def test_redacting_takes_linear_time(piece: str) -> None:
     """P8: any log line of 256 KiB is redacted in less than a second."""

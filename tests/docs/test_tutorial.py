@@ -103,7 +103,7 @@ def test_the_script_for_cron(place):
         assert run(place, "report.py", url) == "/resource/x\n"
         server.revoke_access_tokens()
         server.fault("token", status=503)
-        assert run(place, "report.py", url, code=1).startswith("report: ")
+        assert re.search("^report: ", run(place, "report.py", url, code=1), re.MULTILINE)
         server.fault("token", status=400, body='{"error": "invalid_grant"}')
         said = run(place, "report.py", url, code=1)
         assert said.endswith("report: please run: silent-refresh sign-in report\n")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+from signing_in import keyring_in_memory  # noqa: F401 (a fixture)
 from wire import at_once
 
 from requests_silent_refresh import EncryptedFileStore, StoreError, Token
 from requests_silent_refresh.keys import KeyringKey, generate_key
 from requests_silent_refresh.keys.key_source import Asked
 from requests_silent_refresh.system.kernel_lock import KernelLock
-
-pytest_plugins = ["signing_in"]
 
 
 def test_a_key_callable_is_asked_once_by_many_threads(tmp_path):
@@ -41,14 +40,16 @@ def test_a_source_may_need_itself_to_read():
         source.for_reading(None)
 
 
-def test_threads_share_one_key_of_the_keyring(keyring_in_memory):
+@pytest.mark.usefixtures("keyring_in_memory")
+def test_threads_share_one_key_of_the_keyring():
     """Threads that save first make one key, and none is told that the keyring hangs."""
     source = KeyringKey("app")
     keys = at_once(16, lambda number: source.for_writing(None))
     assert {key.id for key in keys} == {source.for_reading(None)[0].id}
 
 
-def test_processes_make_one_key_of_the_keyring(keyring_in_memory, monkeypatch):
+@pytest.mark.usefixtures("keyring_in_memory")
+def test_processes_make_one_key_of_the_keyring(monkeypatch):
     """The key that another process makes meanwhile is used, not replaced."""
     mine, theirs = KeyringKey("app"), KeyringKey("app")
     acquire, made = KernelLock.acquire, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from ..redaction import strip
 from ..system import directories, private_files
 from ..system.forking import reset_in_child
 from ..system.kernel_lock import KernelLock, pause
+from ..system.paths import user_directory
 from ..system.warnings_once import warn_once
 from . import network_file_systems
 from .contract import Hold, LockLost, State, TokenStore, must_write
@@ -66,6 +68,8 @@ class EncryptedFileStore(TokenStore):
       It is kept until the state has changed, also if further holders fail.
     - *Power loss*: file and directory are synced before ``replace`` returns. Other processes may
       see a state some milliseconds before its directory is synced.
+    - *A replaced lock*: if the lock file or the directory is replaced during an exchange, a
+      second lock in the user's data directory still excludes this user's other processes.
     - *fork*: a child has neither the locks nor the reservation of its parent.
     """
 
@@ -123,17 +127,19 @@ class EncryptedFileStore(TokenStore):
     def exclusive(self, timeout: float, after: State | None = None) -> Hold | None:
         with self._reporting("lock"):
             self._file.read()  # as in replace
-            lock = KernelLock(self.path + ".lock", self._mode)
+            deadline = time.monotonic() + timeout
+            locks = [KernelLock(self.path + ".lock", self._mode), *_session_lock(after)]
             try:
-                if self._wait_for(lock, timeout, after):
+                if all(self._wait_for(lock, deadline, timeout, after) for lock in locks):
                     interrupted_at = recover(self._file)
                     if after is None or after.is_same(self._file.state()):
-                        lock.sign()
-                        return _FileHold(self, lock, interrupted_at)
+                        for lock in locks:
+                            lock.sign()
+                        return _FileHold(self, locks, interrupted_at)
             except BaseException:
-                lock.release()
+                _release(locks)
                 raise
-            lock.release()
+            _release(locks)
             return None
 
     def close(self) -> None:
@@ -186,9 +192,10 @@ class EncryptedFileStore(TokenStore):
             # An earlier attempt failed after the rename.
             private_files.sync_directory(self._file.directory)
 
-    def _wait_for(self, lock: KernelLock, timeout: float, after: State | None) -> bool:
+    def _wait_for(
+        self, lock: KernelLock, deadline: float, timeout: float, after: State | None
+    ) -> bool:
         """Take ``lock``. Returns False as soon as the stored state is not ``after``."""
-        deadline = time.monotonic() + timeout
         seen = None
         next_look = 0.0
         while True:
@@ -223,15 +230,38 @@ class EncryptedFileStore(TokenStore):
             ) from strip(error)
 
 
+def _session_lock(after: State | None) -> Iterator[KernelLock]:
+    """Yield a second lock, of the session itself, which is not beside its file.
+
+    It keeps a second exchange off if the file's own lock, or the whole directory, is replaced
+    during an exchange. Best effort: without a home that can be written there is none. Sessions
+    share 4096 lock files, since lock files are never removed.
+    """
+    if after is not None:
+        name = hashlib.sha256(after.lineage.encode()).hexdigest()[:3]
+        try:
+            lock = KernelLock(os.path.join(user_directory("data"), "locks", name))
+            lock.try_acquire()  # only to see if it can be used: the file's own lock comes first
+            lock.release()
+        except OSError:  # includes that of a home that is not known
+            return
+        yield lock
+
+
+def _release(locks: list[KernelLock]) -> None:
+    for lock in reversed(locks):
+        lock.release()
+
+
 class _FileHold(Hold):
-    """The exclusive lock of an ``EncryptedFileStore``."""
+    """The exclusive lock of an ``EncryptedFileStore``; ``locks[0]`` is beside the file."""
 
     def __init__(
-        self, store: EncryptedFileStore, lock: KernelLock, interrupted_at: float | None
+        self, store: EncryptedFileStore, locks: list[KernelLock], interrupted_at: float | None
     ) -> None:
         self.interrupted_at = interrupted_at
         self._store = store
-        self._lock = lock
+        self._locks = locks
         self._reservation: Reservation | None = None
         reset_in_child(self)
 
@@ -241,9 +271,10 @@ class _FileHold(Hold):
 
     def begin(self, state: State, exchange_timeout: float = 30.0) -> None:
         with self._store._reporting("reserve room beside"):
-            if not self._lock.is_in_place():
+            if not self._locks[0].is_in_place():
                 raise LockLost(
-                    f"{self._lock.path} was removed while it was locked: do not delete lock files"
+                    f"{self._locks[0].path} was removed while it was locked: do not delete lock "
+                    "files"
                 )
             self._reservation = Reservation(self._store._file, state, self.interrupted_at)
             self._store._reservation = self._reservation
@@ -258,4 +289,4 @@ class _FileHold(Hold):
                 self._store._reservation = None
             with contextlib.suppress(OSError):
                 reservation.discard(self.interrupted_at)
-        self._lock.release()
+        _release(self._locks)

@@ -7,16 +7,25 @@ import functools
 import gc
 import os
 import pickle
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from file_faults import fail_with, tapped
+from queue_kit import until
 
-from requests_silent_refresh import EncryptedFileStore, StoreUnavailable, Token
+from requests_silent_refresh import (
+    EncryptedFileStore,
+    RefreshTokenGrant,
+    StoreUnavailable,
+    Token,
+    TokenManager,
+)
 from requests_silent_refresh.keys import KeyFile, generate_key
 from requests_silent_refresh.system import kernel_lock
+from requests_silent_refresh.testing import AuthorizationServer
 from requests_silent_refresh.testing.store_fixtures import Neighbour
 
 KEY = generate_key()
@@ -349,3 +358,47 @@ def test_many_processes_refresh_once(store, state, path):
         os.close(fd)
     assert sorted(answers) == [*["(0, 'new')"] * 39, "(1, 'new')"]
     assert store.load().generation == 2
+
+
+@pytest.mark.parametrize("replaced", ["lock file", "directory"])
+def test_a_lock_that_is_replaced_gives_no_second_exchange(tmp_path, monkeypatch, replaced):
+    """P1: the lock is removed, or the directory put back from a copy, during an exchange."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    place = tmp_path / "state"
+    with AuthorizationServer() as server:
+
+        def manager():
+            store = EncryptedFileStore(place / "tokens", key=KEY)
+            grant = RefreshTokenGrant(server.token_endpoint, "client")
+            return TokenManager(grant, store, refresh_ahead=0)
+
+        mine, theirs = manager(), manager()
+        mine.sign_in(server.sign_in_token())
+        rejected = mine.token(), theirs.token()
+        with server.token_gate() as gate, ThreadPoolExecutor(2) as pool:
+            first = pool.submit(mine.renew, rejected[0])
+            assert gate.arrived.wait(10)
+            if replaced == "lock file":
+                os.remove(place / "tokens.lock")
+            else:
+                shutil.copytree(place, tmp_path / "copy")
+                place.rename(tmp_path / "old")
+                (tmp_path / "copy").rename(place)
+            second = pool.submit(theirs.renew, rejected[1])
+            waiting = place / "tokens.lock"  # made again by the second, which then waits
+            until(waiting.exists)
+            gate.release()
+            tokens = {future.result(30).access_token.reveal() for future in (first, second)}
+        assert len(tokens) == 1
+        assert (server.counters.exchanges, server.counters.reuse_detections) == (1, 0)
+
+
+def test_without_a_home_the_lock_beside_the_file_is_enough(tmp_path, monkeypatch):
+    """A container without a home that can be written: the second lock is left out."""
+    (tmp_path / "data").write_text("not a directory")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    store = EncryptedFileStore(tmp_path / "state" / "tokens", key=KEY)
+    state = store.save(Token("a", "r"), None)
+    with store.exclusive(1.0, state) as hold:
+        hold.begin(state)
+        assert store.save(Token("b", "r2"), state).is_same(store.load())

@@ -24,9 +24,9 @@ def rotate_key(name: str, **given: Any) -> None:
 
     If the profile uses a key file, a new key is added to it; if it has several keys,
     the first encrypts from now on. Otherwise name the new key: --key NEW. The key
-    before can still decrypt. Keys that other profiles or hosts may use are never
-    removed. Scripts that run have to be restarted after --key; for several hosts
-    see docs/fleet.rst.
+    before can still decrypt; to remove it, sign in with --key NEW alone. Keys that
+    other profiles or hosts may use are never removed. Scripts that run have to be
+    restarted after --key; for several hosts see docs/fleet.rst.
     """
     profile = load(name)
     file = _key_file(profile.key, name)
@@ -34,11 +34,10 @@ def rotate_key(name: str, **given: Any) -> None:
         raise click.UsageError("--key is missing: name the new key, which encrypts from now on")
     with uninterrupted():
         if given["keys"]:
-            before = profile.key if isinstance(profile.key, list) else [profile.key]
-            new = place_from({**given, "store": None, "store_name": None}, profile).key
-            keys = [*(new if isinstance(new, list) else [new])]
-            old = before[0] or {"key_file": key_file(name), "make": True}
-            profile = dataclasses.replace(profile, key=[*(k for k in keys if k != old), old])
+            new = changes.keys_of(place_from({**given, "store": None, "store_name": None}, profile))
+            before = [key for key in changes.keys_of(profile) if key not in new]
+            profile = dataclasses.replace(profile, key=[*new, *before])
+            changes.check(profile)  # that what is stored can be read, and the new key be used
             profile.save()
         elif file is not None:
             file.add_key()

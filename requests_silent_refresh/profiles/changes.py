@@ -130,7 +130,7 @@ def opened(profile: Profile, previous: Profile | None) -> TokenStore:
     What is stored there may be encrypted with the key of the ``previous`` settings.
     """
     if previous is not None and previous.place == profile.place and previous.key != profile.key:
-        profile = dataclasses.replace(profile, key=[*_keys(profile), *_keys(previous)])
+        profile = dataclasses.replace(profile, key=[*keys_of(profile), *keys_of(previous)])
     store = profile.open_store()
     if hasattr(store, "create_table"):
         store.create_table()
@@ -153,7 +153,8 @@ def move(profile: Profile, new: Profile) -> None:
             raise
 
 
-def _keys(profile: Profile) -> list[Any]:
+def keys_of(profile: Profile) -> list[Any]:
+    """Return the references to the profile's keys; the first encrypts."""
     if profile.key is None:
         return [{"key_file": paths.key_file(profile.name), "make": True}]
     return list(profile.key) if isinstance(profile.key, list) else [profile.key]

@@ -280,8 +280,8 @@ class _Database(Engine):
     def _url(self, url: Any) -> sa.URL:
         try:
             return self._sa.make_url(url)
-        except self._sa.exc.ArgumentError:
-            # From None: the error contains the URL, which may hold a password.
+        except (self._sa.exc.ArgumentError, ValueError):
+            # From None: the error quotes a part of the URL, which may hold a password.
             raise ValueError("engine_or_url is not a URL that SQLAlchemy can parse") from None
 
     def _check(self, url: sa.URL, dialect: sa.Dialect) -> None:

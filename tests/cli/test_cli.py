@@ -808,6 +808,26 @@ def test_rotate_key_with_keys_from_elsewhere(server, command, tmp_path):
     assert len((tmp_path / "two.key").read_text().split()) == 2
 
 
+def test_rotate_key_to_a_key_from_elsewhere(server, command, monkeypatch):
+    """Rotation: --key NEW; a key that is missing changes nothing, and no earlier key is dropped."""
+    for name in ("TEST_OLD", "TEST_NEW"):
+        monkeypatch.setenv(name, generate_key())
+    changes.sign_in(profile(server, key={"environment": "TEST_OLD"}), server.sign_in_token())
+    before = profiles.load("work").to_settings()
+    failed(command("rotate-key", "work"), exits.USAGE)
+    assert command("rotate-key", "work", "--key", "environment:TEST_UNSET")[0] != 0
+    assert profiles.load("work").to_settings() == before
+    for _ in range(2):
+        assert command("rotate-key", "work", "--key", "environment:TEST_NEW")[0] == 0
+        assert profiles.load("work").key == [
+            {"environment": "TEST_NEW"},
+            {"environment": "TEST_OLD"},
+        ]
+    monkeypatch.delenv("TEST_OLD")
+    profile(server, key={"environment": "TEST_NEW"}).save()
+    assert profiles.load("work").manager.signed_in
+
+
 def test_rotate_key_before_the_first_sign_in(server, command):
     """Rotation: the output says that there is nothing to encrypt."""
     profile(server).save()

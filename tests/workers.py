@@ -14,7 +14,8 @@ MOST = 4
 #: the other: the engines are started once, and no crowd is slowed down by another.
 CROWDED = re.compile(
     r"tests/promises/test_(fleet|kill_storm|many_processes|hundred_processes)"
-    r"|tests/stores/test_(fleet|redis|sql)_store|tests/stores/test_moving|tests/docs/test_fleet"
+    r"|tests/stores/test_(fleet|redis|sql)_store|tests/stores/test_(moving|stalled|rejected)"
+    r"|tests/docs/test_fleet|tests/platforms"
 )
 
 

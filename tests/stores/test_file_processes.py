@@ -179,7 +179,7 @@ class TestFork:
             globals()["_kept"] = hold
             return fork_a_survivor()
 
-        with survivor(act, path), EncryptedFileStore(path, KEY).exclusive(0.0, state) as hold:
+        with survivor(act, path), EncryptedFileStore(path, KEY).exclusive(10.0, state) as hold:
             assert hold.interrupted_at is not None
 
     def test_a_fork_between_open_and_lock(self, store, state, path):

@@ -128,7 +128,7 @@ class EncryptedFileStore(TokenStore):
         with self._reporting("lock"):
             self._file.read()  # as in replace
             deadline = time.monotonic() + timeout
-            locks = [KernelLock(self.path + ".lock", self._mode), *_session_lock(after)]
+            locks = [KernelLock(self.path + ".lock", self._mode), *_second_lock(self.path)]
             try:
                 if all(self._wait_for(lock, deadline, timeout, after) for lock in locks):
                     interrupted_at = recover(self._file)
@@ -230,22 +230,19 @@ class EncryptedFileStore(TokenStore):
             ) from strip(error)
 
 
-def _session_lock(after: State | None) -> Iterator[KernelLock]:
-    """Yield a second lock, of the session itself, which is not beside its file.
+def _second_lock(path: str) -> Iterator[KernelLock]:
+    """Yield a second lock for the file ``path``, in another directory. It is taken after the first.
 
-    It keeps a second exchange off if the file's own lock, or the whole directory, is replaced
-    during an exchange. Best effort: without a home that can be written there is none. Sessions
-    share 4096 lock files, since lock files are never removed.
+    It keeps a second exchange off if the lock beside the file, or the whole directory, is replaced
+    during an exchange. Best effort: there is none without a home that can be written.
     """
-    if after is not None:
-        name = hashlib.sha256(after.lineage.encode()).hexdigest()[:3]
-        try:
-            lock = KernelLock(os.path.join(user_directory("data"), "locks", name))
-            lock.try_acquire()  # only to see if it can be used: the file's own lock comes first
-            lock.release()
-        except OSError:  # includes that of a home that is not known
-            return
-        yield lock
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + ".lock"
+    try:
+        lock = KernelLock(os.path.join(user_directory("data"), "locks", name))
+        lock.open()
+    except OSError:  # includes StoreError, for a home that is not known
+        return
+    yield lock
 
 
 def _release(locks: list[KernelLock]) -> None:

@@ -71,8 +71,7 @@ class KernelLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free, and return whether it was. Does not block."""
-        if self._fd is None:
-            self._open()
+        self.open()
         fd = self._fd
         assert fd is not None  # noqa: S101 (for the type checker)
         if not private_files.call(lock_descriptor, fd, blocking=False):
@@ -150,8 +149,9 @@ class KernelLock:
                 fd, self._fd = self._fd, None
                 private_files.close(fd)
 
-    def _open(self) -> None:
-        while True:
+    def open(self) -> None:
+        """Open the lock's file, without taking the lock; does nothing if it is open."""
+        while self._fd is None:
             seen = _forks
             try:
                 self._fd = private_files.open_private(self.path, mode=self._mode)
@@ -159,9 +159,8 @@ class KernelLock:
                 private_files.make_directories(os.path.dirname(self.path), self._mode)
                 self._fd = private_files.open_private(self.path, mode=self._mode)
             private_files.check(self._fd, self.path, self._mode)
-            if seen == _forks:
-                return
-            self.release()
+            if seen != _forks:
+                self.release()
 
     def __del__(self) -> None:
         fd = getattr(self, "_fd", None)

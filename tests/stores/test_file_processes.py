@@ -402,3 +402,22 @@ def test_without_a_home_the_lock_beside_the_file_is_enough(tmp_path, monkeypatch
     with store.exclusive(1.0, state) as hold:
         hold.begin(state)
         assert store.save(Token("b", "r2"), state).is_same(store.load())
+
+
+def test_an_arriving_process_turns_no_holder_away(tmp_path, monkeypatch):
+    """P8: the second lock is taken after the first, so a caller without time to wait gets both."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    store = EncryptedFileStore(tmp_path / "state" / "tokens", key=KEY)
+    state = store.save(Token("a", "r"), None)
+    acquire, taken = kernel_lock.KernelLock.try_acquire, []
+
+    def ordered(lock):
+        taken.append("second" if lock.path.startswith(str(tmp_path / "data")) else "first")
+        return acquire(lock)
+
+    monkeypatch.setattr(kernel_lock.KernelLock, "try_acquire", ordered)
+    with store.exclusive(0.0, state):
+        assert taken == ["first", "second"]
+        with pytest.raises(StoreUnavailable):
+            EncryptedFileStore(tmp_path / "state" / "tokens", key=KEY).exclusive(0.0, state)
+        assert taken == ["first", "second", "first"]
